@@ -1,0 +1,53 @@
+"""Validation of Python arguments, in one place; tensors' dtypes and shapes are checked in C++ (``csrc/check.cpp``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+
+#: Names in the order of the enumerations in ``csrc/core/options.h``: the position is the code the operators take.
+DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")
+REDUCTIONS = ("none", "sum", "mean", "mean_nonzero")
+ON_MISSING = ("skip", "zero", "error")
+
+
+def check_tensors(embeddings: object, labels: object) -> None:
+    """Both must be tensors on one device; the CPU is the only one with kernels so far."""
+    for name, value in (("embeddings", embeddings), ("labels", labels)):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+    assert isinstance(embeddings, torch.Tensor) and isinstance(labels, torch.Tensor)
+    if embeddings.device != labels.device:
+        raise ValueError(
+            f"labels must be on the device of embeddings, {embeddings.device}; got labels on {labels.device}"
+        )
+    if embeddings.device.type not in ("cpu", "meta"):
+        raise ValueError(f"embeddings must be on the cpu, where the kernels are; got {embeddings.device}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> int:
+    """The position of ``value`` among ``choices``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, one of {', '.join(choices)}; got {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    return choices.index(value)
+
+
+def check_margin(margin: object) -> float:
+    """A finite real number, as a float."""
+    if isinstance(margin, bool) or not isinstance(margin, Real):
+        raise TypeError(f"margin must be a real number; got {type(margin).__name__}")
+    if not math.isfinite(margin):
+        raise ValueError(f"margin must be finite; got {float(margin)}")
+    return float(margin)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Exactly ``True`` or ``False``: a margin passed in its place must not count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool; got {type(value).__name__}")
+    return value

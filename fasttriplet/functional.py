@@ -1,0 +1,119 @@
+"""The public functions: they check their arguments, name the options' codes and call the operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fasttriplet.autograd import BatchHardLoss
+from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
+from fasttriplet.miners import MinedTriplets
+
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def _widened(embeddings: Tensor) -> Tensor:
+    """Half precision widened to float32, which changes no value; autograd casts the gradient back."""
+    return embeddings.float() if embeddings.dtype in _HALF_DTYPES else embeddings
+
+
+def batch_hard_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    distance: str = "euclidean",
+    soft_margin: bool = False,
+    reduction: str = "mean",
+    on_missing: str = "skip",
+) -> Tensor:
+    """Batch-hard triplet loss: each anchor against its farthest positive and its nearest negative in the batch.
+
+    For anchor a the loss is ``max(d(a, p) - d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with
+    ``soft_margin``. The chosen p and n are those that float64 arithmetic picks from the values given; equal distances
+    go to the lowest index. No [N, N] array is made: memory beyond the inputs and the gradient is O(N * D).
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair.
+        margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the cosine
+            of a zero row is 0) or ``"inner_product"`` (-x.y).
+        soft_margin: softplus in place of the hinge; stable for any difference.
+        reduction: ``"none"`` gives [N]; ``"sum"``; ``"mean"`` over the anchors that count; ``"mean_nonzero"`` over the
+            losses above zero. Where nothing counts the result is 0, joined to the graph.
+        on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its entry
+            in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing negative
+            still skips. ``"error"``: ``ValueError``.
+
+    Returns:
+        The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for
+        ``reduction="none"``, otherwise a scalar. Its gradient has the dtype and the shape of ``embeddings`` and is
+        zero for a pair at distance 0. If any entry is NaN or infinite, every counted loss, each reduction and
+        the whole gradient are NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or a missing positive or negative with ``on_missing="error"``.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import batch_hard_triplet_loss
+        >>> embeddings = torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0], [3.0, 4.0]], requires_grad=True)
+        >>> loss = batch_hard_triplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), margin=1.0)
+        >>> loss.backward()
+        >>> round(loss.item(), 4)
+        0.6893
+
+    Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    https://arxiv.org/abs/1703.07737.
+    """
+    check_tensors(embeddings, labels)
+    return BatchHardLoss.apply(
+        _widened(embeddings),
+        labels,
+        check_margin(margin),
+        check_choice("distance", distance, DISTANCES),
+        check_bool("soft_margin", soft_margin),
+        check_choice("reduction", reduction, REDUCTIONS),
+        check_choice("on_missing", on_missing, ON_MISSING),
+    )
+
+
+@torch.no_grad()
+def mine_batch_hard(embeddings: Tensor, labels: Tensor, *, distance: str = "euclidean") -> MinedTriplets:
+    """For each anchor the farthest positive and the nearest negative of the batch, without a graph.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``; see
+            :func:`batch_hard_triplet_loss`.
+
+    Returns:
+        :class:`MinedTriplets` of [N] tensors: positives and negatives (int64 indices into the batch, -1 where there is
+        none) and their distances (NaN where there is none). The indices are those float64 arithmetic picks; equal
+        distances go to the lowest index. A row with a NaN or infinite entry is at distance NaN from every row,
+        and a NaN distance is the hardest of all, among positives and among negatives.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import mine_batch_hard
+        >>> mined = mine_batch_hard(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1, 1]))
+        >>> mined.positives.tolist(), mined.negatives.tolist()
+        ([1, 0, 3, 2], [2, 2, 1, 1])
+
+    Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    https://arxiv.org/abs/1703.07737.
+    """
+    check_tensors(embeddings, labels)
+    wide = _widened(embeddings)
+    positives, negatives, distances = torch.ops.fasttriplet.mine_batch_hard(
+        wide, labels, check_choice("distance", distance, DISTANCES)
+    )
+    positive_distances, negative_distances = distances.to(wide.dtype).unbind(0)
+    return MinedTriplets(positives, negatives, positive_distances, negative_distances)

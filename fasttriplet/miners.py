@@ -1,0 +1,40 @@
+"""What a miner returns: for every anchor the chosen positive and negative, in shapes that never depend on data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+from torch import Tensor
+
+
+class MinedTriplets(NamedTuple):
+    """The positive and the negative mined for each of N anchors.
+
+    Attributes:
+        positives: [N] int64, index into the batch of the anchor's positive, -1 where it has none.
+        negatives: [N] int64, index into the batch of the anchor's negative, -1 where it has none.
+        positive_distances: [N], float64 for float64 embeddings, else float32; NaN where there is no positive.
+        negative_distances: [N], the same dtype; NaN where there is no negative.
+    """
+
+    positives: Tensor
+    negatives: Tensor
+    positive_distances: Tensor
+    negative_distances: Tensor
+
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices (anchors, positives, negatives), each [T] int64, of the anchors that have both.
+
+        Example:
+            >>> import torch
+            >>> from fasttriplet import mine_batch_hard
+            >>> mined = mine_batch_hard(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1, 2]))
+            >>> [indices.tolist() for indices in mined.triplets()]
+            [[0, 1], [1, 0], [2, 2]]
+        """
+        anchors = ((self.positives >= 0) & (self.negatives >= 0)).nonzero()[:, 0]
+        return anchors, self.positives.index_select(0, anchors), self.negatives.index_select(0, anchors)
+
+
+
