@@ -29,7 +29,8 @@ def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     squares of huge and tiny rows inside the range of the dtype.
     """
     tiny = torch.finfo(embeddings.dtype).tiny
-    scaled = embeddings / embeddings.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
+    magnitudes = torch.nn.functional.pad(embeddings.detach().abs(), (1, 0))  # a zero more, for D = 0
+    scaled = embeddings / magnitudes.amax(1, keepdim=True).clamp_min(tiny)
     zero = scaled.detach().norm(dim=1) < 1
     scaled = torch.where(zero[:, None], scaled * 0, scaled)
     return scaled / torch.where(zero, torch.ones_like(zero, dtype=scaled.dtype), scaled.norm(dim=1))[:, None], zero

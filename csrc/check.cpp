@@ -1,0 +1,94 @@
+#include "check.h"
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "core/bound.h"
+
+namespace fasttriplet {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+std::string shape_of(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t k = 0; k < tensor.dim(); ++k) text += (k > 0 ? ", " : "") + std::to_string(tensor.size(k));
+  return text + "]";
+}
+
+std::string dtype_of(const Tensor& tensor) { return torch::headeronly::toString(tensor.scalar_type()); }
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+int64_t code_below(int64_t code, int64_t count, const char* name) {
+  if (code < 0 || code >= count)
+    fail(std::string(name) + " must be a code from 0 to " + std::to_string(count - 1) + "; got " + std::to_string(code));
+  return code;
+}
+
+bool is_integer(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Bool:
+    case ScalarType::Char:
+    case ScalarType::Byte:
+    case ScalarType::Short:
+    case ScalarType::UInt16:
+    case ScalarType::Int:
+    case ScalarType::UInt32:
+    case ScalarType::Long:
+    case ScalarType::UInt64:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+void check_embeddings(const Tensor& embeddings) {
+  const ScalarType dtype = embeddings.scalar_type();
+  if (dtype != ScalarType::Float && dtype != ScalarType::Double)
+    fail("embeddings must have dtype float64, float32, float16 or bfloat16; got " + dtype_of(embeddings));
+  if (embeddings.dim() != 2) fail("embeddings must have shape [N, D]; got " + shape_of(embeddings));
+  if (embeddings.size(0) > std::numeric_limits<int32_t>::max())
+    fail("embeddings must have at most 2^31 - 1 rows; got " + shape_of(embeddings));
+  if (embeddings.size(1) > kMaxColumns) fail("embeddings must have at most 2^22 columns; got " + shape_of(embeddings));
+}
+
+void check_labels(const Tensor& labels, const Tensor& embeddings) {
+  if (!is_integer(labels.scalar_type())) fail("labels must have an integer dtype or bool; got " + dtype_of(labels));
+  if (labels.dim() != 1 || labels.size(0) != embeddings.size(0))
+    fail("labels must have shape [" + std::to_string(embeddings.size(0)) + "] to match embeddings " + shape_of(embeddings) +
+         "; got " + shape_of(labels));
+}
+
+void check_saved(const Tensor& tensor, const char* name, ScalarType dtype, int64_t leading, int64_t n) {
+  const bool shaped = leading == 1 ? tensor.dim() == 1 && tensor.size(0) == n
+                                   : tensor.dim() == 2 && tensor.size(0) == leading && tensor.size(1) == n;
+  if (tensor.scalar_type() != dtype || !shaped)
+    fail(std::string(name) + " must be what batch_hard_loss returned for these embeddings; got " + dtype_of(tensor) + " " +
+         shape_of(tensor));
+}
+
+void check_partners(const int64_t* partners, int64_t n, const char* name) {
+  for (int64_t i = 0; i < n; ++i)
+    if (partners[i] < -1 || partners[i] >= n)
+      fail(std::string(name) + " must hold -1 or an index below " + std::to_string(n) + "; got " +
+           std::to_string(partners[i]) + " at index " + std::to_string(i));
+}
+
+void check_upstream(const Tensor& grad_loss, const Tensor& embeddings) {
+  const bool shaped = grad_loss.dim() == 0 || (grad_loss.dim() == 1 && grad_loss.size(0) == embeddings.size(0));
+  if (grad_loss.scalar_type() != embeddings.scalar_type() || !shaped)
+    fail("grad_loss must have the dtype of embeddings, " + dtype_of(embeddings) + ", and shape [] or [" +
+         std::to_string(embeddings.size(0)) + "]; got " + dtype_of(grad_loss) + " " + shape_of(grad_loss));
+}
+
+Distance distance_of(int64_t code) { return static_cast<Distance>(code_below(code, kDistances, "distance")); }
+Reduction reduction_of(int64_t code) { return static_cast<Reduction>(code_below(code, kReductions, "reduction")); }
+OnMissing on_missing_of(int64_t code) { return static_cast<OnMissing>(code_below(code, kOnMissing, "on_missing")); }
+
+}  // namespace fasttriplet

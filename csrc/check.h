@@ -1,0 +1,28 @@
+// Every validation of tensors and option codes in C++. A failed one throws std::invalid_argument, Python's ValueError, and
+// names the argument, what it must be and what came.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+#include "core/options.h"
+
+namespace fasttriplet {
+
+using torch::stable::Tensor;
+
+// embeddings [N, D] float32 or float64, labels [N] of an integer dtype or bool.
+void check_embeddings(const Tensor& embeddings);
+void check_labels(const Tensor& labels, const Tensor& embeddings);
+
+// Tensors that the forward operator made; wrong ones mean a private operator was called by hand.
+void check_saved(const Tensor& tensor, const char* name, torch::headeronly::ScalarType dtype, int64_t leading, int64_t n);
+void check_partners(const int64_t* partners, int64_t n, const char* name);  // each -1 or an index below n
+void check_upstream(const Tensor& grad_loss, const Tensor& embeddings);
+
+Distance distance_of(int64_t code);
+Reduction reduction_of(int64_t code);
+OnMissing on_missing_of(int64_t code);
+
+}  // namespace fasttriplet

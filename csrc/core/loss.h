@@ -1,0 +1,69 @@
+// From the mined distances to the loss of each anchor, its slope and the reduction: O(N), in float64.
+//
+//   loss = max(d_ap - d_an + margin, 0)      slope = 1 where the loss is above zero, else 0
+//   loss = log(1 + exp(d_ap - d_an))         slope = 1 / (1 + exp(d_an - d_ap))
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "core/options.h"
+
+namespace fasttriplet {
+
+struct AnchorLoss {
+  double loss;
+  double slope;  // d loss / d d_ap = -d loss / d d_an
+};
+
+inline AnchorLoss hinge(double difference, double margin) {
+  const double loss = difference + margin;
+  if (std::isnan(loss)) return {loss, loss};
+  return loss > 0 ? AnchorLoss{loss, 1.0} : AnchorLoss{0.0, 0.0};
+}
+
+// exp only of what is not above zero, so that no difference overflows.
+inline AnchorLoss softplus(double difference) {
+  const double decay = std::exp(-std::fabs(difference));
+  const double loss = (difference > 0 ? difference : 0) + std::log1p(decay);
+  if (std::isnan(difference)) return {difference, difference};
+  return {loss, difference >= 0 ? 1 / (1 + decay) : decay / (1 + decay)};
+}
+
+// Whether an anchor counts, given what it has; a missing positive is at distance zero where it counts.
+inline bool anchor_counts(bool has_positive, bool has_negative, OnMissing on_missing) {
+  return has_negative && (has_positive || on_missing == OnMissing::kZero);
+}
+
+// Writes losses [N] (before reduction; 0 where the anchor does not count) and slopes [N], the slopes already divided by the
+// reduction's count, and returns the reduced loss. Sums run in index order: the same on every run.
+// `poisoned`: some row is not finite; what counts, the reduced loss and every slope become NaN.
+inline double reduce_losses(const int64_t* positives, const int64_t* negatives, const double* distances, int64_t n,
+                            const LossOptions& options, bool poisoned, double* losses, double* slopes) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  double total = 0;
+  int64_t counted = 0, nonzero = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const bool has_positive = positives[i] >= 0;
+    AnchorLoss anchor{0, 0};
+    if (anchor_counts(has_positive, negatives[i] >= 0, options.on_missing)) {
+      const double difference = (has_positive ? distances[i] : 0.0) - distances[n + i];
+      anchor = options.soft_margin ? softplus(difference) : hinge(difference, options.margin);
+      if (poisoned) anchor.loss = nan;
+      ++counted;
+      nonzero += anchor.loss != 0;  // true for NaN
+    }
+    losses[i] = anchor.loss;
+    slopes[i] = poisoned ? nan : anchor.slope;
+    total += anchor.loss;
+  }
+  if (poisoned) total = nan;
+  if (options.reduction == Reduction::kNone || options.reduction == Reduction::kSum) return total;
+  const int64_t count = options.reduction == Reduction::kMean ? counted : nonzero;
+  if (count == 0) return total;
+  for (int64_t i = 0; i < n; ++i) slopes[i] /= static_cast<double>(count);
+  return total / static_cast<double>(count);
+}
+
+}  // namespace fasttriplet

@@ -1,0 +1,174 @@
+// Everything exact: scores of pairs, surveys of rows, packing and the gather of gradients, in float64. Sums run over 16 fixed
+// lanes in a fixed order with nothing fused, so every instruction set gives the same bits. Compiled once per instruction set.
+
+namespace fasttriplet::cpu::FT_TIER {
+
+constexpr int64_t kStep = 8;
+typedef double Wide __attribute__((vector_size(64)));
+typedef float Narrow __attribute__((vector_size(32)));
+
+FT_INLINE Wide splat(double x) { return Wide{x, x, x, x, x, x, x, x}; }
+
+FT_INLINE Wide load_wide(const float* p) {
+  Narrow narrow;
+  __builtin_memcpy(&narrow, p, sizeof narrow);
+  return __builtin_convertvector(narrow, Wide);
+}
+FT_INLINE Wide load_wide(const double* p) {
+  Wide wide;
+  __builtin_memcpy(&wide, p, sizeof wide);
+  return wide;
+}
+
+// The first `count` of eight entries, zeros behind them.
+template <typename T>
+FT_INLINE Wide load_tail(const T* p, int64_t count) {
+  T buffer[kStep] = {};
+  for (int64_t k = 0; k < count; ++k) buffer[k] = p[k];
+  return load_wide(buffer);
+}
+
+FT_INLINE void store_wide(float* p, const Wide& wide) {
+  const Narrow narrow = __builtin_convertvector(wide, Narrow);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+FT_INLINE void store_wide(double* p, const Wide& wide) { __builtin_memcpy(p, &wide, sizeof wide); }
+
+template <typename T>
+FT_INLINE void store_tail(T* p, const Wide& wide, int64_t count) {
+  T buffer[kStep];
+  store_wide(buffer, wide);
+  for (int64_t k = 0; k < count; ++k) p[k] = buffer[k];
+}
+
+FT_INLINE double sum(Wide a) { return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7])); }
+
+// One entry's term of a score.
+template <typename Kind>
+FT_INLINE Wide score_term(Wide x, Wide y, Wide x_factor, Wide y_factor) {
+  if constexpr (Kind::kProduct) return x * y;
+  if constexpr (Kind::kNormalised) {
+    x = x * x_factor;
+    y = y * y_factor;
+  }
+  const Wide difference = x - y;
+  return difference * difference;
+}
+
+template <typename Kind, typename T>
+inline double score(const T* x, const T* y, int64_t d, double x_factor, double y_factor) {
+  const Wide fx = splat(x_factor), fy = splat(y_factor);
+  Wide even = {}, odd = {};  // two chains halve the wait on the adder
+  int64_t k = 0;
+  for (; k + 2 * kStep <= d; k += 2 * kStep) {
+    even += score_term<Kind>(load_wide(x + k), load_wide(y + k), fx, fy);
+    odd += score_term<Kind>(load_wide(x + k + kStep), load_wide(y + k + kStep), fx, fy);
+  }
+  if (k + kStep <= d) {
+    even += score_term<Kind>(load_wide(x + k), load_wide(y + k), fx, fy);
+    k += kStep;
+  }
+  if (k < d) odd += score_term<Kind>(load_tail(x + k, d - k), load_tail(y + k, d - k), fx, fy);
+  const double total = sum(even + odd);
+  if constexpr (Kind::kProduct) return -total;
+  if constexpr (Kind::kNormalised) return total / 2 + (x_factor == 0 ? 0.5 : 0) + (y_factor == 0 ? 0.5 : 0);
+  return total;
+}
+
+template <typename T>
+inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* result) {
+  Wide largest = {}, square = {}, probe = {}, defect = {};
+  for (int64_t k = 0; k < d; k += kStep) {
+    const bool whole = k + kStep <= d;
+    const Wide x = whole ? load_wide(row + k) : load_tail(row + k, d - k);
+    const Wide w = whole ? load_wide(weights + k) : load_tail(weights + k, d - k);
+    const Wide magnitude = x < 0 ? -x : x;
+    largest = magnitude > largest ? magnitude : largest;
+    square += x * x;
+    probe += x * w;
+    defect += x - x;  // zero for finite entries, NaN for others
+  }
+  double most = 0;
+  for (int64_t lane = 0; lane < kStep; ++lane) most = largest[lane] > most ? largest[lane] : most;
+  *result = {most + sum(defect), sum(square), sum(probe)};
+}
+
+// One panel: (x factor - centre) scale, rounded to float32, transposed to [D, width], and the norms of its rows.
+template <typename T>
+inline void pack(const PackTask<T>& task, int64_t panel) {
+  constexpr int64_t kChunk = 64;  // 48 rows x 64 floats are 12 KB, a quarter of the first cache
+  alignas(64) float chunk[kWidth][kChunk];
+  Wide half_square[kWidth], norm[kWidth], residual[kWidth];
+  const int64_t first = panel * kWidth;
+  const int64_t lanes = task.count - first < kWidth ? task.count - first : kWidth;
+  for (int64_t lane = 0; lane < kWidth; ++lane) {
+    half_square[lane] = norm[lane] = residual[lane] = Wide{};
+    if (lane >= lanes)
+      for (int64_t k = 0; k < kChunk; ++k) chunk[lane][k] = 0;
+  }
+  const Wide scale = splat(task.scale);
+  float* out = task.panels + first * task.d;
+  for (int64_t begin = 0; begin < task.d; begin += kChunk) {
+    const int64_t length = task.d - begin < kChunk ? task.d - begin : kChunk;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const int64_t source = task.source[first + lane];
+      const T* row = task.rows + source * task.d + begin;
+      const double* centre = task.centre + begin;
+      const Wide factor = splat(task.factors ? task.factors[source] : 1.0);
+      for (int64_t k = 0; k < length; k += kStep) {
+        const bool whole = k + kStep <= length;
+        const Wide x = whole ? load_wide(row + k) : load_tail(row + k, length - k);
+        const Wide c = whole ? load_wide(centre + k) : load_tail(centre + k, length - k);
+        const Wide exact = (x * factor - c) * scale;
+        store_wide(chunk[lane] + k, exact);
+        const Wide rounded = load_wide(chunk[lane] + k);
+        half_square[lane] += exact * exact;
+        norm[lane] += rounded * rounded;
+        residual[lane] += (exact - rounded) * (exact - rounded);
+      }
+    }
+    for (int64_t k = 0; k < length; ++k)
+      for (int64_t lane = 0; lane < kWidth; ++lane) *out++ = chunk[lane][k];
+  }
+  for (int64_t lane = 0; lane < lanes; ++lane)
+    task.norms[first + lane] = {sum(half_square[lane]) / 2, __builtin_sqrt(sum(norm[lane])),
+                                __builtin_sqrt(sum(residual[lane]))};
+}
+
+// gradient = sum over edges of weight (x - y); for cosine (sum weight (u - v) - u sum weight distance) / |x|; -sum weight y.
+template <typename Kind, typename T>
+inline void gather(const T* rows, int64_t d, const double* factors, int64_t target, const Edge* edges, int64_t count,
+                   T* gradient) {
+  double shrink = 0;
+  if constexpr (Kind::kNormalised)
+    for (int64_t e = 0; e < count; ++e) shrink += edges[e].weight * edges[e].distance;
+  const Wide own_factor = splat(Kind::kNormalised ? factors[target] : 1.0);
+  for (int64_t k = 0; k < d; k += kStep) {
+    const bool whole = k + kStep <= d;
+    Wide own = whole ? load_wide(rows + target * d + k) : load_tail(rows + target * d + k, d - k);
+    if constexpr (Kind::kNormalised) own = own * own_factor;
+    Wide total = {};
+    for (int64_t e = 0; e < count; ++e) {
+      const T* row = rows + edges[e].partner * d + k;
+      Wide other = whole ? load_wide(row) : load_tail(row, d - k);
+      if constexpr (Kind::kNormalised) other = other * splat(factors[edges[e].partner]);
+      const Wide weight = splat(edges[e].weight);
+      total += Kind::kProduct ? -weight * other : weight * (own - other);
+    }
+    if constexpr (Kind::kNormalised) total = (total - splat(shrink) * own) * own_factor;
+    if (whole)
+      store_wide(gradient + k, total);
+    else
+      store_tail(gradient + k, total, d - k);
+  }
+}
+
+template <typename T>
+constexpr RowKernels<T> row_kernels() {
+  return {survey<T>,
+          pack<T>,
+          {score<Difference, T>, score<Difference, T>, score<UnitDifference, T>, score<Product, T>},
+          {gather<Difference, T>, gather<Difference, T>, gather<UnitDifference, T>, gather<Product, T>}};
+}
+
+}  // namespace fasttriplet::cpu::FT_TIER

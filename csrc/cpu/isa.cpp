@@ -1,0 +1,57 @@
+#include "cpu/isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fasttriplet::cpu {
+namespace {
+
+struct Entry {
+  const Tier* tier;
+  bool available;  // the CPU has the instructions and the operating system saves their registers
+};
+
+// Best first. __builtin_cpu_supports asks cpuid and, for the wide registers, xgetbv.
+const std::vector<Entry>& table() {
+  static const std::vector<Entry> entries = {
+#if defined(__x86_64__)
+      {&kAvx512Tier, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {&kAvx2Tier, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#endif
+      {&kPortableTier, true},
+  };
+  return entries;
+}
+
+std::vector<std::string> names(bool only_available) {
+  std::vector<std::string> result;
+  for (const Entry& entry : table())
+    if (entry.available || !only_available) result.emplace_back(entry.tier->name);
+  return result;
+}
+
+}  // namespace
+
+std::vector<std::string> tiers_built() { return names(false); }
+std::vector<std::string> tiers_available() { return names(true); }
+
+const Tier& tier_named(const std::string& name) {
+  for (const Entry& entry : table())
+    if (entry.available && name == entry.tier->name) return *entry.tier;
+  std::string available;
+  for (const std::string& tier : tiers_available()) available += (available.empty() ? "" : ", ") + tier;
+  throw std::invalid_argument("FASTTRIPLET_ISA must be one of the tiers this CPU can run (" + available + "); got '" + name +
+                              "'");
+}
+
+const Tier& chosen_tier() {
+  static const Tier& tier = []() -> const Tier& {
+    const char* forced = std::getenv("FASTTRIPLET_ISA");
+    return forced != nullptr && *forced != '\0' ? tier_named(forced) : tier_named(tiers_available().front());
+  }();
+  return tier;
+}
+
+}  // namespace fasttriplet::cpu

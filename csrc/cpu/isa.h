@@ -1,0 +1,29 @@
+// The instruction-set tiers of this library, those this CPU can run, and the one chosen.
+//
+// The choice is made once, at the first call: the best available tier, or the one the environment variable FASTTRIPLET_ISA names.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cpu/tier.h"
+
+namespace fasttriplet::cpu {
+
+extern const Tier kPortableTier;
+#if defined(__x86_64__)
+extern const Tier kAvx2Tier;
+extern const Tier kAvx512Tier;
+#endif
+
+// Names, best first.
+std::vector<std::string> tiers_built();
+std::vector<std::string> tiers_available();
+
+// Throws std::invalid_argument, naming those available, where the CPU lacks the tier or there is none of that name.
+const Tier& tier_named(const std::string& name);
+
+// Throws likewise where FASTTRIPLET_ISA names a missing tier.
+const Tier& chosen_tier();
+
+}  // namespace fasttriplet::cpu

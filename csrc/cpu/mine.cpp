@@ -1,0 +1,219 @@
+#include "cpu/mine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cpu/groups.h"
+#include "cpu/prepare.h"
+#include "cpu/screen.h"
+
+namespace fasttriplet::cpu {
+namespace {
+
+// Classes up to this many representatives are scored pair by pair, about n_c D / 2 float64 operations an anchor; the screen
+// of larger ones costs no more products than the negatives' screen computes anyway.
+constexpr int32_t kPairwiseClass = 48;
+
+struct Pick {
+  int64_t index = -1;
+  double score = 0;
+};
+
+// The farther of two positives; equal scores go to the lower index.
+Pick farther(const Pick& a, const Pick& b) {
+  if (a.index < 0) return b;
+  if (b.index < 0) return a;
+  if (a.score != b.score) return a.score > b.score ? a : b;
+  return a.index < b.index ? a : b;
+}
+
+template <typename T>
+class Miner {
+ public:
+  Miner(const Batch<T>& batch, const int64_t* labels, const Parallel& parallel)
+      : batch_(batch),
+        parallel_(parallel),
+        survey_(survey_rows(batch, parallel)),
+        groups_(group_rows(batch, labels, survey_)),
+        score_(batch, survey_.factors),
+        farthest_(groups_.representatives()),
+        nearest_(groups_.representatives()) {}
+
+  bool run(const MineOutput& output, MineCounts* counts) {
+    score_small_classes();
+    if (groups_.classes() > 1 || largest_class() > kPairwiseClass) screen();
+    for_each_range(parallel_, batch_.n, 256, 20.0 * static_cast<double>(batch_.n),
+                   [&](int64_t begin, int64_t end) { write(begin, end, output); });
+    if (!survey_.all_finite) override_non_finite(output);
+    counts_.representatives = groups_.representatives();
+    if (counts != nullptr) *counts = counts_;
+    return survey_.all_finite;
+  }
+
+ private:
+  int32_t class_size(int32_t c) const { return groups_.representative_begin[c + 1] - groups_.representative_begin[c]; }
+  int32_t largest_class() const {
+    int32_t largest = 0;
+    for (int32_t c = 0; c < groups_.classes(); ++c) largest = std::max(largest, class_size(c));
+    return largest;
+  }
+  double score_of(int32_t a, int32_t b) const { return score_(groups_.source[a], groups_.source[b]); }
+
+  void score_small_classes() {
+    for (int32_t c = 0; c < groups_.classes(); ++c)
+      if (class_size(c) <= kPairwiseClass)
+        counts_.exact_positives += static_cast<int64_t>(class_size(c)) * (class_size(c) - 1) / 2;
+    constexpr int64_t kGrain = 64;
+    const double operations = static_cast<double>(counts_.exact_positives) * static_cast<double>(batch_.d);
+    for_each_range(parallel_, groups_.classes(), kGrain, operations, [&](int64_t first, int64_t last) {
+      for (int64_t c = first; c < last; ++c)
+        if (class_size(static_cast<int32_t>(c)) <= kPairwiseClass) score_class(static_cast<int32_t>(c));
+    });
+  }
+
+  void score_class(int32_t c) {
+    const int32_t begin = groups_.representative_begin[c], end = groups_.representative_begin[c + 1];
+    for (int32_t a = begin; a < end; ++a)
+      for (int32_t b = a + 1; b < end; ++b) {
+        const double score = score_of(a, b);
+        farthest_[a] = farther(farthest_[a], {groups_.source[b], score});
+        farthest_[b] = farther(farthest_[b], {groups_.source[a], score});
+      }
+  }
+
+  RowTerms terms_of(const Prepared& prepared, int32_t r) const {
+    return batch_.distance == Distance::kInnerProduct
+               ? ProductBound::nearest(prepared.norms[r], prepared.kappa, prepared.largest_norm)
+               : DifferenceBound::nearest(prepared.norms[r], prepared.kappa, prepared.largest_norm);
+  }
+
+  void screen() {
+    const int64_t m = groups_.representatives();
+    const Prepared prepared = prepare_rows(batch_, survey_, groups_, parallel_);
+    Search nearest(1, prepared.padded), farthest(-1, prepared.padded);
+    nearest.resize(m);
+    if (largest_class() > kPairwiseClass) farthest.resize(m);
+    for (int32_t r = 0; r < m; ++r) {
+      const RowTerms terms = terms_of(prepared, r);
+      nearest.set(r, terms, groups_.classes() > 1, groups_.may_be_negative[r] != 0);
+      const bool screened = class_size(groups_.representative_class[r]) > kPairwiseClass;
+      if (!farthest.empty()) farthest.set(r, fasttriplet::farthest(terms), screened, screened);
+    }
+    const Settler settler{[this](int32_t a, int32_t b) { return score_of(a, b); }, groups_.source.data()};
+    run_screen(batch_.tier, prepared, groups_.representative_class, nearest, farthest, settler, parallel_);
+    settle(nearest, settler, nearest_, counts_.exact_negatives);
+    if (!farthest.empty()) settle(farthest, settler, farthest_, counts_.exact_positives);
+  }
+
+  void settle(Search& search, const Settler& settler, std::vector<Pick>& picks, int64_t& scored) {
+    const int64_t m = groups_.representatives();
+    const double operations = 6.0 * static_cast<double>(m) * static_cast<double>(batch_.d);
+    for_each_range(parallel_, m, 128, operations, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        search.settle(r, settler);
+        const Winner& winner = search.anchors[r].winner;
+        if (winner.candidate >= 0) picks[r] = {groups_.source[winner.candidate], search.sign * winner.score};
+      }
+    });
+    for (const Anchor& anchor : search.anchors) scored += anchor.scored;
+  }
+
+  void write(int64_t begin, int64_t end, const MineOutput& output) const {
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t r = groups_.representative_of[i];
+      Pick positive, negative;
+      if (r >= 0) {
+        negative = nearest_[r];
+        positive = farthest_[r];
+        // A row equal to the anchor is a positive as well.
+        const int64_t twin = groups_.source[r] == i ? groups_.twin[r] : groups_.source[r];
+        if (twin >= 0) positive = farther(positive, {twin, score_(i, twin)});
+      }
+      put(output, i, positive, negative);
+    }
+  }
+
+  void put(const MineOutput& output, int64_t i, const Pick& positive, const Pick& negative) const {
+    const auto value = [&](const Pick& pick) {
+      return pick.index < 0 ? std::numeric_limits<double>::quiet_NaN() : distance_of_score(batch_.distance, pick.score);
+    };
+    output.positives[i] = positive.index;
+    output.negatives[i] = negative.index;
+    output.distances[i] = value(positive);
+    output.distances[batch_.n + i] = value(negative);
+  }
+
+  // Every distance of a row that is not finite is NaN, the hardest: the lowest such row wins, and such a row itself takes
+  // the lowest of all.
+  void override_non_finite(const MineOutput& output) const {
+    std::vector<int64_t> bad_of_class(groups_.classes(), -1);
+    for (int64_t i = batch_.n; i-- > 0;)
+      if (!survey_.finite(i)) bad_of_class[groups_.class_of[i]] = i;
+    const Lowest bad = lowest([&](int64_t i) { return !survey_.finite(i); }), any = lowest([](int64_t) { return true; });
+    const auto of_other_class = [&](const Lowest& rows, int32_t c) {
+      return rows.first >= 0 && groups_.class_of[rows.first] == c ? rows.first_of_other_class : rows.first;
+    };
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    for (int64_t i = 0; i < batch_.n; ++i) {
+      const int32_t c = groups_.class_of[i];
+      int64_t positive, negative;
+      if (survey_.finite(i)) {
+        positive = bad_of_class[c];
+        negative = of_other_class(bad, c);
+      } else {
+        const int32_t begin = groups_.class_begin[c];
+        const bool alone = groups_.class_begin[c + 1] - begin == 1;
+        positive = alone ? -1 : groups_.members[groups_.members[begin] == i ? begin + 1 : begin];
+        negative = of_other_class(any, c);
+      }
+      if (positive >= 0) {
+        output.positives[i] = positive;
+        output.distances[i] = nan;
+      }
+      if (negative >= 0) {
+        output.negatives[i] = negative;
+        output.distances[batch_.n + i] = nan;
+      }
+    }
+  }
+
+  struct Lowest {
+    int64_t first = -1, first_of_other_class = -1;
+  };
+  template <typename F>
+  Lowest lowest(F&& accept) const {
+    Lowest rows;
+    for (int64_t i = 0; i < batch_.n; ++i) {
+      if (!accept(i)) continue;
+      if (rows.first < 0) {
+        rows.first = i;
+      } else if (groups_.class_of[i] != groups_.class_of[rows.first]) {
+        rows.first_of_other_class = i;
+        break;
+      }
+    }
+    return rows;
+  }
+
+  const Batch<T>& batch_;
+  const Parallel& parallel_;
+  const Survey survey_;
+  const Groups groups_;
+  const ExactScore<T> score_;
+  std::vector<Pick> farthest_, nearest_;  // [M]
+  MineCounts counts_;
+};
+
+}  // namespace
+
+template <typename T>
+bool mine_batch_hard(const Batch<T>& batch, const int64_t* labels, const Parallel& parallel, const MineOutput& output,
+                     MineCounts* counts) {
+  return Miner<T>(batch, labels, parallel).run(output, counts);
+}
+
+template bool mine_batch_hard(const Batch<float>&, const int64_t*, const Parallel&, const MineOutput&, MineCounts*);
+template bool mine_batch_hard(const Batch<double>&, const int64_t*, const Parallel&, const MineOutput&, MineCounts*);
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,93 @@
+#include "cpu/prepare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+
+namespace fasttriplet::cpu {
+namespace {
+
+// A centre changes no distance, only how tight the bound is. The median of a few rows, entry by entry, sits inside the batch
+// as the mean does, but stays near the many small rows where norms differ by orders of magnitude.
+constexpr int64_t kSamples = 33;
+
+template <typename T>
+std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const Groups& groups) {
+  std::vector<double> centre(batch.d, 0.0);
+  const int64_t m = groups.representatives();
+  const int64_t samples = std::min(kSamples, (m + 7) / 8 | 1);
+  if (!is_translation_invariant(batch.distance)) return centre;
+  std::vector<double> column(samples);
+  for (int64_t k = 0; k < batch.d; ++k) {
+    for (int64_t s = 0; s < samples; ++s) {
+      const int32_t i = groups.source[(2 * s + 1) * m / (2 * samples)];
+      column[s] = static_cast<double>(batch.row(i)[k]) * (survey.factors.empty() ? 1.0 : survey.factors[i]);
+    }
+    std::nth_element(column.begin(), column.begin() + samples / 2, column.end());
+    centre[k] = column[samples / 2];
+  }
+  return centre;
+}
+
+// The power of two that brings every entry below 1. Zero, which makes the screen pass every pair on to exact scoring, where
+// float64 itself is close to overflow or underflow and scores may tie that the screen would tell apart.
+double scale_of(const Survey& survey, const Groups& groups, const std::vector<double>& centre) {
+  double largest = 0;
+  for (const int32_t i : groups.source)
+    largest = std::max(largest, survey.rows[i].largest * (survey.factors.empty() ? 1.0 : survey.factors[i]));
+  double shift = 0;
+  for (const double c : centre) shift = std::max(shift, std::fabs(c));
+  largest += shift;
+  if (largest == 0) return 1;
+  if (largest < 0x1p-400 || largest > 0x1p400) return 0;
+  return std::scalbn(1.0, -std::ilogb(largest) - 1);
+}
+
+}  // namespace
+
+template <typename T>
+Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups& groups, const Parallel& parallel) {
+  const int64_t m = groups.representatives(), width = batch.tier.width;
+  const int64_t panels = (m + width - 1) / width;
+  Prepared prepared;
+  prepared.d = batch.d;
+  prepared.padded = panels * width;
+  prepared.norms.resize(m);
+  const size_t bytes = (sizeof(float) * static_cast<size_t>(std::max<int64_t>(prepared.padded * batch.d, 1)) + 63) / 64 * 64;
+  prepared.panels = {static_cast<float*>(std::aligned_alloc(64, bytes)), std::free};
+  if (!prepared.panels) throw std::bad_alloc();
+
+  const std::vector<double> centre = centre_of(batch, survey, groups);
+  const PackTask<T> task = {batch.rows,
+                            batch.d,
+                            groups.source.data(),
+                            m,
+                            survey.factors.empty() ? nullptr : survey.factors.data(),
+                            centre.data(),
+                            scale_of(survey, groups, centre),
+                            prepared.panels.get(),
+                            prepared.norms.data()};
+  const double operations = 4.0 * static_cast<double>(m) * static_cast<double>(batch.d);
+  if (task.scale == 0)  // differences may overflow: leave the rows and their norms at zero
+    std::fill_n(prepared.panels.get(), prepared.padded * batch.d, 0.0f);
+  else
+    for_each_task(parallel, panels, operations, [&](int64_t panel) { batch.kernels().pack(task, panel); });
+
+  double rho = 0;
+  for (RowNorms& row : prepared.norms) {
+    rho = std::max(rho, row.residual / (row.norm + kTiny));
+    prepared.largest_norm = std::max(prepared.largest_norm, row.norm);
+    if (batch.distance == Distance::kInnerProduct) row.half_square = 0;
+  }
+  if (batch.distance == Distance::kCosine)  // a zero row adds 1/2 to each of its scores, in the screen's scaled units
+    for (int64_t r = 0; r < m; ++r)
+      if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += task.scale * task.scale / 2;
+  prepared.kappa = kappa(rho, batch.d);
+  return prepared;
+}
+
+template Prepared prepare_rows(const Batch<float>&, const Survey&, const Groups&, const Parallel&);
+template Prepared prepare_rows(const Batch<double>&, const Survey&, const Groups&, const Parallel&);
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,26 @@
+// The rows as the screen multiplies them: representatives in class order, centred, scaled, rounded to float32, in panels.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/bound.h"
+#include "cpu/batch.h"
+#include "cpu/groups.h"
+
+namespace fasttriplet::cpu {
+
+struct Prepared {
+  std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [padded M / width, D, width]
+  int64_t d = 0;
+  int64_t padded = 0;             // M rounded up to whole panels
+  std::vector<RowNorms> norms;    // [M], half_square 0 for inner products
+  double kappa = 0;               // core/bound.h
+  double largest_norm = 0;
+};
+
+template <typename T>
+Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups& groups, const Parallel& parallel);
+
+}  // namespace fasttriplet::cpu

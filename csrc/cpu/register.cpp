@@ -1,0 +1,164 @@
+// The CPU kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows PyTorch.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "check.h"
+#include "core/loss.h"
+#include "cpu/backward.h"
+#include "cpu/isa.h"
+#include "cpu/mine.h"
+
+namespace fasttriplet::cpu {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+class TorchParallel : public Parallel {
+ public:
+  int64_t threads() const override { return torch::stable::get_num_threads(); }
+  void run(int64_t workers, const std::function<void()>& body) const override {
+    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) body();
+    });
+  }
+};
+
+// The one place where a dtype becomes a type: calls f with a null pointer to it.
+template <typename F>
+auto dispatch_dtype(const Tensor& embeddings, F&& f) {
+  return embeddings.scalar_type() == ScalarType::Double ? f(static_cast<const double*>(nullptr))
+                                                        : f(static_cast<const float*>(nullptr));
+}
+
+Tensor new_tensor(std::vector<int64_t> shape, ScalarType dtype) { return torch::stable::empty(shape, dtype); }
+
+struct Mined {
+  Tensor positives, negatives, distances;
+  bool finite;
+};
+
+Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance) {
+  check_embeddings(embeddings);
+  check_labels(labels, embeddings);
+  const Tensor rows = torch::stable::contiguous(embeddings);
+  const Tensor ids = torch::stable::contiguous(torch::stable::to(labels, ScalarType::Long));
+  const int64_t n = rows.size(0), d = rows.size(1);
+  Mined mined{new_tensor({n}, ScalarType::Long), new_tensor({n}, ScalarType::Long), new_tensor({2, n}, ScalarType::Double),
+              true};
+  const MineOutput output = {mined.positives.mutable_data_ptr<int64_t>(), mined.negatives.mutable_data_ptr<int64_t>(),
+                             mined.distances.mutable_data_ptr<double>()};
+  mined.finite = dispatch_dtype(rows, [&](auto* typed) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    const Batch<T> batch{rows.const_data_ptr<T>(), n, d, distance, chosen_tier()};
+    return mine_batch_hard(batch, ids.const_data_ptr<int64_t>(), TorchParallel(), output, nullptr);
+  });
+  return mined;
+}
+
+std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
+  Mined mined = mine(embeddings, labels, distance_of(distance));
+  return {mined.positives, mined.negatives, mined.distances};
+}
+
+// on_missing = "error": says how many anchors lack a positive or a negative, and which is the first.
+void refuse_missing(const int64_t* positives, const int64_t* negatives, int64_t n) {
+  int64_t missing = 0, first = -1;
+  for (int64_t i = n; i-- > 0;)
+    if (positives[i] < 0 || negatives[i] < 0) {
+      ++missing;
+      first = i;
+    }
+  if (missing > 0)
+    throw std::invalid_argument("labels must give every anchor a positive and a negative (on_missing='error'); got " +
+                                std::to_string(missing) + " of " + std::to_string(n) +
+                                " anchors without, the first at index " + std::to_string(first));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const Tensor& labels, double margin,
+                                                                 int64_t distance, bool soft_margin, int64_t reduction,
+                                                                 int64_t on_missing) {
+  const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
+  Mined mined = mine(embeddings, labels, distance_of(distance));
+  const int64_t n = embeddings.size(0);
+  const int64_t* positives = mined.positives.const_data_ptr<int64_t>();
+  const int64_t* negatives = mined.negatives.const_data_ptr<int64_t>();
+  if (options.on_missing == OnMissing::kError) refuse_missing(positives, negatives, n);
+  Tensor slopes = new_tensor({n}, ScalarType::Double);
+  std::vector<double> losses(n);
+  const double reduced = reduce_losses(positives, negatives, mined.distances.const_data_ptr<double>(), n, options,
+                                       !mined.finite, losses.data(), slopes.mutable_data_ptr<double>());
+  Tensor loss = dispatch_dtype(embeddings, [&](auto* typed) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    const bool per_anchor = options.reduction == Reduction::kNone;
+    Tensor result = new_tensor(per_anchor ? std::vector<int64_t>{n} : std::vector<int64_t>{}, embeddings.scalar_type());
+    T* out = result.template mutable_data_ptr<T>();
+    if (per_anchor)
+      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(losses[i]);
+    else
+      *out = static_cast<T>(reduced);
+    return result;
+  });
+  return {loss, mined.positives, mined.negatives, mined.distances, slopes};
+}
+
+Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& positives, const Tensor& negatives,
+                         const Tensor& distances, const Tensor& slopes, int64_t distance) {
+  check_embeddings(embeddings);
+  check_upstream(grad_loss, embeddings);
+  const int64_t n = embeddings.size(0), d = embeddings.size(1);
+  check_saved(positives, "positives", ScalarType::Long, 1, n);
+  check_saved(negatives, "negatives", ScalarType::Long, 1, n);
+  check_saved(distances, "distances", ScalarType::Double, 2, n);
+  check_saved(slopes, "slopes", ScalarType::Double, 1, n);
+  const Tensor rows = torch::stable::contiguous(embeddings), upstream = torch::stable::contiguous(grad_loss);
+  const Tensor p = torch::stable::contiguous(positives), q = torch::stable::contiguous(negatives);
+  const Tensor value = torch::stable::contiguous(distances), slope = torch::stable::contiguous(slopes);
+  const MinedPairs pairs = {p.const_data_ptr<int64_t>(), q.const_data_ptr<int64_t>(), value.const_data_ptr<double>(),
+                            slope.const_data_ptr<double>()};
+  check_partners(pairs.positives, n, "positives");
+  check_partners(pairs.negatives, n, "negatives");
+  Tensor gradient = new_tensor({n, d}, embeddings.scalar_type());
+  dispatch_dtype(rows, [&](auto* typed) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    const Batch<T> batch{rows.const_data_ptr<T>(), n, d, distance_of(distance), chosen_tier()};
+    mined_backward(batch, pairs, upstream.const_data_ptr<T>(), upstream.dim() == 1, TorchParallel(),
+                   gradient.template mutable_data_ptr<T>());
+  });
+  return gradient;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ",") + word;
+  return text;
+}
+
+std::string build_info() {
+#if defined(__clang__)
+  const std::string compiler = "clang " __clang_version__;
+#else
+  const std::string compiler = "gcc " __VERSION__;
+#endif
+  return "compiler=" + compiler + "\ncxx_standard=" + std::to_string(__cplusplus) + "\ntiers=" + joined(tiers_built()) +
+         "\ntiers_available=" + joined(tiers_available()) + "\ntier=" + chosen_tier().name;
+}
+
+}  // namespace
+}  // namespace fasttriplet::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CPU, m) {
+  m.impl("mine_batch_hard", TORCH_BOX(&fasttriplet::cpu::mine_operator));
+  m.impl("batch_hard_loss", TORCH_BOX(&fasttriplet::cpu::loss_operator));
+  m.impl("_batch_hard_loss_backward", TORCH_BOX(&fasttriplet::cpu::backward_operator));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CompositeExplicitAutograd, m) {
+  m.impl("_build_info", TORCH_BOX(&fasttriplet::cpu::build_info));
+}

@@ -1,0 +1,126 @@
+// The screen: float32 dot products of the upper triangle, each tile tested at once for its rows and for its columns. No dot
+// product leaves the registers unless some test hits. Compiled once per instruction set.
+//
+// Register tile: kHeight rows x 3 vectors. kHeight x 3 accumulators + 3 columns + 1 broadcast fill the register file:
+// 8 x 3 + 4 = 28 of 32 with AVX-512, 4 x 3 + 4 = 16 of 16 with AVX2 and SSE2. Twelve or more independent sums hide the latency
+// of the fused multiply-add, 4 cycles at 2 per cycle. A step of D loads 3 vectors and kHeight scalars for 3 kHeight products.
+
+namespace fasttriplet::cpu::FT_TIER {
+
+constexpr int kLanes = Vec::kLanes;
+constexpr int kVectors = 3;
+constexpr int kWidth = kVectors * kLanes;
+constexpr int kHeight = kLanes == 16 ? 8 : 4;
+static_assert(kWidth % kHeight == 0, "the rows of a tile must lie in one panel");
+
+using Lanes = Vec::Lanes;
+using Mask = Vec::Mask;
+
+// acc[r][c] = sum over k of rows[k][r] * columns[k][c]
+FT_INLINE void multiply(const float* rows, const float* columns, int64_t d, Lanes (&acc)[kHeight][kVectors]) {
+  for (int r = 0; r < kHeight; ++r)
+    for (int c = 0; c < kVectors; ++c) acc[r][c] = Vec::zero();
+  for (int64_t k = 0; k < d; ++k) {
+    Lanes column[kVectors];
+    for (int c = 0; c < kVectors; ++c) column[c] = Vec::load(columns + c * kLanes);
+    for (int r = 0; r < kHeight; ++r) {
+      const Lanes row = Vec::set1(rows[r]);
+      for (int c = 0; c < kVectors; ++c) acc[r][c] = Vec::multiply_add(row, column[c], acc[r][c]);
+    }
+    rows += kWidth;
+    columns += kWidth;
+  }
+}
+
+struct TilePlace {
+  int64_t i, j;  // first row, first column
+};
+
+template <bool kPositive>
+FT_INLINE const ScreenTask::Search& search_of(const ScreenTask& task) {
+  return kPositive ? task.farthest : task.nearest;
+}
+
+// Lanes of one row that may improve the row's anchor or a column's (core/bound.h).
+template <bool kPositive>
+FT_INLINE Mask hits(const ScreenTask::Search& search, Lanes dot, float row_key, float row_threshold, const float* column_key,
+                    const float* column_threshold) {
+  (void)search;
+  const Lanes signed_dot = kPositive ? Vec::negate(dot) : dot;
+  const Lanes row_limit = Vec::add(Vec::load(column_key), Vec::set1(row_threshold));
+  const Lanes column_limit = Vec::add(Vec::load(column_threshold), Vec::set1(row_key));
+  return Vec::either(Vec::at_least(signed_dot, row_limit), Vec::at_least(signed_dot, column_limit));
+}
+
+// A tile strictly above the diagonal whose pairs are all negative, or all positive.
+template <bool kPositive>
+FT_INLINE void test_pure(const ScreenTask& task, TilePlace at, const Lanes (&acc)[kHeight][kVectors]) {
+  const ScreenTask::Search& search = search_of<kPositive>(task);
+  const float* row_key = search.key + at.i;
+  const float* row_threshold = search.row_threshold + (at.i - task.row_begin);
+  const float* column_key = search.key + at.j;
+  const float* column_threshold = search.column_threshold + (at.j - task.column_begin);
+  Mask any = Vec::none();
+  for (int r = 0; r < kHeight; ++r)
+    for (int c = 0; c < kVectors; ++c)
+      any = Vec::either(any, hits<kPositive>(search, acc[r][c], row_key[r], row_threshold[r], column_key + c * kLanes,
+                                             column_threshold + c * kLanes));
+  if (__builtin_expect(Vec::bits(any) == 0, 1)) return;
+  alignas(64) float dots[kHeight][kWidth];
+  for (int r = 0; r < kHeight; ++r)
+    for (int c = 0; c < kVectors; ++c) Vec::store(dots[r] + c * kLanes, acc[r][c]);
+  for (int r = 0; r < kHeight; ++r)
+    for (int c = 0; c < kVectors; ++c) {
+      // Again, lane by lane: an earlier hit of this tile may have lowered the thresholds.
+      unsigned bits = Vec::bits(hits<kPositive>(search, Vec::load(dots[r] + c * kLanes), row_key[r], row_threshold[r],
+                                                column_key + c * kLanes, column_threshold + c * kLanes));
+      for (; bits != 0; bits &= bits - 1) {
+        const int lane = c * kLanes + __builtin_ctz(bits);
+        task.hit(task.context, at.i + r, at.j + lane, dots[r][lane], kPositive);
+      }
+    }
+}
+
+// A tile on the diagonal or across a border between classes: pair by pair.
+inline __attribute__((noinline)) void test_mixed(const ScreenTask& task, TilePlace at, const float* dots) {
+  for (int r = 0; r < kHeight; ++r) {
+    const int64_t i = at.i + r;
+    for (int c = 0; c < kWidth; ++c) {
+      const int64_t j = at.j + c;
+      if (j <= i) continue;
+      const bool positive = task.classes[i] == task.classes[j];
+      const ScreenTask::Search& search = positive ? task.farthest : task.nearest;
+      const float dot = dots[r * kWidth + c];
+      const float signed_dot = positive ? -dot : dot;
+      if (signed_dot >= search.key[j] + search.row_threshold[i - task.row_begin] ||
+          signed_dot >= search.key[i] + search.column_threshold[j - task.column_begin])
+        task.hit(task.context, i, j, dot, positive);
+    }
+  }
+}
+
+inline void screen(const ScreenTask& task) {
+  for (int64_t j = task.column_begin; j < task.column_end; j += kWidth) {
+    const float* columns = task.panels.data + j * task.panels.d;
+    for (int64_t i = task.row_begin; i < task.row_end && i < j + kWidth; i += kHeight) {
+      const int64_t panel = i / kWidth * kWidth;
+      Lanes acc[kHeight][kVectors];
+      multiply(task.panels.data + panel * task.panels.d + (i - panel), columns, task.panels.d, acc);
+      const bool above = i + kHeight <= j;
+      const int32_t row_first = task.classes[i], row_last = task.classes[i + kHeight - 1];
+      const int32_t column_first = task.classes[j], column_last = task.classes[j + kWidth - 1];
+      if (above && row_last < column_first) {
+        test_pure<false>(task, {i, j}, acc);
+      } else if (above && row_first == column_last) {
+        test_pure<true>(task, {i, j}, acc);
+      } else {
+        alignas(64) float dots[kHeight * kWidth];
+        for (int r = 0; r < kHeight; ++r)
+          for (int c = 0; c < kVectors; ++c) Vec::store(dots + r * kWidth + c * kLanes, acc[r][c]);
+        test_mixed(task, {i, j}, dots);
+      }
+    }
+  }
+}
+
+}  // namespace fasttriplet::cpu::FT_TIER

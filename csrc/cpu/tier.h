@@ -1,0 +1,85 @@
+// What an instruction-set tier provides, as a table of functions; cpu/isa.h chooses the table once.
+//
+// Every tier is the same source, the *-inl.h files, compiled once per instruction set. The screen's float32 products may
+// differ between tiers within the bound; everything in float64 is the same to the bit (fixed lanes, nothing fused).
+#pragma once
+
+#include <cstdint>
+
+#include "core/bound.h"
+#include "core/options.h"
+
+namespace fasttriplet::cpu {
+
+// Packed rows: panels of `width` rows, each panel [D, width] float32, so that a panel serves as columns of a tile and, any
+// `height` neighbouring lanes of it, as rows. One copy of the batch serves both.
+struct Panels {
+  const float* data;  // [panels, D, width]
+  int64_t d;
+};
+
+// A task of the scan: all pairs i < j with i in rows, j in columns, in packed order. Thresholds are the task's own.
+struct ScreenTask {
+  Panels panels;
+  int64_t row_begin, row_end;        // [begin, end), begin a multiple of width
+  int64_t column_begin, column_end;  // likewise; never left of the rows
+  const int32_t* classes;            // [padded N] ascending
+  struct Search {
+    const float* key;             // [padded N] of the candidate, +inf where it is none
+    const float* row_threshold;   // of anchor i at [i - row_begin], +inf where it is none
+    const float* column_threshold;  // of anchor j at [j - column_begin]
+  } nearest, farthest;  // among negatives, among positives
+  void (*hit)(void* context, int64_t i, int64_t j, float dot, bool positive);  // may lower the thresholds
+  void* context;
+};
+
+struct RowSurvey {
+  double largest;  // max |x|, NaN unless every entry is finite
+  double square;   // sum x^2
+  double probe;    // sum x w for fixed weights w: with `square`, a fingerprint of the row's values
+};
+
+template <typename T>
+struct PackTask {
+  const T* rows;          // [N, D]
+  int64_t d;
+  const int32_t* source;  // [packed N] row of the batch
+  int64_t count;          // packed N; the last panel is padded with zeros
+  const double* factors;  // [N] 1 / |x|, or null
+  const double* centre;   // [D]
+  double scale;           // power of two
+  float* panels;          // [panels, D, width]
+  RowNorms* norms;        // [packed N]
+};
+
+struct Edge {
+  int64_t partner;
+  double weight;    // core/distance.h edge_weight
+  double distance;  // used by cosine
+};
+
+template <typename T>
+struct RowKernels {
+  void (*survey)(const T* row, int64_t d, const double* weights, RowSurvey* survey);
+  void (*pack)(const PackTask<T>& task, int64_t panel);
+  // Exact score of two rows; factors are used by cosine only.
+  using Score = double (*)(const T* x, const T* y, int64_t d, double x_factor, double y_factor);
+  Score score[kDistances];
+  // Gradient of one row from all its edges, in their order.
+  using Gather = void (*)(const T* rows, int64_t d, const double* factors, int64_t target, const Edge* edges,
+                          int64_t count, T* gradient);
+  Gather gather[kDistances];
+};
+
+struct Tier {
+  const char* name;
+  int64_t width;  // rows of a panel
+  void (*screen)(const ScreenTask& task);
+  RowKernels<float> float32;
+  RowKernels<double> float64;
+
+  const RowKernels<float>& rows(const float*) const { return float32; }
+  const RowKernels<double>& rows(const double*) const { return float64; }
+};
+
+}  // namespace fasttriplet::cpu

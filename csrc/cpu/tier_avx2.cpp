@@ -1,0 +1,22 @@
+// The AVX2 tier: Haswell, Zen and later.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "core/distance.h"
+#include "cpu/inline.h"
+#include "cpu/isa.h"
+#include "cpu/tier.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_TIER avx2
+FT_TARGET_BEGIN("avx2,fma")
+#include "cpu/vec_avx2.h"
+// Order matters: the exact kernels use the screen's panel width.
+#include "cpu/screen-inl.h"
+#include "cpu/exact-inl.h"
+FT_TARGET_END
+
+namespace fasttriplet::cpu {
+const Tier kAvx2Tier = {"avx2", avx2::kWidth, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
+}  // namespace fasttriplet::cpu
+#endif

@@ -1,0 +1,22 @@
+// The AVX-512 tier: Skylake-SP, Zen 4 and later.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "core/distance.h"
+#include "cpu/inline.h"
+#include "cpu/isa.h"
+#include "cpu/tier.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_TIER avx512
+FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#include "cpu/vec_avx512.h"
+// Order matters: the exact kernels use the screen's panel width.
+#include "cpu/screen-inl.h"
+#include "cpu/exact-inl.h"
+FT_TARGET_END
+
+namespace fasttriplet::cpu {
+const Tier kAvx512Tier = {"avx512", avx512::kWidth, avx512::screen, avx512::row_kernels<float>(), avx512::row_kernels<double>()};
+}  // namespace fasttriplet::cpu
+#endif

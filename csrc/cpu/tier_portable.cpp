@@ -1,0 +1,16 @@
+// The portable tier: what the compiler makes of four-lane vectors on any machine.
+#include "core/distance.h"
+#include "cpu/inline.h"
+#include "cpu/isa.h"
+#include "cpu/tier.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_TIER portable
+#include "cpu/vec_portable.h"
+// Order matters: the exact kernels use the screen's panel width.
+#include "cpu/screen-inl.h"
+#include "cpu/exact-inl.h"
+
+namespace fasttriplet::cpu {
+const Tier kPortableTier = {"portable", portable::kWidth, portable::screen, portable::row_kernels<float>(), portable::row_kernels<double>()};
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,31 @@
+// Eight float32 lanes.            latency / per cycle (Skylake, Zen 3)
+//   vfmadd231ps ymm               4 / 2
+//   vaddps, vcmpps ymm            4 / 2 (vcmpps on Zen: 1 / 2)
+//   vmovmskps                     2 to 5 / 1
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu/inline.h"
+
+namespace fasttriplet::cpu::avx2 {
+
+struct Vec {
+  using Lanes = __m256;
+  using Mask = __m256;
+  static constexpr int kLanes = 8;
+
+  static FT_INLINE Lanes load(const float* p) { return _mm256_loadu_ps(p); }
+  static FT_INLINE void store(float* p, Lanes v) { _mm256_storeu_ps(p, v); }
+  static FT_INLINE Lanes set1(float x) { return _mm256_set1_ps(x); }
+  static FT_INLINE Lanes zero() { return _mm256_setzero_ps(); }
+  static FT_INLINE Lanes add(Lanes a, Lanes b) { return _mm256_add_ps(a, b); }
+  static FT_INLINE Lanes negate(Lanes a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
+  static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
+  static FT_INLINE Mask at_least(Lanes a, Lanes b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
+  static FT_INLINE Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
+  static FT_INLINE Mask none() { return _mm256_setzero_ps(); }
+  static FT_INLINE unsigned bits(Mask m) { return static_cast<unsigned>(_mm256_movemask_ps(m)); }
+};
+
+}  // namespace fasttriplet::cpu::avx2

@@ -1,0 +1,32 @@
+// Sixteen float32 lanes.          latency / per cycle (Skylake-SP with two units, Zen 5)
+//   vfmadd231ps zmm               4 / 2
+//   vaddps zmm                    4 / 2 (Zen 5: 2 to 3 / 2)
+//   vcmpps k, zmm                 3 to 4 / 1 (Zen 5: 5 / 2)
+//   korw                          1 / 1
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu/inline.h"
+
+namespace fasttriplet::cpu::avx512 {
+
+struct Vec {
+  using Lanes = __m512;
+  using Mask = __mmask16;
+  static constexpr int kLanes = 16;
+
+  static FT_INLINE Lanes load(const float* p) { return _mm512_loadu_ps(p); }
+  static FT_INLINE void store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }
+  static FT_INLINE Lanes set1(float x) { return _mm512_set1_ps(x); }
+  static FT_INLINE Lanes zero() { return _mm512_setzero_ps(); }
+  static FT_INLINE Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
+  static FT_INLINE Lanes negate(Lanes a) { return _mm512_sub_ps(_mm512_setzero_ps(), a); }
+  static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
+  static FT_INLINE Mask at_least(Lanes a, Lanes b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+  static FT_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static FT_INLINE Mask none() { return 0; }
+  static FT_INLINE unsigned bits(Mask m) { return m; }
+};
+
+}  // namespace fasttriplet::cpu::avx512

@@ -1,0 +1,37 @@
+// Four float32 lanes as GCC and Clang vectors: SSE2, NEON or whatever the target has. No fused multiply-add.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/inline.h"
+
+namespace fasttriplet::cpu::portable {
+
+struct Vec {
+  typedef float Lanes __attribute__((vector_size(16)));
+  typedef int32_t Mask __attribute__((vector_size(16)));
+  static constexpr int kLanes = 4;
+
+  static FT_INLINE Lanes load(const float* p) {
+    Lanes v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static FT_INLINE void store(float* p, Lanes v) { std::memcpy(p, &v, sizeof v); }
+  static FT_INLINE Lanes set1(float x) { return Lanes{x, x, x, x}; }
+  static FT_INLINE Lanes zero() { return Lanes{}; }
+  static FT_INLINE Lanes add(Lanes a, Lanes b) { return a + b; }
+  static FT_INLINE Lanes negate(Lanes a) { return -a; }
+  static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return a * b + c; }
+
+  // Lanes where a >= b, false for NaN.
+  static FT_INLINE Mask at_least(Lanes a, Lanes b) { return a >= b; }
+  static FT_INLINE Mask either(Mask a, Mask b) { return a | b; }
+  static FT_INLINE Mask none() { return Mask{}; }
+  static FT_INLINE unsigned bits(Mask m) {
+    return (m[0] & 1u) | (m[1] & 2u) | (m[2] & 4u) | (m[3] & 8u);
+  }
+};
+
+}  // namespace fasttriplet::cpu::portable

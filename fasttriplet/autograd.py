@@ -1,0 +1,151 @@
+"""``torch.autograd.Function`` over the operators, and their fake (meta) kernels.
+
+The forward operator returns, beside the loss, what its backward needs: the mined pairs, their distances and the slope of
+every anchor. The backward is a Function of its own, so that it can be differentiated again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fasttriplet.check import DISTANCES, REDUCTIONS
+
+
+class BatchHardLoss(torch.autograd.Function):
+    """The loss; arguments as codes, see :mod:`fasttriplet.check`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        labels: Tensor,
+        margin: float,
+        distance: int,
+        soft_margin: bool,
+        reduction: int,
+        on_missing: int,
+    ) -> Tensor:
+        loss, positives, negatives, distances, slopes = torch.ops.fasttriplet.batch_hard_loss(
+            embeddings, labels, margin, distance, soft_margin, reduction, on_missing
+        )
+        ctx.save_for_backward(embeddings, positives, negatives, distances, slopes)
+        ctx.distance, ctx.soft_margin = distance, soft_margin
+        return loss  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gradient = _BatchHardLossBackward.apply(grad_loss, *ctx.saved_tensors, ctx.distance, ctx.soft_margin)
+        return gradient, None, None, None, None, None, None
+
+
+class _BatchHardLossBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad_loss: Tensor,
+        embeddings: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        distances: Tensor,
+        slopes: Tensor,
+        distance: int,
+        soft_margin: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(grad_loss, embeddings, positives, negatives, slopes)
+        ctx.distance, ctx.soft_margin = distance, soft_margin
+        return torch.ops.fasttriplet._batch_hard_loss_backward(  # type: ignore[no-any-return]
+            grad_loss, embeddings, positives, negatives, distances, slopes, distance
+        )
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_loss, embeddings, positives, negatives, slopes = ctx.saved_tensors
+        with torch.enable_grad():
+            upstream = grad_loss.detach().requires_grad_()
+            rows = embeddings.detach().requires_grad_()
+            gradient = _gradient_by_autograd(
+                upstream, rows, positives, negatives, slopes, DISTANCES[ctx.distance], ctx.soft_margin
+            )
+        second = torch.autograd.grad(gradient, (upstream, rows), cotangent, allow_unused=True)
+        return *second, None, None, None, None, None, None
+
+
+def _gradient_by_autograd(
+    upstream: Tensor,
+    rows: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    slopes: Tensor,
+    distance: str,
+    soft_margin: bool,
+) -> Tensor:
+    """The gradient of the loss as a graph over ``upstream`` and ``rows``, from the 2N mined pairs in plain PyTorch."""
+    anchors = torch.arange(len(rows), device=rows.device)
+    has_positive, has_negative = positives >= 0, negatives >= 0
+    ap = _pair_distances(rows, anchors, torch.where(has_positive, positives, anchors), distance)
+    an = _pair_distances(rows, anchors, torch.where(has_negative, negatives, anchors), distance)
+    difference = torch.where(has_positive, ap, 0) - torch.where(has_negative, an, 0)
+    weights = slopes.to(rows.dtype)
+    if soft_margin:  # the hinge's slope is constant; the softplus' slope is a sigmoid of the difference
+        log_slope = torch.nn.functional.logsigmoid(difference)
+        weights = weights * (log_slope - log_slope.detach()).exp()
+    (gradient,) = torch.autograd.grad(difference, rows, weights * upstream, create_graph=True)
+    return gradient
+
+
+def _pair_distances(rows: Tensor, first: Tensor, second: Tensor, distance: str) -> Tensor:
+    x, y = rows[first], rows[second]
+    if distance == "inner_product":
+        return -(x * y).sum(1)
+    if distance == "cosine":
+        norms = rows.norm(dim=1)
+        unit = rows / torch.where(norms == 0, 1, norms)[:, None]
+        return 1 - (unit[first] * unit[second]).sum(1)
+    squared = (x - y).square().sum(1)
+    if distance == "squared_euclidean":
+        return squared
+    return torch.where(squared == 0, 0, torch.where(squared == 0, 1, squared).sqrt())
+
+
+def _mined_like(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    n = embeddings.shape[0]
+    indices = embeddings.new_empty(n, dtype=torch.int64)
+    return indices, torch.empty_like(indices), embeddings.new_empty((2, n), dtype=torch.float64)
+
+
+@torch.library.register_fake("fasttriplet::mine_batch_hard")
+def _(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
+    return _mined_like(embeddings)
+
+
+@torch.library.register_fake("fasttriplet::batch_hard_loss")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    margin: float,
+    distance: int,
+    soft_margin: bool,
+    reduction: int,
+    on_missing: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n = embeddings.shape[0]
+    loss = embeddings.new_empty((n,) if REDUCTIONS[reduction] == "none" else ())
+    return loss, *_mined_like(embeddings), embeddings.new_empty(n, dtype=torch.float64)
+
+
+@torch.library.register_fake("fasttriplet::_batch_hard_loss_backward")
+def _(
+    grad_loss: Tensor,
+    embeddings: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    distances: Tensor,
+    slopes: Tensor,
+    distance: int,
+) -> Tensor:
+    return embeddings.new_empty(embeddings.shape)
