@@ -2,16 +2,16 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(fasttriplet, m) {
-  // positives [N] int64, negatives [N] int64, distances [2, N] float64.
+  // distances [2, N] float64 (to the positive, to the negative), positives [N] int64, negatives [N] int64.
   m.def("mine_batch_hard(Tensor embeddings, Tensor labels, int distance) -> (Tensor, Tensor, Tensor)");
-  // loss [N] or [], positives [N], negatives [N], distances [2, N] float64, slopes [N] float64.
+  // loss [N] or [], slopes [N] float64 of d loss / d d_ap, and what mine_batch_hard returns.
   m.def(
       "batch_hard_loss(Tensor embeddings, Tensor labels, float margin, int distance, bool soft_margin, int reduction, "
       "int on_missing) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // Gradient [N, D] of the embeddings.
   m.def(
-      "_batch_hard_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor positives, Tensor negatives, "
-      "Tensor distances, Tensor slopes, int distance) -> Tensor");
+      "_batch_hard_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor slopes, Tensor distances, Tensor positives, "
+      "Tensor negatives, int distance) -> Tensor");
   // Lines of key=value about this library and the CPU.
   m.def("_build_info() -> str");
 }

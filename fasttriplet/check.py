@@ -41,7 +41,7 @@ def check_margin(margin: object) -> float:
     """A finite real number, as a float."""
     if isinstance(margin, bool) or not isinstance(margin, Real):
         raise TypeError(f"margin must be a real number; got {type(margin).__name__}")
-    if not math.isfinite(margin):
+    if not -math.inf < margin < math.inf:  # math.isfinite is opaque to torch.compile
         raise ValueError(f"margin must be finite; got {float(margin)}")
     return float(margin)
 

@@ -112,7 +112,7 @@ def mine_batch_hard(embeddings: Tensor, labels: Tensor, *, distance: str = "eucl
     """
     check_tensors(embeddings, labels)
     wide = _widened(embeddings)
-    positives, negatives, distances = torch.ops.fasttriplet.mine_batch_hard(
+    distances, positives, negatives = torch.ops.fasttriplet.mine_batch_hard(
         wide, labels, check_choice("distance", distance, DISTANCES)
     )
     positive_distances, negative_distances = distances.to(wide.dtype).unbind(0)

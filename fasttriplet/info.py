@@ -20,7 +20,7 @@ def build_info() -> dict[str, str | int | bool | None]:
         - ``torch_cuda``: the CUDA version PyTorch was built with; None for a CPU build.
         - ``platform``: operating system and machine.
         - ``compiler``: what compiled the CPU library.
-        - ``cxx_flags_isa``: the instruction set its untargeted code was compiled for.
+        - ``cxx_standard``: the C++ standard it was compiled as, the value of ``__cplusplus``.
         - ``tiers``: the instruction-set tiers in the library, parted by commas.
         - ``tiers_available``: those of them that this CPU has.
         - ``tier``: the one in use.

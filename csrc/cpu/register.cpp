@@ -64,7 +64,7 @@ Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance) {
 
 std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
   Mined mined = mine(embeddings, labels, distance_of(distance));
-  return {mined.positives, mined.negatives, mined.distances};
+  return {mined.distances, mined.positives, mined.negatives};
 }
 
 // on_missing = "error": says how many anchors lack a positive or a negative, and which is the first.
@@ -105,11 +105,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_operator(const Tensor& e
       *out = static_cast<T>(reduced);
     return result;
   });
-  return {loss, mined.positives, mined.negatives, mined.distances, slopes};
+  return {loss, slopes, mined.distances, mined.positives, mined.negatives};
 }
 
-Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& positives, const Tensor& negatives,
-                         const Tensor& distances, const Tensor& slopes, int64_t distance) {
+Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& slopes, const Tensor& distances,
+                         const Tensor& positives, const Tensor& negatives, int64_t distance) {
   check_embeddings(embeddings);
   check_upstream(grad_loss, embeddings);
   const int64_t n = embeddings.size(0), d = embeddings.size(1);
