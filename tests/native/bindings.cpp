@@ -1,0 +1,173 @@
+// The torch-free kernels bound straight to NumPy, every tier by name, for pytest and for the sanitizers.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <thread>
+
+#include "core/loss.h"
+#include "cpu/backward.h"
+#include "cpu/isa.h"
+#include "cpu/mine.h"
+#include "cpu/prepare.h"
+#include "cpu/screen.h"
+
+namespace py = pybind11;
+
+namespace fasttriplet::cpu {
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+class StdParallel : public Parallel {
+ public:
+  explicit StdParallel(int64_t threads) : threads_(threads) {}
+  int64_t threads() const override { return threads_; }
+  void run(int64_t workers, const std::function<void()>& body) const override {
+    std::vector<std::thread> others;
+    for (int64_t k = 1; k < workers; ++k) others.emplace_back(body);
+    body();
+    for (std::thread& other : others) other.join();
+  }
+
+ private:
+  int64_t threads_;
+};
+
+template <typename T>
+Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
+  if (rows.ndim() != 2) throw std::invalid_argument("rows must have shape [N, D]");
+  return {rows.data(), rows.shape(0), rows.shape(1), static_cast<Distance>(distance), tier_named(tier)};
+}
+
+template <typename T>
+py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, const std::string& tier, int64_t threads) {
+  const Batch<T> batch = batch_of(rows, distance, tier);
+  if (labels.ndim() != 1 || labels.shape(0) != batch.n) throw std::invalid_argument("labels must have shape [N]");
+  Array<int64_t> positives(batch.n), negatives(batch.n);
+  Array<double> distances({int64_t{2}, batch.n});
+  const MineOutput output = {positives.mutable_data(), negatives.mutable_data(), distances.mutable_data()};
+  MineCounts counts;
+  const bool finite = mine_batch_hard(batch, labels.data(), StdParallel(threads), output, &counts);
+  py::dict result;
+  result["positives"] = positives;
+  result["negatives"] = negatives;
+  result["distances"] = distances;
+  result["finite"] = finite;
+  result["representatives"] = counts.representatives;
+  result["exact_negatives"] = counts.exact_negatives;
+  result["exact_positives"] = counts.exact_positives;
+  return result;
+}
+
+// What the screen says of every pair of distinct rows, all of them candidates of each other: the interval [lower, upper] of
+// its key in the units of prepare, times 1 / scale^2 here, and how many of the pairs the tile reported (it must be all).
+template <typename T>
+py::dict screen_intervals(const Array<T>& rows, int distance, const std::string& tier, bool farthest) {
+  const Batch<T> batch = batch_of(rows, distance, tier);
+  const StdParallel alone(1);
+  const Survey survey = survey_rows(batch, alone);
+  std::vector<int64_t> labels(batch.n);
+  for (int64_t i = 0; i < batch.n; ++i) labels[i] = farthest ? 0 : i;
+  const Groups groups = group_rows(batch, labels.data(), survey);
+  const Prepared prepared = prepare_rows(batch, survey, groups, alone);
+  const int64_t m = groups.representatives();
+  Search search(farthest ? -1 : 1, prepared.padded);
+  search.resize(m);
+  for (int64_t r = 0; r < m; ++r) search.set(r, terms_of(prepared, batch.distance, r, farthest), true, true);
+
+  struct Context {
+    Search& search;
+    double* lower;
+    double* upper;
+    int64_t m, reported;
+  };
+  Array<double> lower({m, m}), upper({m, m});
+  std::fill_n(lower.mutable_data(), m * m, 0.0);
+  std::fill_n(upper.mutable_data(), m * m, 0.0);
+  Context context{search, lower.mutable_data(), upper.mutable_data(), m, 0};
+  std::vector<int32_t> classes(groups.representative_class);
+  classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
+  const std::vector<float> always(prepared.padded, -std::numeric_limits<float>::infinity());
+  const std::vector<float> never(prepared.padded, std::numeric_limits<float>::infinity());
+  const ScreenTask::Search wanted = {search.keys.data(), always.data(), always.data()};
+  const ScreenTask::Search other = {never.data(), never.data(), never.data()};
+  ScreenTask task;
+  task.panels = {prepared.panels.get(), prepared.d};
+  task.row_begin = task.column_begin = 0;
+  task.row_end = task.column_end = prepared.padded;
+  task.classes = classes.data();
+  task.nearest = farthest ? other : wanted;
+  task.farthest = farthest ? wanted : other;
+  task.context = &context;
+  task.hit = [](void* opaque, int64_t i, int64_t j, float dot, bool) {
+    Context& into = *static_cast<Context*>(opaque);
+    if (i >= into.m || j >= into.m) return;  // padding rows have no anchors: here every threshold is open
+    ++into.reported;
+    for (const auto& [anchor, candidate] : {std::pair{i, j}, std::pair{j, i}}) {
+      const RowTerms &a = into.search.terms[anchor], &c = into.search.terms[candidate];
+      const double low = a.anchor + c.candidate - into.search.sign * static_cast<double>(dot);
+      into.lower[anchor * into.m + candidate] = low;
+      into.upper[anchor * into.m + candidate] = low + a.anchor_slack + c.candidate_slack;
+    }
+  };
+  batch.tier.screen(task);
+  py::dict result;
+  result["lower"] = lower;
+  result["upper"] = upper;
+  result["scale"] = prepared.scale;
+  result["reported"] = context.reported;
+  result["source"] = Array<int32_t>(m, groups.source.data());
+  return result;
+}
+
+template <typename T>
+double score(const Array<T>& x, const Array<T>& y, int distance, const std::string& tier, double x_factor, double y_factor) {
+  const RowKernels<T>& kernels = tier_named(tier).rows(x.data());
+  return kernels.score[distance](x.data(), y.data(), x.shape(0), x_factor, y_factor);
+}
+
+template <typename T>
+Array<T> backward(const Array<T>& rows, const Array<int64_t>& positives, const Array<int64_t>& negatives,
+                  const Array<double>& distances, const Array<double>& slopes, const Array<T>& upstream, int distance,
+                  const std::string& tier, int64_t threads) {
+  const Batch<T> batch = batch_of(rows, distance, tier);
+  Array<T> gradient({batch.n, batch.d});
+  mined_backward(batch, {positives.data(), negatives.data(), distances.data(), slopes.data()}, upstream.data(),
+                 upstream.ndim() == 1, StdParallel(threads), gradient.mutable_data());
+  return gradient;
+}
+
+py::tuple loss(const Array<int64_t>& positives, const Array<int64_t>& negatives, const Array<double>& distances, double margin,
+               bool soft_margin, int reduction, int on_missing, bool poisoned) {
+  const int64_t n = positives.shape(0);
+  Array<double> losses(n), slopes(n);
+  const LossOptions options = {margin, soft_margin, static_cast<Reduction>(reduction), static_cast<OnMissing>(on_missing)};
+  const double reduced = reduce_losses(positives.data(), negatives.data(), distances.data(), n, options, poisoned,
+                                       losses.mutable_data(), slopes.mutable_data());
+  return py::make_tuple(reduced, losses, slopes);
+}
+
+template <typename T>
+void bind(py::module_& m, const char* suffix) {
+  const auto name = [&](const char* stem) { return std::string(stem) + suffix; };
+  m.def(name("mine_").c_str(), mine<T>);
+  m.def(name("screen_intervals_").c_str(), screen_intervals<T>);
+  m.def(name("score_").c_str(), score<T>);
+  m.def(name("backward_").c_str(), backward<T>);
+}
+
+}  // namespace
+}  // namespace fasttriplet::cpu
+
+PYBIND11_MODULE(_native, m) {
+  using namespace fasttriplet::cpu;
+  m.def("tiers_built", tiers_built);
+  m.def("tiers_available", tiers_available);
+  m.def("tier_width", [](const std::string& tier) { return tier_named(tier).width; });
+  m.def("loss", loss);
+  bind<float>(m, "float32");
+  bind<double>(m, "float64");
+}

@@ -1,0 +1,99 @@
+"""Every argument of every public function with a wrong type, shape, device, dtype or value.
+
+The error names the argument, says what it must be and what came.
+"""
+
+import pytest
+import torch
+
+import fasttriplet
+
+EMBEDDINGS = torch.zeros(8, 4)
+LABELS = torch.arange(8) // 2
+
+TENSOR_ERRORS = [
+    ("embeddings", [[0.0]], TypeError, r"embeddings must be a torch\.Tensor; got list"),
+    ("embeddings", None, TypeError, r"embeddings must be a torch\.Tensor; got NoneType"),
+    ("embeddings", torch.zeros(8, 4, dtype=torch.int64), ValueError, r"embeddings must have dtype float64, .*; got Long"),
+    ("embeddings", torch.zeros(8, 4, dtype=torch.complex64), ValueError, r"embeddings must have dtype .*; got Complex"),
+    ("embeddings", torch.zeros(8), ValueError, r"embeddings must have shape \[N, D\]; got \[8\]"),
+    ("embeddings", torch.zeros(2, 8, 4), ValueError, r"embeddings must have shape \[N, D\]; got \[2, 8, 4\]"),
+    ("embeddings", torch.zeros(()), ValueError, r"embeddings must have shape \[N, D\]; got \[\]"),
+    ("embeddings", torch.zeros(8, 4, device="meta"), ValueError, r"labels must be on the device of embeddings, meta; got"),
+    ("embeddings", torch.empty(1, 0).expand(8, 0).new_empty(8, 2**22 + 1), ValueError, r"at most 2\^22 columns; got"),
+    ("labels", [0] * 8, TypeError, r"labels must be a torch\.Tensor; got list"),
+    ("labels", LABELS.float(), ValueError, r"labels must have an integer dtype or bool; got Float"),
+    ("labels", LABELS[:7], ValueError, r"labels must have shape \[8\] to match embeddings \[8, 4\]; got \[7\]"),
+    ("labels", LABELS[:, None], ValueError, r"labels must have shape \[8\] to match embeddings \[8, 4\]; got \[8, 1\]"),
+    ("labels", torch.zeros(8, dtype=torch.int64, device="meta"), ValueError, r"labels must be on .* cpu; got .* meta"),
+]
+CHOICE_ERRORS = [
+    ("distance", "manhattan", ValueError, r"distance must be one of euclidean, .*, inner_product; got 'manhattan'"),
+    ("distance", 2, TypeError, r"distance must be a str, one of euclidean, .*; got int"),
+]
+OPTION_ERRORS = [
+    *CHOICE_ERRORS,
+    ("margin", "0.3", TypeError, r"margin must be a real number; got str"),
+    ("margin", None, TypeError, r"margin must be a real number; got NoneType"),
+    ("margin", True, TypeError, r"margin must be a real number; got bool"),
+    ("margin", torch.tensor(0.3), TypeError, r"margin must be a real number; got Tensor"),
+    ("margin", float("nan"), ValueError, r"margin must be finite; got nan"),
+    ("margin", float("inf"), ValueError, r"margin must be finite; got inf"),
+    ("soft_margin", 1, TypeError, r"soft_margin must be a bool; got int"),
+    ("soft_margin", 0.3, TypeError, r"soft_margin must be a bool; got float"),
+    ("reduction", "average", ValueError, r"reduction must be one of none, sum, mean, mean_nonzero; got 'average'"),
+    ("reduction", None, TypeError, r"reduction must be a str, .*; got NoneType"),
+    ("on_missing", "ignore", ValueError, r"on_missing must be one of skip, zero, error; got 'ignore'"),
+    ("on_missing", False, TypeError, r"on_missing must be a str, .*; got bool"),
+]
+
+
+def _ids(errors):
+    return [f"{name}-{number}" for number, (name, *_) in enumerate(errors)]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "match"), TENSOR_ERRORS + OPTION_ERRORS, ids=_ids(TENSOR_ERRORS + OPTION_ERRORS))
+def test_batch_hard_triplet_loss(name, value, error, match):
+    arguments = {"embeddings": EMBEDDINGS, "labels": LABELS, name: value}
+    with pytest.raises(error, match=match):
+        fasttriplet.batch_hard_triplet_loss(**arguments)
+
+
+@pytest.mark.parametrize(("name", "value", "error", "match"), TENSOR_ERRORS + CHOICE_ERRORS, ids=_ids(TENSOR_ERRORS + CHOICE_ERRORS))
+def test_mine_batch_hard(name, value, error, match):
+    arguments = {"embeddings": EMBEDDINGS, "labels": LABELS, name: value}
+    with pytest.raises(error, match=match):
+        fasttriplet.mine_batch_hard(**arguments)
+
+
+@pytest.mark.parametrize(("name", "value", "error", "match"), OPTION_ERRORS, ids=_ids(OPTION_ERRORS))
+def test_module_checks_at_construction(name, value, error, match):
+    with pytest.raises(error, match=match):
+        fasttriplet.BatchHardTripletLoss(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value", "error", "match"), TENSOR_ERRORS, ids=_ids(TENSOR_ERRORS))
+def test_module_checks_tensors_when_called(name, value, error, match):
+    arguments = {"embeddings": EMBEDDINGS, "labels": LABELS, name: value}
+    with pytest.raises(error, match=match):
+        fasttriplet.BatchHardTripletLoss()(**arguments)
+
+
+def test_options_are_keywords_only():
+    with pytest.raises(TypeError, match="positional"):
+        fasttriplet.batch_hard_triplet_loss(EMBEDDINGS, LABELS, 0.3)
+    with pytest.raises(TypeError, match="positional"):
+        fasttriplet.mine_batch_hard(EMBEDDINGS, LABELS, "cosine")
+    with pytest.raises(TypeError, match="positional"):
+        fasttriplet.BatchHardTripletLoss(0.3)
+
+
+def test_margins_of_any_real_type():
+    from fractions import Fraction
+
+    import numpy as np
+
+    expected = fasttriplet.batch_hard_triplet_loss(EMBEDDINGS, LABELS, margin=0.5)
+    for margin in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
+        assert torch.equal(fasttriplet.batch_hard_triplet_loss(EMBEDDINGS, LABELS, margin=margin), expected)
+    assert fasttriplet.batch_hard_triplet_loss(EMBEDDINGS, LABELS, margin=-1).item() == 0

@@ -1,0 +1,299 @@
+"""The package as it is installed: names, versions, libraries, and the decisions of setup.py about CUDA."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import fasttriplet
+from build_tools import cuda
+from fasttriplet import _library
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(fasttriplet.__file__).resolve().parent
+CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
+KNOWN = (75, 80, 86, 89, 90, 100, 110, 120)  # what the nvcc made up below says it knows
+
+
+def run_python(*arguments: str | Path, **keywords: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, **keywords)
+
+
+def pins() -> dict[str, set[str]]:
+    """The versions that requirements/constraints.txt allows for each name."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w-]+)==([\w.]+)", CONSTRAINTS.read_text(), flags=re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+# The package.
+
+
+def test_version_is_the_one_of_the_metadata():
+    assert importlib.metadata.version("fasttriplet") == fasttriplet.__version__
+
+
+def test_run_time_requirements_are_torch_and_numpy_alone():
+    requirements = importlib.metadata.requires("fasttriplet")
+    assert {text for text in requirements if "extra ==" not in text} == {"torch>=2.10", "numpy"}
+
+
+def test_public_names():
+    assert set(fasttriplet.__all__) == {
+        "BatchHardTripletLoss",
+        "MinedTriplets",
+        "__version__",
+        "batch_hard_triplet_loss",
+        "build_info",
+        "mine_batch_hard",
+    }
+    assert all(hasattr(fasttriplet, name) for name in fasttriplet.__all__)
+
+
+def test_package_is_marked_as_typed():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_docstring_maps_every_module():
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in ("__init__", "__main__"):
+            assert f"fasttriplet.{path.stem}" in fasttriplet.__doc__, path.stem
+
+
+def test_import_leaves_out_the_reference_and_what_only_examples_need():
+    unwanted = ["fasttriplet.reference", "matplotlib", "sklearn", "scipy", "torchvision", "PIL", "tqdm"]
+    code = (
+        "import sys, torch; had = set(sys.modules); import fasttriplet; new = set(sys.modules) - had;"
+        f"print(new & set({unwanted}))"
+    )
+    result = run_python("-c", code, cwd=ROOT)
+    assert result.stdout.strip() == "set()", result.stderr
+
+
+# The compiled libraries.
+
+
+def test_loading_twice_is_harmless():
+    _library.load_cpu()
+    assert _library.load_cuda() == _library.load_cuda() == _library.cuda_absence
+
+
+@pytest.mark.parametrize(("checkout", "advice"), [(True, "source checkout"), (False, "not complete")])
+def test_missing_library_says_how_to_build_it(tmp_path: Path, checkout: bool, advice: str):
+    shutil.copytree(PACKAGE, tmp_path / "fasttriplet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    if checkout:
+        (tmp_path / "setup.py").touch()
+    result = run_python("-c", "import fasttriplet", cwd=tmp_path)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: fasttriplet's compiled library")
+    assert advice in last
+    assert "pip install ." in last
+
+
+def test_library_that_cannot_be_loaded_is_an_import_error(tmp_path: Path):
+    shutil.copytree(PACKAGE, tmp_path / "fasttriplet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "fasttriplet" / "_C.abi3.so").write_text("not a library")
+    result = run_python("-c", "import fasttriplet", cwd=tmp_path)
+    assert "ImportError: fasttriplet's compiled library cannot be loaded" in result.stderr
+
+
+def test_library_uses_nothing_of_python_but_the_stable_abi():
+    pytest.importorskip("abi3audit")
+    result = run_python("-m", "abi3audit", "--strict", "--report", PACKAGE / "_C.abi3.so")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+# Requirements.
+
+
+def test_every_requirement_is_pinned():
+    packaging = pytest.importorskip("packaging.requirements")
+    for text in importlib.metadata.requires("fasttriplet"):
+        assert packaging.Requirement(text).name in pins(), text
+
+
+def test_pre_commit_has_the_pinned_versions():
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    used = re.findall(r"additional_dependencies: \[([\w-]+)==([\w.]+)\]", text)
+    assert used
+    for name, version in used:
+        assert version in pins()[name], name
+
+
+# The decisions about CUDA.
+
+
+def make_nvcc(home: Path, *, release: str = "13.0", known: Sequence[int] = KNOWN) -> dict[str, str]:
+    """Writes an nvcc that answers what setup.py asks; returns the environment in which it is the only one."""
+    program = home / "bin" / "nvcc"
+    program.parent.mkdir(parents=True)
+    listing = "\n".join(f"compute_{number}" for number in known)
+    program.write_text(f"#!/bin/sh\ncase $1 in --version) echo 'release {release}, V1';; *) echo '{listing}';; esac\n")
+    program.chmod(0o755)
+    return {"CUDA_HOME": str(home), "PATH": os.environ["PATH"]}
+
+
+@pytest.fixture
+def no_nvcc(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+
+
+def test_cuda_switch_defaults_to_auto():
+    assert cuda.requested({}) == cuda.requested({"FASTTRIPLET_CUDA": ""}) == "auto"
+
+
+@pytest.mark.parametrize("value", ["2", "yes", "AUTO", "true"])
+def test_cuda_switch_refuses_other_values(value: str):
+    with pytest.raises(ValueError, match=f"FASTTRIPLET_CUDA must be auto, 0 or 1; got '{value}'"):
+        cuda.plan({"FASTTRIPLET_CUDA": value})
+
+
+def test_cuda_0_leaves_it_out(tmp_path: Path):
+    plan = cuda.plan({**make_nvcc(tmp_path), "FASTTRIPLET_CUDA": "0"})
+    assert plan.nvcc is None
+    assert plan.message == "the CUDA library is left out: FASTTRIPLET_CUDA=0"
+
+
+def test_cuda_1_without_nvcc_is_an_error(no_nvcc: None):
+    with pytest.raises(FileNotFoundError, match="FASTTRIPLET_CUDA=1 asks for the CUDA library, but no nvcc was found"):
+        cuda.plan({"FASTTRIPLET_CUDA": "1"})
+
+
+def test_cuda_auto_without_nvcc_says_so_in_one_line(no_nvcc: None):
+    plan = cuda.plan({})
+    assert plan.nvcc is None
+    assert plan.message.startswith("the CUDA library is left out: no nvcc was found")
+    assert "\n" not in plan.message
+
+
+def test_cuda_auto_with_nvcc_builds(tmp_path: Path):
+    plan = cuda.plan(make_nvcc(tmp_path))
+    assert plan.nvcc == cuda.Nvcc(tmp_path / "bin" / "nvcc", (13, 0), KNOWN)
+    assert plan.message.endswith("with nvcc 13.0 for sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120+PTX")
+
+
+def test_cuda_of_an_old_nvcc_is_left_out(tmp_path: Path):
+    environ = make_nvcc(tmp_path, release="11.8")
+    assert "11.8, and 12.0 or later is needed" in cuda.plan(environ).message
+    with pytest.raises(FileNotFoundError, match=r"12\.0 or later is needed"):
+        cuda.plan({**environ, "FASTTRIPLET_CUDA": "1"})
+
+
+def test_default_architectures_are_those_nvcc_knows(tmp_path: Path):
+    plan = cuda.plan(make_nvcc(tmp_path, known=(70, 75, 80, 86)))
+    assert plan.architectures == (cuda.Architecture(75), cuda.Architecture(80), cuda.Architecture(86, ptx=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("8.0", "sm_80"),
+        ("8.0;9.0+PTX", "sm_80 sm_90+PTX"),
+        ("9.0+PTX 8.0", "sm_80 sm_90+PTX"),
+        ("8.0, 9.0a", "sm_80 sm_90a"),
+        ("8.0;8.0+PTX", "sm_80+PTX"),
+        (" ; ", "sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120+PTX"),
+    ],
+)
+def test_architecture_list(tmp_path: Path, value: str, names: str):
+    plan = cuda.plan({**make_nvcc(tmp_path), "TORCH_CUDA_ARCH_LIST": value})
+    assert " ".join(map(str, plan.architectures)) == names
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("Ampere", "must name compute capabilities such as 8.0;9.0[+]PTX; got 'Ampere'"),
+        ("8.0;sm_90", "got 'sm_90' in '8.0;sm_90'"),
+        ("7.0", r"that .*nvcc knows \(7.5, 8.0, .*\); got '7.0'"),
+    ],
+)
+def test_wrong_architecture_list_is_an_error(tmp_path: Path, value: str, message: str):
+    with pytest.raises(ValueError, match=f"TORCH_CUDA_ARCH_LIST .*{message}"):
+        cuda.plan({**make_nvcc(tmp_path), "TORCH_CUDA_ARCH_LIST": value})
+
+
+def test_architecture_flags():
+    assert cuda.Architecture(90, "a", ptx=True).flags() == [
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90a,code=compute_90a",
+    ]
+
+
+# What is distributed.
+
+
+@pytest.mark.slow
+def test_source_distribution_and_wheel(tmp_path: Path):
+    for name in ("build", "setuptools", "wheel", "ninja", "abi3audit", "packaging"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    from packaging.utils import parse_wheel_filename
+
+    skipped = shutil.ignore_patterns(
+        ".git", ".venv*", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
+    )
+    shutil.copytree(ROOT, tmp_path / "source", ignore=skipped)
+    nvcc = cuda.find_nvcc(os.environ)
+    environ = dict(os.environ, FASTTRIPLET_CUDA="0")
+    if nvcc is not None and nvcc.version >= cuda.OLDEST_NVCC:
+        newest = nvcc.architectures[-1]
+        environ.update(FASTTRIPLET_CUDA="1", TORCH_CUDA_ARCH_LIST=f"{newest // 10}.{newest % 10}")
+    # Makes the source distribution, and the wheel from what is in that.
+    command = ["-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", tmp_path / "source"]
+    result = run_python(*command, cwd=tmp_path, env=environ)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    left_out = {"LICENSE", "CHANGELOG.md", "CMakeLists.txt", "Makefile", ".ci/run", "build_tools/cuda.py"} - packed
+    assert not left_out
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*.*")}
+    assert sources <= packed
+
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    _, version, _, tags = parse_wheel_filename(wheel.name)
+    assert str(version) == fasttriplet.__version__
+    assert {(tag.interpreter, tag.abi) for tag in tags} == {("cp310", "abi3")}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        archive.extractall(tmp_path / "installed")
+    libraries = {"fasttriplet/_C.abi3.so"}
+    if environ["FASTTRIPLET_CUDA"] == "1":
+        libraries.add("fasttriplet/_cuda.abi3.so")
+    modules = {f"fasttriplet/{path.name}" for path in PACKAGE.glob("*.py")}
+    assert names == libraries | modules | {"fasttriplet/py.typed"}
+
+    audit = run_python("-m", "abi3audit", "--strict", "--report", wheel)
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+
+    # Resolved when used, so that a library of CUDA code can be tried where there is none.
+    code = (
+        "import ctypes, os, sys, torch\n"
+        "for path in sys.argv[1:]: ctypes.CDLL(path, os.RTLD_LAZY)\n"
+        "print(torch.ops.fasttriplet._build_info())\n"
+        "if len(sys.argv) > 2: print(torch.ops.fasttriplet._cuda_build_info())\n"
+    )
+    loaded = run_python("-c", code, *(tmp_path / "installed" / name for name in sorted(libraries)), cwd=tmp_path)
+    assert loaded.returncode == 0, loaded.stderr
+    assert "tier=" in loaded.stdout
+    assert ("cuda_architectures=" in loaded.stdout) == (len(libraries) == 2)
+
+
+def test_sources_use_no_syntax_newer_than_python_3_10():
+    for path in [ROOT / "setup.py", *PACKAGE.glob("*.py"), *(ROOT / "build_tools").glob("*.py")]:
+        ast.parse(path.read_text(), filename=str(path), feature_version=(3, 10))
