@@ -25,7 +25,8 @@ std::string dtype_of(const Tensor& tensor) { return torch::headeronly::toString(
 
 int64_t code_below(int64_t code, int64_t count, const char* name) {
   if (code < 0 || code >= count)
-    fail(std::string(name) + " must be a code from 0 to " + std::to_string(count - 1) + "; got " + std::to_string(code));
+    fail(std::string(name) + " must be a code from 0 to " + std::to_string(count - 1) + "; got " +
+         std::to_string(code));
   return code;
 }
 
@@ -61,16 +62,16 @@ void check_embeddings(const Tensor& embeddings) {
 void check_labels(const Tensor& labels, const Tensor& embeddings) {
   if (!is_integer(labels.scalar_type())) fail("labels must have an integer dtype or bool; got " + dtype_of(labels));
   if (labels.dim() != 1 || labels.size(0) != embeddings.size(0))
-    fail("labels must have shape [" + std::to_string(embeddings.size(0)) + "] to match embeddings " + shape_of(embeddings) +
-         "; got " + shape_of(labels));
+    fail("labels must have shape [" + std::to_string(embeddings.size(0)) + "] to match embeddings " +
+         shape_of(embeddings) + "; got " + shape_of(labels));
 }
 
 void check_saved(const Tensor& tensor, const char* name, ScalarType dtype, int64_t leading, int64_t n) {
   const bool shaped = leading == 1 ? tensor.dim() == 1 && tensor.size(0) == n
                                    : tensor.dim() == 2 && tensor.size(0) == leading && tensor.size(1) == n;
   if (tensor.scalar_type() != dtype || !shaped)
-    fail(std::string(name) + " must be what batch_hard_loss returned for these embeddings; got " + dtype_of(tensor) + " " +
-         shape_of(tensor));
+    fail(std::string(name) + " must be what batch_hard_loss returned for these embeddings; got " + dtype_of(tensor) +
+         " " + shape_of(tensor));
 }
 
 void check_partners(const int64_t* partners, int64_t n, const char* name) {

@@ -1,5 +1,5 @@
-// Every validation of tensors and option codes in C++. A failed one throws std::invalid_argument, Python's ValueError, and
-// names the argument, what it must be and what came.
+// Every validation of tensors and option codes in C++. A failed one throws std::invalid_argument, Python's ValueError,
+// and names the argument, what it must be and what came.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -17,7 +17,8 @@ void check_embeddings(const Tensor& embeddings);
 void check_labels(const Tensor& labels, const Tensor& embeddings);
 
 // Tensors that the forward operator made; wrong ones mean a private operator was called by hand.
-void check_saved(const Tensor& tensor, const char* name, torch::headeronly::ScalarType dtype, int64_t leading, int64_t n);
+void check_saved(const Tensor& tensor, const char* name, torch::headeronly::ScalarType dtype, int64_t leading,
+                 int64_t n);
 void check_partners(const int64_t* partners, int64_t n, const char* name);  // each -1 or an index below n
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings);
 

@@ -1,7 +1,7 @@
 """``torch.autograd.Function`` over the operators, and their fake (meta) kernels.
 
-The forward operator returns, beside the loss, what its backward needs: the slope of every anchor, and the mined pairs with
-their distances. The backward is a Function of its own, so that it can be differentiated again.
+The forward operator returns, beside the loss, what its backward needs: the slope of every anchor, and the mined pairs
+with their distances. The backward is a Function of its own, so that it can be differentiated again.
 """
 
 from __future__ import annotations

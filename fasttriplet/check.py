@@ -41,9 +41,10 @@ def check_margin(margin: object) -> float:
     """A finite real number, as a float."""
     if isinstance(margin, bool) or not isinstance(margin, Real):
         raise TypeError(f"margin must be a real number; got {type(margin).__name__}")
-    if not -math.inf < margin < math.inf:  # math.isfinite is opaque to torch.compile
-        raise ValueError(f"margin must be finite; got {float(margin)}")
-    return float(margin)
+    value = float(margin)
+    if not -math.inf < value < math.inf:  # math.isfinite is opaque to torch.compile
+        raise ValueError(f"margin must be finite; got {value}")
+    return value
 
 
 def check_bool(name: str, value: object) -> bool:

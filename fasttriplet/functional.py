@@ -37,14 +37,14 @@ def batch_hard_triplet_loss(
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
         labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
-        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the cosine
-            of a zero row is 0) or ``"inner_product"`` (-x.y).
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the
+            cosine of a zero row is 0) or ``"inner_product"`` (-x.y).
         soft_margin: softplus in place of the hinge; stable for any difference.
         reduction: ``"none"`` gives [N]; ``"sum"``; ``"mean"`` over the anchors that count; ``"mean_nonzero"`` over the
             losses above zero. Where nothing counts the result is 0, joined to the graph.
-        on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its entry
-            in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing negative
-            still skips. ``"error"``: ``ValueError``.
+        on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its
+            entry in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing
+            negative still skips. ``"error"``: ``ValueError``.
 
     Returns:
         The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for
@@ -54,7 +54,8 @@ def batch_hard_triplet_loss(
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: a wrong shape, dtype, device or value, or a missing positive or negative with ``on_missing="error"``.
+        ValueError: a wrong shape, dtype, device or value, or with ``on_missing="error"`` an anchor without a positive
+            or a negative.
 
     Example:
         >>> import torch

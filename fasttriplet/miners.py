@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-
 from torch import Tensor
 
 
@@ -35,6 +34,3 @@ class MinedTriplets(NamedTuple):
         """
         anchors = ((self.positives >= 0) & (self.negatives >= 0)).nonzero()[:, 0]
         return anchors, self.positives.index_select(0, anchors), self.negatives.index_select(0, anchors)
-
-
-

@@ -43,8 +43,8 @@ def paired_distances(embeddings: Tensor, first: Tensor, second: Tensor, distance
     if distance == "cosine":
         unit, zero = unit_rows(embeddings)
         # 1 - cos of unit rows is half the squared difference, without cancellation; the cosine of a zero row is 0.
-        halves = (zero[first].to(unit.dtype) + zero[second].to(unit.dtype)) / 2
-        return (unit[first] - unit[second]).square().sum(1) / 2 + halves
+        halves = (unit[first] - unit[second]).square().sum(1) / 2
+        return torch.where(zero[first] | zero[second], torch.ones_like(halves), halves)
     squared = (embeddings[first] - embeddings[second]).square().sum(1)
     if distance == "squared_euclidean":
         return squared
@@ -55,15 +55,16 @@ def paired_distances(embeddings: Tensor, first: Tensor, second: Tensor, distance
 def pairwise_distances(embeddings: Tensor, distance: str = "euclidean") -> Tensor:
     """Distance matrix [N, N]; a row with a NaN or infinite entry is at distance NaN from every row."""
     if distance == "inner_product":
-        matrix = -(embeddings @ embeddings.T)
+        # Row by row: a matrix product may round equal rows differently, and they would no longer tie.
+        products = [(embeddings * row).sum(1) for row in embeddings]
+        matrix = -torch.stack(products) if products else embeddings.new_empty(0, 0)
     else:
         rows, zero = unit_rows(embeddings) if distance == "cosine" else (embeddings, None)
         matrix = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
         if distance == "squared_euclidean":
             matrix = matrix.square()
         elif zero is not None:
-            halves = zero.to(matrix.dtype) / 2
-            matrix = matrix.square() / 2 + halves[:, None] + halves
+            matrix = torch.where(zero[:, None] | zero, 1, matrix.square() / 2)
     finite = embeddings.isfinite().all(1)
     return torch.where(finite[:, None] & finite, matrix, torch.nan)
 
@@ -111,7 +112,9 @@ def batch_hard_triplet_loss(
     mined = mine_batch_hard(embeddings.detach(), labels, distance=distance)
     missing = (mined.positives < 0) | (mined.negatives < 0)
     if on_missing == "error" and missing.any():
-        raise ValueError(f"{int(missing.sum())} anchors miss a positive or a negative, first {int(missing.int().argmax())}")
+        raise ValueError(
+            f"{int(missing.sum())} anchors miss a positive or a negative, first {int(missing.int().argmax())}"
+        )
     counted = mined.negatives >= 0 if on_missing == "zero" else ~missing
     poison = torch.where(embeddings.detach().isfinite().all(), 1.0, torch.nan).to(embeddings.dtype)
     embeddings = embeddings * poison

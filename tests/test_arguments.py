@@ -14,12 +14,22 @@ LABELS = torch.arange(8) // 2
 TENSOR_ERRORS = [
     ("embeddings", [[0.0]], TypeError, r"embeddings must be a torch\.Tensor; got list"),
     ("embeddings", None, TypeError, r"embeddings must be a torch\.Tensor; got NoneType"),
-    ("embeddings", torch.zeros(8, 4, dtype=torch.int64), ValueError, r"embeddings must have dtype float64, .*; got Long"),
+    (
+        "embeddings",
+        torch.zeros(8, 4, dtype=torch.int64),
+        ValueError,
+        r"embeddings must have dtype float64, .*; got Long",
+    ),
     ("embeddings", torch.zeros(8, 4, dtype=torch.complex64), ValueError, r"embeddings must have dtype .*; got Complex"),
     ("embeddings", torch.zeros(8), ValueError, r"embeddings must have shape \[N, D\]; got \[8\]"),
     ("embeddings", torch.zeros(2, 8, 4), ValueError, r"embeddings must have shape \[N, D\]; got \[2, 8, 4\]"),
     ("embeddings", torch.zeros(()), ValueError, r"embeddings must have shape \[N, D\]; got \[\]"),
-    ("embeddings", torch.zeros(8, 4, device="meta"), ValueError, r"labels must be on the device of embeddings, meta; got"),
+    (
+        "embeddings",
+        torch.zeros(8, 4, device="meta"),
+        ValueError,
+        r"labels must be on the device of embeddings, meta; got",
+    ),
     ("embeddings", torch.empty(1, 0).expand(8, 0).new_empty(8, 2**22 + 1), ValueError, r"at most 2\^22 columns; got"),
     ("labels", [0] * 8, TypeError, r"labels must be a torch\.Tensor; got list"),
     ("labels", LABELS.float(), ValueError, r"labels must have an integer dtype or bool; got Float"),
@@ -52,14 +62,18 @@ def _ids(errors):
     return [f"{name}-{number}" for number, (name, *_) in enumerate(errors)]
 
 
-@pytest.mark.parametrize(("name", "value", "error", "match"), TENSOR_ERRORS + OPTION_ERRORS, ids=_ids(TENSOR_ERRORS + OPTION_ERRORS))
+@pytest.mark.parametrize(
+    ("name", "value", "error", "match"), TENSOR_ERRORS + OPTION_ERRORS, ids=_ids(TENSOR_ERRORS + OPTION_ERRORS)
+)
 def test_batch_hard_triplet_loss(name, value, error, match):
     arguments = {"embeddings": EMBEDDINGS, "labels": LABELS, name: value}
     with pytest.raises(error, match=match):
         fasttriplet.batch_hard_triplet_loss(**arguments)
 
 
-@pytest.mark.parametrize(("name", "value", "error", "match"), TENSOR_ERRORS + CHOICE_ERRORS, ids=_ids(TENSOR_ERRORS + CHOICE_ERRORS))
+@pytest.mark.parametrize(
+    ("name", "value", "error", "match"), TENSOR_ERRORS + CHOICE_ERRORS, ids=_ids(TENSOR_ERRORS + CHOICE_ERRORS)
+)
 def test_mine_batch_hard(name, value, error, match):
     arguments = {"embeddings": EMBEDDINGS, "labels": LABELS, name: value}
     with pytest.raises(error, match=match):

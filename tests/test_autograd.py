@@ -58,9 +58,7 @@ def test_opcheck(case, dtype):
         arguments = (embeddings, labels, 0.3, 0, False, reduction, 0)
         torch.library.opcheck(OPS.batch_hard_loss.default, arguments)
         loss, *saved = OPS.batch_hard_loss(*arguments)
-        torch.library.opcheck(
-            OPS._batch_hard_loss_backward.default, (torch.ones_like(loss), embeddings, *saved, 0)
-        )
+        torch.library.opcheck(OPS._batch_hard_loss_backward.default, (torch.ones_like(loss), embeddings, *saved, 0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

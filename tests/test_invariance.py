@@ -16,7 +16,9 @@ SIZES = (1, 2, 3, 97, 100, 101, 383, 384, 385, 1000)
 
 def gauss(n, d=20, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=generator, dtype=dtype), torch.randint(0, max(1, n // 4), (n,), generator=generator)
+    return torch.randn(n, d, generator=generator, dtype=dtype), torch.randint(
+        0, max(1, n // 4), (n,), generator=generator
+    )
 
 
 def run(embeddings, labels, **options):

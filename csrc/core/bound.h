@@ -1,22 +1,23 @@
 // The screen's bound: what a low-precision dot product still says for sure about a pair.
 //
-// The screen multiplies rounded rows x^ of the prepared rows x (centred where that changes no distance, scaled by a power of
-// two). With |x - x^| <= r_x and the products summed in float32,
+// The screen multiplies rounded rows x^ of the prepared rows x (centred where that changes no distance, scaled by a
+// power of two). With |x - x^| <= r_x and the products summed in float32,
 //
 //   |x.y - fl(x^.y^)| <= |x^| r_y + |y^| r_x + r_x r_y + g |x^| |y^|        (Cauchy-Schwarz)
 //
 // where g bounds the relative error of the sum of D products. With rho = max r / (|x^| + tiny) this is at most
-// E = kappa (|x^| + tiny) (|y^| + tiny), kappa = 2 rho + rho^2 + g. `tiny` keeps rows that vanish beside the largest one,
-// and products that fall below the normal float32 range or are flushed to zero, inside the bound.
+// E = kappa (|x^| + tiny) (|y^| + tiny), kappa = 2 rho + rho^2 + g. `tiny` keeps rows that vanish beside the largest
+// one, and products that fall below the normal float32 range or are flushed to zero, inside the bound.
 //
 // The scan looks for the smallest key of each anchor; a policy says which:
 //   nearest   key = h              h = |x|^2 / 2 + |y|^2 / 2 - x.y, or -x.y for inner products
 //   farthest  key = -h
 // Both are written  lower = anchor[i] + candidate[j] - sign * dot  with  lower <= key <= lower + anchor_slack[i] +
-// candidate_slack[j]  (up to a constant of the anchor), so the smallest upper bound S seen by an anchor rejects every pair
-// with lower > S, and the pair with the smallest key is never rejected. E is split between the two rows so that the test
-// needs one number a row: for differences E <= kappa ((|x^| + tiny)^2 + (|y^| + tiny)^2) / 2, which never exceeds a few
-// roundings of the key's own terms; inner products have no such terms, so the anchor carries E against the largest norm.
+// candidate_slack[j]  (up to a constant of the anchor), so the smallest upper bound S seen by an anchor rejects every
+// pair with lower > S, and the pair with the smallest key is never rejected. E is split between the two rows so that
+// the test needs one number a row: for differences E <= kappa ((|x^| + tiny)^2 + (|y^| + tiny)^2) / 2, which never
+// exceeds a few roundings of the key's own terms; inner products have no such terms, so the anchor carries E against
+// the largest norm.
 #pragma once
 
 #include <cmath>
@@ -26,7 +27,7 @@
 namespace fasttriplet {
 
 inline constexpr double kUnitRoundoff = 0x1p-24;  // of float32, round to nearest
-inline constexpr double kTiny = 0x1p-50;          // D * 2^-24 * tiny^2 stays above D * 2^-126, the loss when flushing to zero
+inline constexpr double kTiny = 0x1p-50;  // D * 2^-24 * tiny^2 stays above D * 2^-126, the loss when flushing to zero
 
 // g for a sum of d products, each multiply and each add rounded once or fused; n u / (1 - n u), Higham 2002, lemma 3.1.
 inline double accumulation_error(int64_t d) {
@@ -49,30 +50,26 @@ struct RowTerms {
   double anchor, candidate, anchor_slack, candidate_slack;
 };
 
-// Slack for what happens after the dot product: float64 roundings of the exact score that the settle step will compare, and
-// of these terms themselves. A few float32 roundings are far above both.
+// Slack for what happens after the dot product: float64 roundings of the exact score that the settle step will compare,
+// and of these terms themselves. A few float32 roundings are far above both.
 inline double roundings(double half_square) { return 8 * kUnitRoundoff * half_square; }
 
-struct DifferenceBound {
-  static RowTerms nearest(const RowNorms& row, double kappa, double /*largest_norm*/) {
-    const double reach = row.norm + kTiny;
-    const double e = kappa * reach * reach / 2 + roundings(row.half_square);
-    const double lower = row.half_square - e;
-    return {lower, lower, 2 * e, 2 * e};
-  }
-};
+inline RowTerms difference_terms(const RowNorms& row, double kappa) {
+  const double reach = row.norm + kTiny;
+  const double e = kappa * reach * reach / 2 + roundings(row.half_square);
+  const double lower = row.half_square - e;
+  return {lower, lower, 2 * e, 2 * e};
+}
 
-struct ProductBound {
-  static RowTerms nearest(const RowNorms& row, double kappa, double largest_norm) {
-    const double e = (kappa + 8 * kUnitRoundoff) * (row.norm + kTiny) * (largest_norm + kTiny);
-    return {0, 0, 2 * e, 0};
-  }
-};
+inline RowTerms product_terms(const RowNorms& row, double kappa, double largest_norm) {
+  const double e = (kappa + 8 * kUnitRoundoff) * (row.norm + kTiny) * (largest_norm + kTiny);
+  return {0, 0, 2 * e, 0};
+}
 
 // The farthest pair is the one with the smallest -h: negate the upper ends.
 inline RowTerms farthest(const RowTerms& nearest) {
-  return {-(nearest.anchor + nearest.anchor_slack), -(nearest.candidate + nearest.candidate_slack), nearest.anchor_slack,
-          nearest.candidate_slack};
+  return {-(nearest.anchor + nearest.anchor_slack), -(nearest.candidate + nearest.candidate_slack),
+          nearest.anchor_slack, nearest.candidate_slack};
 }
 
 // float32 numbers just below or above a float64 one.
@@ -81,9 +78,11 @@ inline float float_below(double value) {
   return rounded > value ? std::nextafterf(rounded, -std::numeric_limits<float>::infinity()) : rounded;
 }
 
-// The scan tests  sign * dot >= key_of_candidate + threshold_of_anchor  in float32. Both are lowered by what the addition
-// may round up, so that the test never fails where  anchor + candidate - sign * dot <= best  holds exactly.
-inline float candidate_key(double candidate) { return float_below(candidate - 2 * kUnitRoundoff * std::fabs(candidate)); }
+// The scan tests  sign * dot >= key_of_candidate + threshold_of_anchor  in float32. Both are lowered by what the
+// addition may round up, so that the test never fails where  anchor + candidate - sign * dot <= best  holds exactly.
+inline float candidate_key(double candidate) {
+  return float_below(candidate - 2 * kUnitRoundoff * std::fabs(candidate));
+}
 
 inline float anchor_threshold(double anchor, double best) {
   return float_below(anchor - best - 4 * kUnitRoundoff * (std::fabs(anchor) + std::fabs(best)));

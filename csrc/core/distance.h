@@ -3,12 +3,12 @@
 //   kind               score(x, y)                  distance        d distance / d x
 //   euclidean          sum (x - y)^2                sqrt(score)     (x - y) / distance
 //   squared_euclidean  sum (x - y)^2                score           2 (x - y)
-//   cosine             sum (u - v)^2 / 2 + zeros    score           (u - v - distance u) / |x|
+//   cosine             sum (u - v)^2 / 2            score           (u - v - distance u) / |x|
 //   inner_product      -sum x y                     score           -y
 //
-// with u = x / |x|, v = y / |y|. Half the squared difference of unit rows is 1 - cos without its cancellation; a row of
-// norm zero stays zero and adds 1/2, so that its cosine with every row is 0. Scores are sums in float64 in an order
-// that no instruction set changes (cpu/exact-inl.h), taken from the values given, never from |x|^2 + |y|^2 - 2xy.
+// with u = x / |x|, v = y / |y|. Half the squared difference of unit rows is 1 - cos without its cancellation; the
+// cosine of a row of norm zero is 0, its score 1. Scores are sums in float64 in an order that no instruction set
+// changes (cpu/exact-inl.h), taken from the values given, never from |x|^2 + |y|^2 - 2xy.
 #pragma once
 
 #include <cmath>
@@ -48,8 +48,9 @@ inline double distance_of_score(Distance distance, double score) {
   return distance == Distance::kEuclidean ? std::sqrt(score) : score;
 }
 
-// The weight e of an edge (x, y) such that the gradient of x is e times: x - y for differences, (u - v - distance u) / |x|
-// for cosine, -y for inner products; `slope` is d loss / d distance. Zero at distance zero, where the root has no slope.
+// The weight e of an edge (x, y) such that the gradient of x is e times: x - y for differences, (u - v - distance u) /
+// |x| for cosine, -y for inner products; `slope` is d loss / d distance. Zero at distance zero, where the root has no
+// slope.
 inline double edge_weight(Distance distance, double slope, double value) {
   switch (distance) {
     case Distance::kEuclidean:

@@ -36,9 +36,9 @@ inline bool anchor_counts(bool has_positive, bool has_negative, OnMissing on_mis
   return has_negative && (has_positive || on_missing == OnMissing::kZero);
 }
 
-// Writes losses [N] (before reduction; 0 where the anchor does not count) and slopes [N], the slopes already divided by the
-// reduction's count, and returns the reduced loss. Sums run in index order: the same on every run.
-// `poisoned`: some row is not finite; what counts, the reduced loss and every slope become NaN.
+// Writes losses [N] (before reduction; 0 where the anchor does not count) and slopes [N], the slopes already divided by
+// the reduction's count, and returns the reduced loss. Sums run in index order: the same on every run. `poisoned`: some
+// row is not finite; what counts, the reduced loss and every slope become NaN.
 inline double reduce_losses(const int64_t* positives, const int64_t* negatives, const double* distances, int64_t n,
                             const LossOptions& options, bool poisoned, double* losses, double* slopes) {
   const double nan = std::numeric_limits<double>::quiet_NaN();

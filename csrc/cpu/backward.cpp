@@ -8,14 +8,16 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Edges by the row they point at: compressed rows, ascending by anchor, the positive before the negative. Edge 2 i is anchor
-// i's to its positive, 2 i + 1 the one to its negative.
+// Edges by the row they point at: compressed rows, ascending by anchor, the positive before the negative. Edge 2 i is
+// anchor i's to its positive, 2 i + 1 the one to its negative.
 struct IncomingEdges {
   std::vector<int64_t> begin;  // [N + 1]
   std::vector<int64_t> edges;  // [number of edges]
 };
 
-int64_t target_of(const MinedPairs& pairs, int64_t edge) { return (edge & 1 ? pairs.negatives : pairs.positives)[edge / 2]; }
+int64_t target_of(const MinedPairs& pairs, int64_t edge) {
+  return (edge & 1 ? pairs.negatives : pairs.positives)[edge / 2];
+}
 
 bool pulls(const MinedPairs& pairs, int64_t edge) { return pairs.slopes[edge / 2] != 0 && target_of(pairs, edge) >= 0; }
 

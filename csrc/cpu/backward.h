@@ -14,8 +14,8 @@ struct MinedPairs {
   const double* slopes;      // [N] d loss / d d_ap = -d loss / d d_an
 };
 
-// gradient [N, D]. `upstream` is the gradient of the loss: [N] where `per_anchor`, else one number. A slope that is NaN makes
-// the whole gradient NaN.
+// gradient [N, D]. `upstream` is the gradient of the loss: [N] where `per_anchor`, else one number. A slope that is NaN
+// makes the whole gradient NaN.
 template <typename T>
 void mined_backward(const Batch<T>& batch, const MinedPairs& pairs, const T* upstream, bool per_anchor,
                     const Parallel& parallel, T* gradient);

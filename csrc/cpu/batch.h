@@ -23,8 +23,8 @@ struct Batch {
 
 // What one pass over the rows tells.
 struct Survey {
-  std::vector<RowSurvey> rows;   // [N]
-  std::vector<double> factors;   // [N] 1 / |x|, 0 for zero rows; empty unless the distance normalises
+  std::vector<RowSurvey> rows;  // [N]
+  std::vector<double> factors;  // [N] 1 / |x|, 0 for zero rows; empty unless the distance normalises
   bool all_finite = true;
 
   bool finite(int64_t i) const { return rows[i].largest == rows[i].largest; }

@@ -1,5 +1,6 @@
-// Everything exact: scores of pairs, surveys of rows, packing and the gather of gradients, in float64. Sums run over 16 fixed
-// lanes in a fixed order with nothing fused, so every instruction set gives the same bits. Compiled once per instruction set.
+// Everything exact: scores of pairs, surveys of rows, packing and the gather of gradients, in float64. Sums run over 16
+// fixed lanes in a fixed order with nothing fused, so every instruction set gives the same bits. Compiled once per
+// instruction set.
 
 namespace fasttriplet::cpu::FT_TIER {
 
@@ -71,7 +72,7 @@ inline double score(const T* x, const T* y, int64_t d, double x_factor, double y
   if (k < d) odd += score_term<Kind>(load_tail(x + k, d - k), load_tail(y + k, d - k), fx, fy);
   const double total = sum(even + odd);
   if constexpr (Kind::kProduct) return -total;
-  if constexpr (Kind::kNormalised) return total / 2 + (x_factor == 0 ? 0.5 : 0) + (y_factor == 0 ? 0.5 : 0);
+  if constexpr (Kind::kNormalised) return x_factor == 0 || y_factor == 0 ? 1 : total / 2;
   return total;
 }
 
@@ -135,7 +136,8 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
                                 __builtin_sqrt(sum(residual[lane]))};
 }
 
-// gradient = sum over edges of weight (x - y); for cosine (sum weight (u - v) - u sum weight distance) / |x|; -sum weight y.
+// gradient = sum over edges of weight (x - y); for cosine (sum weight (u - v) - u sum weight distance) / |x|; -sum
+// weight y.
 template <typename Kind, typename T>
 inline void gather(const T* rows, int64_t d, const double* factors, int64_t target, const Edge* edges, int64_t count,
                    T* gradient) {

@@ -44,7 +44,8 @@ void group_by_label(const int64_t* labels, int64_t n, Groups& groups) {
   std::vector<int32_t> sizes;
   groups.class_of.resize(n);
   for (int64_t i = 0; i < n; ++i) {
-    int32_t& slot = table.slot(mix(static_cast<uint64_t>(labels[i])), [&](int32_t c) { return label_of_class[c] == labels[i]; });
+    int32_t& slot =
+        table.slot(mix(static_cast<uint64_t>(labels[i])), [&](int32_t c) { return label_of_class[c] == labels[i]; });
     if (slot < 0) {
       slot = static_cast<int32_t>(label_of_class.size());
       label_of_class.push_back(labels[i]);
@@ -85,7 +86,8 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
   NumberTable table(n);
   std::vector<Value> values;
   std::vector<int32_t> leader(n, -1);
-  std::unordered_map<uint64_t, int32_t> other_leaders;  // of (value, class), where the class is not that of the lowest row
+  std::unordered_map<uint64_t, int32_t>
+      other_leaders;  // of (value, class), where the class is not that of the lowest row
   std::vector<int32_t> twin_of_row(n, -1);
   for (int64_t i = 0; i < n; ++i) {
     if (!survey.finite(i)) continue;
@@ -137,7 +139,8 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
   groups.may_be_negative.assign(groups.source.size(), 0);
   for (const Value& value : values) {
     groups.may_be_negative[groups.representative_of[value.lowest]] = 1;
-    if (value.lowest_of_other_class >= 0) groups.may_be_negative[groups.representative_of[value.lowest_of_other_class]] = 1;
+    if (value.lowest_of_other_class >= 0)
+      groups.may_be_negative[groups.representative_of[value.lowest_of_other_class]] = 1;
   }
   return groups;
 }

@@ -42,8 +42,8 @@ const Tier& tier_named(const std::string& name) {
     if (entry.available && name == entry.tier->name) return *entry.tier;
   std::string available;
   for (const std::string& tier : tiers_available()) available += (available.empty() ? "" : ", ") + tier;
-  throw std::invalid_argument("FASTTRIPLET_ISA must be one of the tiers this CPU can run (" + available + "); got '" + name +
-                              "'");
+  throw std::invalid_argument("FASTTRIPLET_ISA must be one of the tiers this CPU can run (" + available + "); got '" +
+                              name + "'");
 }
 
 const Tier& chosen_tier() {

@@ -1,6 +1,7 @@
 // The instruction-set tiers of this library, those this CPU can run, and the one chosen.
 //
-// The choice is made once, at the first call: the best available tier, or the one the environment variable FASTTRIPLET_ISA names.
+// The choice is made once, at the first call: the best available tier, or the one the environment variable
+// FASTTRIPLET_ISA names.
 #pragma once
 
 #include <string>

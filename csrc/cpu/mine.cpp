@@ -11,8 +11,8 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Classes up to this many representatives are scored pair by pair, about n_c D / 2 float64 operations an anchor; the screen
-// of larger ones costs no more products than the negatives' screen computes anyway.
+// Classes up to this many representatives are scored pair by pair, about n_c D / 2 float64 operations an anchor; the
+// screen of larger ones costs no more products than the negatives' screen computes anyway.
 constexpr int32_t kPairwiseClass = 48;
 
 struct Pick {
@@ -42,7 +42,8 @@ class Miner {
 
   bool run(const MineOutput& output, MineCounts* counts) {
     score_small_classes();
-    if (groups_.classes() > 1 || largest_class() > kPairwiseClass) screen();
+    const bool has_negatives = groups_.classes() > 1 && groups_.representatives() > 1;
+    if (has_negatives || largest_class() > kPairwiseClass) screen();
     for_each_range(parallel_, batch_.n, 256, 20.0 * static_cast<double>(batch_.n),
                    [&](int64_t begin, int64_t end) { write(begin, end, output); });
     if (!survey_.all_finite) override_non_finite(output);
@@ -82,12 +83,6 @@ class Miner {
       }
   }
 
-  RowTerms terms_of(const Prepared& prepared, int32_t r) const {
-    return batch_.distance == Distance::kInnerProduct
-               ? ProductBound::nearest(prepared.norms[r], prepared.kappa, prepared.largest_norm)
-               : DifferenceBound::nearest(prepared.norms[r], prepared.kappa, prepared.largest_norm);
-  }
-
   void screen() {
     const int64_t m = groups_.representatives();
     const Prepared prepared = prepare_rows(batch_, survey_, groups_, parallel_);
@@ -95,10 +90,11 @@ class Miner {
     nearest.resize(m);
     if (largest_class() > kPairwiseClass) farthest.resize(m);
     for (int32_t r = 0; r < m; ++r) {
-      const RowTerms terms = terms_of(prepared, r);
-      nearest.set(r, terms, groups_.classes() > 1, groups_.may_be_negative[r] != 0);
+      nearest.set(r, terms_of(prepared, batch_.distance, r, false), groups_.classes() > 1,
+                  groups_.may_be_negative[r] != 0);
+      if (farthest.empty()) continue;
       const bool screened = class_size(groups_.representative_class[r]) > kPairwiseClass;
-      if (!farthest.empty()) farthest.set(r, fasttriplet::farthest(terms), screened, screened);
+      farthest.set(r, terms_of(prepared, batch_.distance, r, true), screened, screened);
     }
     const Settler settler{[this](int32_t a, int32_t b) { return score_of(a, b); }, groups_.source.data()};
     run_screen(batch_.tier, prepared, groups_.representative_class, nearest, farthest, settler, parallel_);
@@ -144,13 +140,14 @@ class Miner {
     output.distances[batch_.n + i] = value(negative);
   }
 
-  // Every distance of a row that is not finite is NaN, the hardest: the lowest such row wins, and such a row itself takes
-  // the lowest of all.
+  // Every distance of a row that is not finite is NaN, the hardest: the lowest such row wins, and such a row itself
+  // takes the lowest of all.
   void override_non_finite(const MineOutput& output) const {
     std::vector<int64_t> bad_of_class(groups_.classes(), -1);
     for (int64_t i = batch_.n; i-- > 0;)
       if (!survey_.finite(i)) bad_of_class[groups_.class_of[i]] = i;
-    const Lowest bad = lowest([&](int64_t i) { return !survey_.finite(i); }), any = lowest([](int64_t) { return true; });
+    const Lowest bad = lowest([&](int64_t i) { return !survey_.finite(i); }),
+                 any = lowest([](int64_t) { return true; });
     const auto of_other_class = [&](const Lowest& rows, int32_t c) {
       return rows.first >= 0 && groups_.class_of[rows.first] == c ? rows.first_of_other_class : rows.first;
     };

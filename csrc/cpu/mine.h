@@ -1,4 +1,5 @@
-// Batch-hard mining on the CPU: for each anchor the farthest positive and the nearest negative, exactly, in O(N * D) memory.
+// Batch-hard mining on the CPU: for each anchor the farthest positive and the nearest negative, exactly, in O(N * D)
+// memory.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +9,9 @@
 namespace fasttriplet::cpu {
 
 struct MineCounts {
-  int64_t representatives = 0;   // rows the screen multiplied
-  int64_t exact_negatives = 0;   // exact scores taken to settle the nearest negatives
-  int64_t exact_positives = 0;   // exact scores taken for positives
+  int64_t representatives = 0;  // rows the screen multiplied
+  int64_t exact_negatives = 0;  // exact scores taken to settle the nearest negatives
+  int64_t exact_positives = 0;  // exact scores taken for positives
 };
 
 struct MineOutput {
@@ -19,8 +20,8 @@ struct MineOutput {
   double* distances;   // [2, N] to the positive and to the negative, NaN where there is none
 };
 
-// Returns whether every row is finite. A row that is not is at distance NaN from every row, and NaN is the hardest of all.
-// `labels` [N]. `counts` may be null.
+// Returns whether every row is finite. A row that is not is at distance NaN from every row, and NaN is the hardest of
+// all. `labels` [N]. `counts` may be null.
 template <typename T>
 bool mine_batch_hard(const Batch<T>& batch, const int64_t* labels, const Parallel& parallel, const MineOutput& output,
                      MineCounts* counts);

@@ -1,4 +1,5 @@
-// Running tasks on threads, without naming whose threads they are: PyTorch's in the extension, std::thread in native tests.
+// Running tasks on threads, without naming whose threads they are: PyTorch's in the extension, std::thread in native
+// tests.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,8 @@ class Parallel {
 // Waking a thread costs about 5 us, so a worker must have at least some 20 us of work: 2^16 float64 operations.
 inline constexpr double kOperationsPerWorker = 1 << 16;
 
-// Calls f(task) for every task in [0, tasks), each once, in no particular order; alone where there is too little to share.
+// Calls f(task) for every task in [0, tasks), each once, in no particular order; alone where there is too little to
+// share.
 template <typename F>
 void for_each_task(const Parallel& parallel, int64_t tasks, double operations, F&& f) {
   const double worthwhile = std::min(operations / kOperationsPerWorker, 1e6);

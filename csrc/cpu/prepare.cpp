@@ -8,8 +8,8 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// A centre changes no distance, only how tight the bound is. The median of a few rows, entry by entry, sits inside the batch
-// as the mean does, but stays near the many small rows where norms differ by orders of magnitude.
+// A centre changes no distance, only how tight the bound is. The median of a few rows, entry by entry, sits inside the
+// batch as the mean does, but stays near the many small rows where norms differ by orders of magnitude.
 constexpr int64_t kSamples = 33;
 
 template <typename T>
@@ -30,8 +30,8 @@ std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const
   return centre;
 }
 
-// The power of two that brings every entry below 1. Zero, which makes the screen pass every pair on to exact scoring, where
-// float64 itself is close to overflow or underflow and scores may tie that the screen would tell apart.
+// The power of two that brings every entry below 1. Zero, which makes the screen pass every pair on to exact scoring,
+// where float64 itself is close to overflow or underflow and scores may tie that the screen would tell apart.
 double scale_of(const Survey& survey, const Groups& groups, const std::vector<double>& centre) {
   double largest = 0;
   for (const int32_t i : groups.source)
@@ -54,7 +54,8 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
   prepared.d = batch.d;
   prepared.padded = panels * width;
   prepared.norms.resize(m);
-  const size_t bytes = (sizeof(float) * static_cast<size_t>(std::max<int64_t>(prepared.padded * batch.d, 1)) + 63) / 64 * 64;
+  const size_t bytes =
+      (sizeof(float) * static_cast<size_t>(std::max<int64_t>(prepared.padded * batch.d, 1)) + 63) / 64 * 64;
   prepared.panels = {static_cast<float*>(std::aligned_alloc(64, bytes)), std::free};
   if (!prepared.panels) throw std::bad_alloc();
 
@@ -80,11 +81,21 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
     prepared.largest_norm = std::max(prepared.largest_norm, row.norm);
     if (batch.distance == Distance::kInnerProduct) row.half_square = 0;
   }
-  if (batch.distance == Distance::kCosine)  // a zero row adds 1/2 to each of its scores, in the screen's scaled units
+  if (batch.distance ==
+      Distance::kCosine)  // |0 - v|^2 / 2 is 1/2 where the score is 1; between two zero rows 0, likewise 1
     for (int64_t r = 0; r < m; ++r)
       if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += task.scale * task.scale / 2;
   prepared.kappa = kappa(rho, batch.d);
+  prepared.scale = task.scale;
   return prepared;
+}
+
+RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t representative, bool farthest) {
+  const RowNorms& row = prepared.norms[representative];
+  const RowTerms nearest = distance == Distance::kInnerProduct
+                               ? product_terms(row, prepared.kappa, prepared.largest_norm)
+                               : difference_terms(row, prepared.kappa);
+  return farthest ? fasttriplet::farthest(nearest) : nearest;
 }
 
 template Prepared prepare_rows(const Batch<float>&, const Survey&, const Groups&, const Parallel&);

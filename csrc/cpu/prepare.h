@@ -1,4 +1,5 @@
-// The rows as the screen multiplies them: representatives in class order, centred, scaled, rounded to float32, in panels.
+// The rows as the screen multiplies them: representatives in class order, centred, scaled, rounded to float32, in
+// panels.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +15,17 @@ namespace fasttriplet::cpu {
 struct Prepared {
   std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [padded M / width, D, width]
   int64_t d = 0;
-  int64_t padded = 0;             // M rounded up to whole panels
-  std::vector<RowNorms> norms;    // [M], half_square 0 for inner products
-  double kappa = 0;               // core/bound.h
+  int64_t padded = 0;           // M rounded up to whole panels
+  std::vector<RowNorms> norms;  // [M], half_square 0 for inner products
+  double kappa = 0;             // core/bound.h
   double largest_norm = 0;
+  double scale = 1;  // power of two; 0 where nothing can be screened
 };
 
 template <typename T>
 Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups& groups, const Parallel& parallel);
+
+// A representative's share of the bound, for the nearest or the farthest.
+RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t representative, bool farthest);
 
 }  // namespace fasttriplet::cpu

@@ -1,4 +1,5 @@
-// The CPU kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows PyTorch.
+// The CPU kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows
+// PyTorch.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -50,8 +51,8 @@ Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance) {
   const Tensor rows = torch::stable::contiguous(embeddings);
   const Tensor ids = torch::stable::contiguous(torch::stable::to(labels, ScalarType::Long));
   const int64_t n = rows.size(0), d = rows.size(1);
-  Mined mined{new_tensor({n}, ScalarType::Long), new_tensor({n}, ScalarType::Long), new_tensor({2, n}, ScalarType::Double),
-              true};
+  Mined mined{new_tensor({n}, ScalarType::Long), new_tensor({n}, ScalarType::Long),
+              new_tensor({2, n}, ScalarType::Double), true};
   const MineOutput output = {mined.positives.mutable_data_ptr<int64_t>(), mined.negatives.mutable_data_ptr<int64_t>(),
                              mined.distances.mutable_data_ptr<double>()};
   mined.finite = dispatch_dtype(rows, [&](auto* typed) {
@@ -81,9 +82,9 @@ void refuse_missing(const int64_t* positives, const int64_t* negatives, int64_t 
                                 " anchors without, the first at index " + std::to_string(first));
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const Tensor& labels, double margin,
-                                                                 int64_t distance, bool soft_margin, int64_t reduction,
-                                                                 int64_t on_missing) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const Tensor& labels,
+                                                                 double margin, int64_t distance, bool soft_margin,
+                                                                 int64_t reduction, int64_t on_missing) {
   const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
   Mined mined = mine(embeddings, labels, distance_of(distance));
   const int64_t n = embeddings.size(0);
@@ -108,8 +109,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_operator(const Tensor& e
   return {loss, slopes, mined.distances, mined.positives, mined.negatives};
 }
 
-Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& slopes, const Tensor& distances,
-                         const Tensor& positives, const Tensor& negatives, int64_t distance) {
+Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& slopes,
+                         const Tensor& distances, const Tensor& positives, const Tensor& negatives, int64_t distance) {
   check_embeddings(embeddings);
   check_upstream(grad_loss, embeddings);
   const int64_t n = embeddings.size(0), d = embeddings.size(1);

@@ -1,9 +1,10 @@
-// The screen: float32 dot products of the upper triangle, each tile tested at once for its rows and for its columns. No dot
-// product leaves the registers unless some test hits. Compiled once per instruction set.
+// The screen: float32 dot products of the upper triangle, each tile tested at once for its rows and for its columns. No
+// dot product leaves the registers unless some test hits. Compiled once per instruction set.
 //
 // Register tile: kHeight rows x 3 vectors. kHeight x 3 accumulators + 3 columns + 1 broadcast fill the register file:
-// 8 x 3 + 4 = 28 of 32 with AVX-512, 4 x 3 + 4 = 16 of 16 with AVX2 and SSE2. Twelve or more independent sums hide the latency
-// of the fused multiply-add, 4 cycles at 2 per cycle. A step of D loads 3 vectors and kHeight scalars for 3 kHeight products.
+// 8 x 3 + 4 = 28 of 32 with AVX-512, 4 x 3 + 4 = 16 of 16 with AVX2 and SSE2. Twelve or more independent sums hide the
+// latency of the fused multiply-add, 4 cycles at 2 per cycle. A step of D loads 3 vectors and kHeight scalars for 3
+// kHeight products.
 
 namespace fasttriplet::cpu::FT_TIER {
 
@@ -43,8 +44,8 @@ FT_INLINE const ScreenTask::Search& search_of(const ScreenTask& task) {
 
 // Lanes of one row that may improve the row's anchor or a column's (core/bound.h).
 template <bool kPositive>
-FT_INLINE Mask hits(const ScreenTask::Search& search, Lanes dot, float row_key, float row_threshold, const float* column_key,
-                    const float* column_threshold) {
+FT_INLINE Mask hits(const ScreenTask::Search& search, Lanes dot, float row_key, float row_threshold,
+                    const float* column_key, const float* column_threshold) {
   (void)search;
   const Lanes signed_dot = kPositive ? Vec::negate(dot) : dot;
   const Lanes row_limit = Vec::add(Vec::load(column_key), Vec::set1(row_threshold));

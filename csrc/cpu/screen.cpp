@@ -11,8 +11,8 @@ namespace {
 constexpr float kNever = std::numeric_limits<float>::infinity();
 constexpr double kNothingSeen = std::numeric_limits<double>::max();  // below the infinity that marks "no candidate"
 
-// Rows of a block: a common multiple of the tiers' panel widths. At D = 128 a block is 196 KB, so the two of a task fit a
-// second-level cache; a task is 384 x 384 x 128 multiply-adds, about 0.3 ms, long against a lock.
+// Rows of a block: a common multiple of the tiers' panel widths. At D = 128 a block is 196 KB, so the two of a task fit
+// a second-level cache; a task is 384 x 384 x 128 multiply-adds, about 0.3 ms, long against a lock.
 constexpr int64_t kBlock = 384;
 
 // What a task knows of one block's anchors in one search.
@@ -153,7 +153,8 @@ void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     const BlockPair pair = block_pair(index, blocks);
     const auto local = [&](Search& search, int64_t of) {
       const std::lock_guard<std::mutex> guard(locks[of]);
-      return LocalAnchors(search, of * block, std::min((of + 1) * block, m), std::min((of + 1) * block, prepared.padded));
+      return LocalAnchors(search, of * block, std::min((of + 1) * block, m),
+                          std::min((of + 1) * block, prepared.padded));
     };
     LocalAnchors nearest_rows = local(nearest, pair.i), farthest_rows = local(farthest, pair.i);
     std::optional<LocalAnchors> nearest_columns, farthest_columns;

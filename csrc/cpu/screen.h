@@ -1,9 +1,10 @@
-// The screen: one walk over the upper triangle that leaves each anchor with the few candidates its winner must be among.
+// The screen: one walk over the upper triangle that leaves each anchor with the few candidates its winner must be
+// among.
 //
-// Two searches share the walk: the nearest negative of every anchor, and the farthest positive of anchors in classes too
-// large to score pair by pair. Tasks are squares of blocks; each works on its own copy of its anchors' thresholds and merges
-// what it found under the blocks' locks. Which candidates end up in a list depends on timing, which of them wins does not:
-// a list always holds the winner (core/bound.h), and the winner is settled by exact scores.
+// Two searches share the walk: the nearest negative of every anchor, and the farthest positive of anchors in classes
+// too large to score pair by pair. Tasks are squares of blocks; each works on its own copy of its anchors' thresholds
+// and merges what it found under the blocks' locks. Which candidates end up in a list depends on timing, which of them
+// wins does not: a list always holds the winner (core/bound.h), and the winner is settled by exact scores.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@ struct Settler {
 };
 
 struct Winner {
-  int32_t candidate = -1;  // representative, -1 where there is none
+  int32_t candidate = -1;                                  // representative, -1 where there is none
   double score = std::numeric_limits<double>::infinity();  // times the search's sign
 };
 

@@ -1,7 +1,7 @@
 // What an instruction-set tier provides, as a table of functions; cpu/isa.h chooses the table once.
 //
-// Every tier is the same source, the *-inl.h files, compiled once per instruction set. The screen's float32 products may
-// differ between tiers within the bound; everything in float64 is the same to the bit (fixed lanes, nothing fused).
+// Every tier is the same source, the *-inl.h files, compiled once per instruction set. The screen's float32 products
+// may differ between tiers within the bound; everything in float64 is the same to the bit (fixed lanes, nothing fused).
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace fasttriplet::cpu {
 
-// Packed rows: panels of `width` rows, each panel [D, width] float32, so that a panel serves as columns of a tile and, any
-// `height` neighbouring lanes of it, as rows. One copy of the batch serves both.
+// Packed rows: panels of `width` rows, each panel [D, width] float32, so that a panel serves as columns of a tile and,
+// any `height` neighbouring lanes of it, as rows. One copy of the batch serves both.
 struct Panels {
   const float* data;  // [panels, D, width]
   int64_t d;
@@ -25,10 +25,10 @@ struct ScreenTask {
   int64_t column_begin, column_end;  // likewise; never left of the rows
   const int32_t* classes;            // [padded N] ascending
   struct Search {
-    const float* key;             // [padded N] of the candidate, +inf where it is none
-    const float* row_threshold;   // of anchor i at [i - row_begin], +inf where it is none
+    const float* key;               // [padded N] of the candidate, +inf where it is none
+    const float* row_threshold;     // of anchor i at [i - row_begin], +inf where it is none
     const float* column_threshold;  // of anchor j at [j - column_begin]
-  } nearest, farthest;  // among negatives, among positives
+  } nearest, farthest;              // among negatives, among positives
   void (*hit)(void* context, int64_t i, int64_t j, float dot, bool positive);  // may lower the thresholds
   void* context;
 };
@@ -41,7 +41,7 @@ struct RowSurvey {
 
 template <typename T>
 struct PackTask {
-  const T* rows;          // [N, D]
+  const T* rows;  // [N, D]
   int64_t d;
   const int32_t* source;  // [packed N] row of the batch
   int64_t count;          // packed N; the last panel is padded with zeros

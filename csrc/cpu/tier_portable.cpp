@@ -12,5 +12,6 @@
 #include "cpu/exact-inl.h"
 
 namespace fasttriplet::cpu {
-const Tier kPortableTier = {"portable", portable::kWidth, portable::screen, portable::row_kernels<float>(), portable::row_kernels<double>()};
+const Tier kPortableTier = {"portable", portable::kWidth, portable::screen, portable::row_kernels<float>(),
+                            portable::row_kernels<double>()};
 }  // namespace fasttriplet::cpu

@@ -29,9 +29,7 @@ struct Vec {
   static FT_INLINE Mask at_least(Lanes a, Lanes b) { return a >= b; }
   static FT_INLINE Mask either(Mask a, Mask b) { return a | b; }
   static FT_INLINE Mask none() { return Mask{}; }
-  static FT_INLINE unsigned bits(Mask m) {
-    return (m[0] & 1u) | (m[1] & 2u) | (m[2] & 4u) | (m[3] & 8u);
-  }
+  static FT_INLINE unsigned bits(Mask m) { return (m[0] & 1u) | (m[1] & 2u) | (m[2] & 4u) | (m[3] & 8u); }
 };
 
 }  // namespace fasttriplet::cpu::portable

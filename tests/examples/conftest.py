@@ -1,4 +1,4 @@
-"""What the tests of the example share: where the real data is, tiny data sets, and runs of two steps."""
+"""What the tests of the example share: where the real data is, and a tiny data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from examples.resnet50.datasets import ImageSet, Split
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = "--image-size 32 --test-limit 24 --classes-per-batch 2 --samples-per-class 2 --embedding-dim 8 --threads 2".split()
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,7 @@ def test_digits():
     assert len(split.train) + len(split.test) == 1797
     assert split.train.pixels.shape[1:] == (1, 32, 32) and split.train.pixels.dtype == torch.uint8
     images = split.test.images(slice(0, 5))
-    assert images.shape == (5, 1, 32, 32) and 0 <= images.min() and images.max() == 1
+    assert images.shape == (5, 1, 32, 32) and images.min() == 0 and 0.9 < images.max() <= 1
 
 
 def test_omniglot_from_folders_and_archives_is_the_same(tmp_path: Path):
@@ -80,6 +80,14 @@ def test_omniglot_from_folders_and_archives_is_the_same(tmp_path: Path):
     assert a.test.classes == b.test.classes == ("C/character01", "D/character01") and a.unseen
     assert torch.equal(a.train.pixels, b.train.pixels) and torch.equal(a.test.labels, b.test.labels)
     assert a.train.pixels[0].unique().tolist() == [255 - 40]  # ink is bright
+
+
+def test_omniglot_trains_on_no_character_of_the_test(tmp_path: Path):
+    write_images(tmp_path / SMALL1, ["A/character01", "C/character01", "E/character01"])
+    write_images(tmp_path / SMALL2, ["C/character01", "D/character01"])
+    split = read_dataset("omniglot", str(tmp_path), 16)
+    assert split.train.classes == ("A/character01", "E/character01") and split.left_out == 1
+    assert split.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and len(split.test) == 6
 
 
 def test_omniglot_truncated_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -177,7 +185,7 @@ def test_root_is_asked_for(capsys: pytest.CaptureFixture[str]):
 
 def test_real_omniglot(data_folder: Callable[[str], Path]):
     split = read_dataset("omniglot", str(data_folder("omniglot")), 32)
-    assert len(split.train) == 136 * 20 and len(split.train.classes) == 136
+    assert len(split.train) == 86 * 20 and len(split.train.classes) == 86 and split.left_out == 50  # Greek and Latin
     assert len(split.test) == 156 * 20 and len(split.test.classes) == 156
     assert not set(split.train.classes) & set(split.test.classes)
     assert set(split.train.labels.bincount().tolist()) == {20}

@@ -43,7 +43,8 @@ Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
 }
 
 template <typename T>
-py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, const std::string& tier, int64_t threads) {
+py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, const std::string& tier,
+              int64_t threads) {
   const Batch<T> batch = batch_of(rows, distance, tier);
   if (labels.ndim() != 1 || labels.shape(0) != batch.n) throw std::invalid_argument("labels must have shape [N]");
   Array<int64_t> positives(batch.n), negatives(batch.n);
@@ -62,8 +63,9 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   return result;
 }
 
-// What the screen says of every pair of distinct rows, all of them candidates of each other: the interval [lower, upper] of
-// its key in the units of prepare, times 1 / scale^2 here, and how many of the pairs the tile reported (it must be all).
+// What the screen says of every pair of distinct rows, all of them candidates of each other: the interval [lower,
+// upper] of its key in the units of prepare, times 1 / scale^2 here, and how many of the pairs the tile reported (it
+// must be all).
 template <typename T>
 py::dict screen_intervals(const Array<T>& rows, int distance, const std::string& tier, bool farthest) {
   const Batch<T> batch = batch_of(rows, distance, tier);
@@ -124,7 +126,8 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
 }
 
 template <typename T>
-double score(const Array<T>& x, const Array<T>& y, int distance, const std::string& tier, double x_factor, double y_factor) {
+double score(const Array<T>& x, const Array<T>& y, int distance, const std::string& tier, double x_factor,
+             double y_factor) {
   const RowKernels<T>& kernels = tier_named(tier).rows(x.data());
   return kernels.score[distance](x.data(), y.data(), x.shape(0), x_factor, y_factor);
 }
@@ -140,11 +143,12 @@ Array<T> backward(const Array<T>& rows, const Array<int64_t>& positives, const A
   return gradient;
 }
 
-py::tuple loss(const Array<int64_t>& positives, const Array<int64_t>& negatives, const Array<double>& distances, double margin,
-               bool soft_margin, int reduction, int on_missing, bool poisoned) {
+py::tuple loss(const Array<int64_t>& positives, const Array<int64_t>& negatives, const Array<double>& distances,
+               double margin, bool soft_margin, int reduction, int on_missing, bool poisoned) {
   const int64_t n = positives.shape(0);
   Array<double> losses(n), slopes(n);
-  const LossOptions options = {margin, soft_margin, static_cast<Reduction>(reduction), static_cast<OnMissing>(on_missing)};
+  const LossOptions options = {margin, soft_margin, static_cast<Reduction>(reduction),
+                               static_cast<OnMissing>(on_missing)};
   const double reduced = reduce_losses(positives.data(), negatives.data(), distances.data(), n, options, poisoned,
                                        losses.mutable_data(), slopes.mutable_data());
   return py::make_tuple(reduced, losses, slopes);

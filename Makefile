@@ -1,0 +1,83 @@
+# `make demo` and `make test` work from a fresh clone: they need Python >= 3.10, a C++ compiler and make, and put
+# everything else into .venv. `make help` lists the targets.
+#
+# Where pip's default PyTorch is a large CUDA build and the CPU build is enough, point PIP_EXTRA_INDEX_URL to
+# PyTorch's index of CPU builds before the first call.
+
+PYTHON ?= python3
+VENV ?= .venv
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+CONSTRAINTS := requirements/constraints.txt
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+SOURCES := $(shell find csrc) $(wildcard build_tools/*.py)
+FORMATTED := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+PYTHON_CODE := setup.py build_tools fasttriplet tests benchmarks examples
+CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(PY)) \
+	-DCMAKE_CXX_COMPILER=$(CXX)
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-asan lint format bench native wheel clean help
+
+demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
+	$(PY) -m examples.resnet50.train
+
+test: $(VENV)/.installed native  ## run all tests
+	$(PY) -m pytest
+
+# capture=sys: a report of the sanitizers, which ends the process, must reach the terminal.
+test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/cmake -S . -B build/asan $(CMAKE_FLAGS) -DFASTTRIPLET_SANITIZE=ON
+	$(BIN)/cmake --build build/asan
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
+		$(PY) -m pytest --capture=sys tests/native
+
+lint: $(VENV)/.installed  ## check style and types
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## rewrite the sources in the style that lint asks for
+	$(BIN)/ruff check --fix --exit-zero --quiet $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(FORMATTED)
+
+bench: $(VENV)/.installed  ## verify, then time the loss against torch.mm and the reference
+	$(PY) -m benchmarks.bench_loss
+
+native: $(VENV)/.installed  ## build the module that binds the kernels to NumPy for tests/native
+	@$(BIN)/cmake -S . -B build/native $(CMAKE_FLAGS) --log-level=WARNING
+	@$(BIN)/cmake --build build/native
+
+wheel: $(VENV)/.installed  ## build and audit the source distribution and the wheel, into dist/
+	rm -rf dist
+	$(PY) -m build --no-isolation
+	$(BIN)/abi3audit --strict dist/*.whl
+
+clean:  ## remove what was built, but not .venv
+	rm -rf build dist *.egg-info fasttriplet/*.so
+	rm -f $(VENV)/.installed
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+help:  ## show this list
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+# PyTorch comes first: the rest is then installed beside it, and the extension is built against it.
+$(VENV)/.torch: $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; set PYTHON=")'
+	@echo "Installing PyTorch and what builds the extension into $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch numpy setuptools wheel ninja
+	@touch $@
+
+# Again whenever a source changes; ninja compiles only what is concerned.
+$(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml $(SOURCES)
+	@echo "Building the extension and installing what tests and examples need"
+	$(PIP) --no-build-isolation --editable '.[bench,dev,examples]'
+	@touch $@

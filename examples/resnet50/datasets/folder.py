@@ -1,0 +1,60 @@
+"""Any images, one folder per class.
+
+``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*`` are taken as they are. Without these two, the classes ``ROOT/CLASS/*``
+are sorted by name and the last three in ten (at least one) are kept for the test.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from examples.resnet50.datasets.images import ImageSet, Split, image_set, read_image
+from examples.resnet50.errors import UserError
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_TEST_SHARE = 0.3
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folders: list[Path]) -> list[tuple[str, Path]]:
+    return [(folder.name, f) for folder in folders for f in sorted(folder.rglob("*")) if f.suffix.lower() in _SUFFIXES]
+
+
+def _refuse_what_does_not_fit(root: Path, number: int, image_size: int) -> None:
+    """All images are held in memory as bytes; better a line now than swapping later."""
+    needed = number * 3 * image_size**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    if needed > memory // 2:
+        raise UserError(
+            f"--image-size must be smaller for the {number} images of {root}: at {image_size} they take "
+            f"{needed / 2**30:.1f} GiB, more than half of this machine's {memory / 2**30:.1f} GiB"
+        )
+
+
+def _read(folders: list[Path], what: Path, image_size: int) -> ImageSet:
+    files = _files(folders)
+    _refuse_what_does_not_fit(what, len(files), image_size)
+    arrays = [read_image(str(path), str(path), image_size, grey=False) for _, path in files]
+    return image_set(arrays, [name for name, _ in files], str(what))
+
+
+def read_folder(root: Path, image_size: int) -> Split:
+    """Training and test images; see the top of the file for the layout."""
+    train_root, test_root = root / "train", root / "test"
+    if train_root.is_dir() and test_root.is_dir():
+        train = _read(_class_folders(train_root), train_root, image_size)
+        test = _read(_class_folders(test_root), test_root, image_size)
+        return Split(train, test, unseen=not set(train.classes) & set(test.classes), mirrored=True)
+    folders = _class_folders(root)
+    if len(folders) < 3:
+        raise UserError(
+            f"{root} must hold a folder per class, 3 or more, or train/ and test/ of such; got {len(folders)}"
+        )
+    number = max(1, int(len(folders) * _TEST_SHARE))
+    train = _read(folders[:-number], root, image_size)
+    test = _read(folders[-number:], root, image_size)
+    return Split(train, test, unseen=True, mirrored=True)

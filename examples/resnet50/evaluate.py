@@ -1,0 +1,88 @@
+"""Embeds the test images and measures retrieval among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from examples.resnet50.datasets import ImageSet
+from examples.resnet50.metrics import RetrievalMetrics, retrieval_metrics
+from examples.resnet50.model import EmbeddingNet
+
+_BATCH = 128
+_CALIBRATION_BATCH, _CALIBRATION_BATCHES = 64, 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Embeddings [M, D] of the test images and how well they retrieve."""
+
+    embeddings: Tensor
+    metrics: RetrievalMetrics
+
+
+@contextmanager
+def calibrated(model: EmbeddingNet, train: ImageSet) -> Iterator[None]:
+    """Evaluation mode with batch-norm statistics measured on 512 training images; puts back what was there.
+
+    The running statistics lag behind weights that move fast and mean nothing before the first step, so that a short
+    run would be compared with noise. Statistics of the weights as they are, always of the same training images (no
+    test image is looked at), make "before" and "after" comparable.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    saved = {
+        key: value.clone() for key, value in model.state_dict().items() if "running_" in key or "num_batches" in key
+    }
+    momenta = [norm.momentum for norm in norms]
+    training = {module: module.training for module in model.modules()}
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    batches = chosen[: _CALIBRATION_BATCH * _CALIBRATION_BATCHES].split(_CALIBRATION_BATCH)
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+        model.train()
+        for indices in batches:
+            if len(indices) > 1:  # the variance of one image does not exist
+                model(train.images(indices))
+        model.eval()
+        yield
+    finally:
+        model.load_state_dict(saved, strict=False)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in training.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def embed(model: EmbeddingNet, images: ImageSet) -> Tensor:
+    """[M, D] embeddings of all ``images``."""
+    return torch.cat([model(images.images(slice(start, start + _BATCH))) for start in range(0, len(images), _BATCH)])
+
+
+@torch.no_grad()
+def evaluate(model: EmbeddingNet, train: ImageSet, test: ImageSet) -> Evaluation:
+    """Embeds ``test`` and lets each image query the others."""
+    with calibrated(model, train):
+        embeddings = embed(model, test)
+    return Evaluation(embeddings, retrieval_metrics(embeddings, test.labels))
+
+
+def pixel_metrics(images: ImageSet) -> RetrievalMetrics:
+    """Retrieval by the images themselves, at 16 x 16: what no network is needed for. On the digits that is much."""
+    blocks = torch.arange(len(images)).split(512)
+    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(images.images(block), 16) for block in blocks])
+    return retrieval_metrics(small.flatten(1), images.labels)
+
+
+def bounded(images: ImageSet, limit: int) -> ImageSet:
+    """All of ``images``, or ``limit`` of them, always the same, so that an evaluation has a known cost."""
+    if len(images) <= limit:
+        return images
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
+    return images.subset(chosen.sort().values)

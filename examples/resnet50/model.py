@@ -1,0 +1,90 @@
+"""torchvision's ResNet-50 with an embedding head, and its pretrained weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from examples.resnet50.errors import UserError
+from examples.resnet50.vision import load_torchvision
+
+_POOLED = 2048  # channels of ResNet-50 after its global average
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class EmbeddingNet(nn.Module):
+    """Images [N, C, S, S] in 0..1, C = 1 or 3, to unit embeddings [N, D] in float32.
+
+    The head is linear and batch-normalised before the rows are divided by their norm. Pooled features follow a ReLU:
+    all are positive, so without centring the embeddings of a new network are nearly one point, and batch-hard training
+    stays for long where all distances are equal and the loss is the margin.
+
+    A new network also starts with every residual branch at zero (``zero_init_residual``), so that its depth does not
+    scramble the images before the first step; on the digits that alone doubles mAP@R after 200 steps.
+    """
+
+    def __init__(self, embedding_dim: int = 128):
+        super().__init__()
+        self.body = load_torchvision().models.resnet50(weights=None, zero_init_residual=True)
+        self.body.fc = nn.Identity()
+        self.head = nn.Sequential(nn.Linear(_POOLED, embedding_dim, bias=False), nn.BatchNorm1d(embedding_dim))
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1))
+        self.to(memory_format=torch.channels_last)  # on the CPU nearly twice as fast as channels first
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, S, S] to [N, embedding_dim], rows of norm 1; float32 under autocast too."""
+        normalised = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
+        features = self.body(normalised.contiguous(memory_format=torch.channels_last))
+        return nn.functional.normalize(self.head(features).float(), dim=1)
+
+
+def _read_state(weights: str) -> dict[str, Tensor]:
+    """The state dict named by ``weights``: a file if it exists or ends in .pth or .pt, else a torchvision name."""
+    if Path(weights).exists() or weights.endswith((".pth", ".pt")):
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            line = str(error).splitlines()[0]
+            raise UserError(f"--weights {weights} is not a readable PyTorch file: {line}") from error
+        if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+            state = state["state_dict"]
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise UserError(f"--weights {weights} must hold a state dict of ResNet-50; got {type(state).__name__}")
+        return state
+    models = load_torchvision().models
+    name = weights if "." in weights else f"ResNet50_Weights.{weights}"
+    try:
+        chosen = models.get_weight(name)
+    except (ValueError, KeyError, AttributeError) as error:
+        known = ", ".join(f"ResNet50_Weights.{w.name}" for w in models.ResNet50_Weights)
+        raise UserError(f"--weights must be an existing .pth file or one of {known}; got {weights}") from error
+    try:
+        return dict(chosen.get_state_dict(progress=True, check_hash=True))
+    except (URLError, OSError, RuntimeError) as error:
+        raise UserError(f"--weights {weights} cannot be downloaded from {chosen.url}: {error}") from error
+
+
+def load_weights(model: EmbeddingNet, weights: str) -> None:
+    """Fills the body of ``model``; the 1000-way classifier of the file, if there, is left out."""
+    state = {key.removeprefix("module."): value for key, value in _read_state(weights).items()}
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        model.body.load_state_dict(state)
+    except RuntimeError as error:
+        wrong = " ".join(str(error).split())[:200]
+        raise UserError(f"--weights {weights} must hold the parameters of torchvision's resnet50: {wrong}") from error
+
+
+def build_model(embedding_dim: int, weights: str | None, seed: int) -> EmbeddingNet:
+    """A network whose every start value follows from ``seed``."""
+    torch.manual_seed(seed)
+    model = EmbeddingNet(embedding_dim)
+    if weights is not None:
+        load_weights(model, weights)
+    return model

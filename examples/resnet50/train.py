@@ -1,0 +1,201 @@
+"""The command ``python -m examples.resnet50.train``: reads options, trains, reports, and turns trouble into exit codes.
+
+0: trained to the end. 1: fused and reference parted. 2: a wrong option or file. 130: Ctrl-C, checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from examples.resnet50.agreement import Disagreement, held_steps, statement
+from examples.resnet50.checkpoint import load_checkpoint
+from examples.resnet50.datasets import Split, read_dataset
+from examples.resnet50.errors import UserError
+from examples.resnet50.evaluate import bounded, pixel_metrics
+from examples.resnet50.interrupt import Interrupt
+from examples.resnet50.metrics import RetrievalMetrics
+from examples.resnet50.options import Options, complete, merge_resumed, parse_options
+from examples.resnet50.record import Record, Row
+from examples.resnet50.run_folder import run_folder
+from examples.resnet50.trainer import Trainer
+
+_PACKAGES = ("fasttriplet", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "tensorboard")
+_LINES = 15  # lines of progress in a whole run
+
+
+def _versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:  # fasttriplet may be used from its sources
+            found.append(f"{package} {getattr(sys.modules.get(package), '__version__', 'not installed')}")
+    return ", ".join(found)
+
+
+def _print_start(options: Options, split: Split, trainer: Trainer, folder: Path) -> None:
+    train, test, sampler = split.train, split.test, trainer.sampler
+    relation = "none of them trained on" if split.unseen else "some of them trained on"
+    print(_versions())
+    print(
+        f"data:    {options.data}, {options.image_size} x {options.image_size}; train {len(train)} images of "
+        f"{len(train.classes)} classes, test {len(test)} images of {len(test.classes)} classes, {relation}"
+    )
+    if split.left_out:
+        print(f"note:    {split.left_out} classes of the training files are left out: the test has them")
+    if sampler.short_classes:
+        print(
+            f"note:    {sampler.short_classes} training classes have fewer than {sampler.samples_per_class} images; "
+            "some of theirs come twice in a batch, differently augmented"
+        )
+    print(
+        f"batches: {options.classes_per_batch} classes x {options.samples_per_class} images, "
+        f"{trainer.total_steps} steps ({sampler.batches_per_epoch} are one epoch), {torch.get_num_threads()} threads"
+    )
+    if options.loss == "both":
+        print(f"check:   {statement(options.amp)}")
+    print(f"results: {folder}/", flush=True)
+
+
+def _print_metrics(title: str, m: RetrievalMetrics) -> None:
+    figures = f"recall@1 {m.recall_at_1:.4f}   recall@5 {m.recall_at_5:.4f}   mAP@R {m.map_at_r:.4f}"
+    print(f"{title:<28}{figures}", flush=True)
+
+
+def _progress_line(row: Row, total: int) -> str:
+    names = [key.removeprefix("loss_") for key in row if key.startswith("loss_")]
+    losses = ", ".join(f"{name} {row[f'loss_{name}']:.5f}" for name in names)
+    line = f"step {int(row['step']):>4}/{total}  loss {losses}  active {row[f'active_{names[0]}']:4.0%}"
+    if "copies_loss_difference" in row:
+        line += (
+            f"  apart: loss {row['copies_loss_difference']:.0e}, gradient norm "
+            f"{row['copies_gradient_norm_difference']:.0e}; on the same embeddings: loss "
+            f"{row['same_embeddings_loss_difference']:.0e}, gradient {row['same_embeddings_gradient_difference']:.0e}"
+        )
+    return f"{line}  {row['images_per_second']:.0f} images/s"
+
+
+def _train(trainer: Trainer, record: Record, checkpoint: Path, interrupt: Interrupt) -> None:
+    """Steps with a progress bar until the end or Ctrl-C; the bar shows on a terminal only."""
+    total, first = trainer.total_steps, trainer.step + 1
+    every = max(1, total // _LINES)
+    save_every = trainer.options.save_every
+    name = trainer.learners[0].name
+    with tqdm(total=total, initial=trainer.step, unit="step", disable=None, dynamic_ncols=True) as bar:
+
+        def after_step(row: Row) -> bool:
+            record.add(row)
+            bar.update()
+            loss, active = row[f"loss_{name}"], row[f"active_{name}"]
+            bar.set_postfix_str(f"loss {loss:.4f}, active {active:.0%}, {row['images_per_second']:.0f} images/s")
+            step = int(row["step"])
+            if step % every == 0 or step in (first, total):
+                tqdm.write(_progress_line(row, total), file=sys.stdout)
+                sys.stdout.flush()
+            if save_every and step % save_every == 0 and step < total:
+                trainer.save(checkpoint)
+            return not interrupt.requested
+
+        trainer.run(after_step)
+
+
+def _plot_loss(trainer: Trainer, folder: Path) -> None:
+    from examples.resnet50.plots import plot_loss  # here: matplotlib takes a second
+
+    options = trainer.options
+    title = f"ResNet-50 on {options.data}, {options.classes_per_batch} x {options.samples_per_class} images per batch"
+    plot_loss(trainer.history, title, held_steps(options.amp), folder / "loss.png")
+
+
+def _finish(trainer: Trainer, record: Record, folder: Path) -> None:
+    """Measures and draws what the networks are worth now."""
+    from examples.resnet50.plots import plot_embeddings, plot_retrieval
+
+    assert trainer.before is not None
+    _plot_loss(trainer, folder)
+    evaluations = trainer.evaluate()
+    for learner, evaluation in zip(trainer.learners, evaluations, strict=True):
+        _print_metrics(f"after {trainer.step} steps, {learner.name}", evaluation.metrics)
+        record.add_retrieval(learner.name, trainer.step, evaluation.metrics)
+    test = trainer.split.test
+    plot_embeddings(test, trainer.before, evaluations[0], trainer.step, folder / "embeddings.png")
+    plot_retrieval(test, trainer.before, evaluations[0], trainer.step, folder / "retrieval.png")
+
+
+def _prepare(options: Options, given: frozenset[str]) -> Trainer:
+    """Reads the data and builds the networks, new or from a checkpoint."""
+    saved = None
+    if options.resume is not None:
+        saved = load_checkpoint(options.resume)
+        options = merge_resumed(options, given, saved["options"])
+    options = complete(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    split = read_dataset(options.data, options.root, options.image_size)
+    split = replace(split, test=bounded(split.test, options.test_limit))
+    trainer = Trainer(options, split, weights_needed=saved is None)
+    if saved is not None:
+        trainer.restore(saved)
+    return trainer
+
+
+def _run(trainer: Trainer, interrupt: Interrupt) -> int:
+    started = time.perf_counter()
+    options, split = trainer.options, trainer.split
+    folder = run_folder(options)
+    checkpoint = folder / "checkpoint.pt"
+    _print_start(options, split, trainer, folder)
+    _print_metrics("pixels, for comparison", pixel_metrics(split.test))
+    if trainer.before is None:
+        trainer.before = trainer.evaluate()[0]
+    _print_metrics("before training", trainer.before.metrics)
+    record = Record(folder, trainer.history)
+    try:
+        record.add_retrieval(trainer.learners[0].name, 0, trainer.before.metrics)
+        if not interrupt.requested:
+            _train(trainer, record, checkpoint, interrupt)
+        if not trainer.history:
+            print("interrupted before the first step: nothing to save", flush=True)
+            return 130
+        trainer.save(checkpoint)
+        if interrupt.requested:
+            print(f"interrupted after step {trainer.step}; continue with --resume {checkpoint}", flush=True)
+        _finish(trainer, record, folder)
+    except Disagreement:
+        record.add(trainer.history[-1])
+        _plot_loss(trainer, folder)
+        raise
+    finally:
+        record.close()
+    seconds = time.perf_counter() - started
+    print(f"{seconds:.0f} s; see {folder}/: loss.png, embeddings.png, retrieval.png, metrics.csv, checkpoint.pt")
+    return 130 if interrupt.requested else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command with ``arguments``, by default those of the process, and returns its exit code."""
+    options, given = parse_options(arguments)
+    try:
+        with Interrupt() as interrupt:
+            return _run(_prepare(options, given), interrupt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Disagreement as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: stopped at once", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Small parts: augmentation, the agreement checks, the schedule, evaluation, the network."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from examples.resnet50.agreement import Agreement, Disagreement, check, relative_difference
+from examples.resnet50.augment import augment
+from examples.resnet50.datasets import Split
+from examples.resnet50.evaluate import bounded, calibrated, evaluate, pixel_metrics
+from examples.resnet50.model import EmbeddingNet, build_model
+from examples.resnet50.plots.embeddings import principal_plane
+from examples.resnet50.plots.retrieval import chosen_queries
+from examples.resnet50.schedule import Schedule
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddingNet:
+    return build_model(8, None, seed=0)
+
+
+def test_augment_follows_its_generator():
+    images = torch.rand(5, 1, 16, 16)
+
+    def changed(seed: int) -> torch.Tensor:
+        return augment(images, torch.Generator().manual_seed(seed), mirror=False)
+
+    assert torch.equal(changed(1), changed(1)) and not torch.equal(changed(1), changed(2))
+    assert changed(1).shape == images.shape and changed(1).min() >= 0 and changed(1).max() <= 1
+
+
+def test_relative_difference():
+    assert relative_difference(1.0, 1.1, 1e-2) == pytest.approx(0.1 / 1.1)
+    assert relative_difference(0.0, 1e-6, 1e-2) == pytest.approx(1e-4)
+    assert math.isnan(relative_difference(1.0, math.nan, 1e-2))
+
+
+def test_copies_are_held_at_first_only_and_the_same_embeddings_always():
+    apart = Agreement(copies_loss=1e-3, copies_gradient_norm=1, same_loss=1e-8, same_gradient=1e-8)
+    for step, amp in ((1, False), (2, False), (1, True)):
+        with pytest.raises(Disagreement, match=rf"step {step}: .* the losses of the two copies"):
+            check(step, apart, amp=amp)
+    check(3, apart, amp=False)
+    check(2, apart, amp=True)
+    for wrong in (Agreement(0, 0, 2e-4, 0), Agreement(0, 0, 0, 2e-4), Agreement(0, 0, math.nan, 0)):
+        with pytest.raises(Disagreement, match=r"step 1000: .* the same embeddings"):
+            check(1000, wrong, amp=False)
+
+
+def test_schedule():
+    plain = Schedule(lr=1.0, fine_tune_lr=0.1, total_steps=110, frozen_steps=0, cosine=True)
+    assert plain.rate(1) == pytest.approx(0.1) and plain.rate(10) > 0.95 and plain.rate(110) < 1e-3
+    assert not plain.is_frozen(1)
+    frozen = Schedule(lr=1.0, fine_tune_lr=0.1, total_steps=100, frozen_steps=50, cosine=False)
+    assert frozen.is_frozen(50) and not frozen.is_frozen(51)
+    assert frozen.rate(50) == 1 and frozen.rate(51) == pytest.approx(0.01) and frozen.rate(100) == pytest.approx(0.1)
+
+
+def test_network(model: EmbeddingNet):
+    embeddings = model(torch.rand(4, 1, 32, 32))
+    assert embeddings.shape == (4, 8) and embeddings.dtype == torch.float32
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(torch.rand(4, 3, 32, 32)).dtype == torch.float32
+
+
+def test_evaluation_leaves_the_network_as_it_was(model: EmbeddingNet, random_split: Split):
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    first = evaluate(model, random_split.train, random_split.test)
+    second = evaluate(model, random_split.train, random_split.test)
+    assert torch.equal(first.embeddings, second.embeddings) and first.metrics == second.metrics
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert model.training and all(norm.momentum == 0.1 and norm.training for norm in norms)
+    with calibrated(model, random_split.train):
+        assert not model.training and not any(norm.training for norm in norms)
+        assert not torch.equal(model.body.bn1.running_mean, before["body.bn1.running_mean"])
+
+
+def test_bounded_and_pixels(random_split: Split):
+    assert bounded(random_split.test, 24) is random_split.test
+    some = bounded(random_split.test, 10)
+    assert len(some) == 10 and torch.equal(some.pixels, bounded(random_split.test, 10).pixels)
+    assert 0 <= pixel_metrics(random_split.test).map_at_r <= 1
+
+
+def test_principal_plane():
+    points = torch.zeros(20, 5)
+    points[:, 3] = torch.arange(20.0)
+    points[:, 1] = torch.tensor([0.5, -0.5] * 10)
+    plane, share = principal_plane(points)
+    assert plane.shape == (20, 2) and share == pytest.approx(1)
+    assert torch.allclose(plane[:, 0].abs(), (points[:, 3] - 9.5).abs().double(), atol=0.2)
+    assert principal_plane(torch.zeros(3, 1))[0].shape == (3, 2)
+
+
+def test_queries_take_the_classes_in_turn():
+    queries = chosen_queries(torch.tensor([0] * 20 + [1] * 2 + [2] * 20))
+    assert torch.tensor([0] * 20 + [1] * 2 + [2] * 20)[queries].bincount().tolist() == [3, 2, 3]

@@ -1,0 +1,225 @@
+"""The command from end to end, with ResNet-50 on tiny batches: results, exit codes, seeds, resuming, Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from examples.resnet50 import losses
+from examples.resnet50.options import build_parser
+from examples.resnet50.train import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = ["--image-size=32", "--test-limit=24", "--classes-per-batch=2", "--samples-per-class=2", "--embedding-dim=8"]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., int]:
+    """Runs the command with results under ``tmp_path``."""
+
+    def run(*arguments: str) -> int:
+        return main([*TINY, "--threads=2", f"--out={tmp_path}", *arguments])
+
+    return run
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_both_writes_everything(train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert train("--steps=2") == 0
+    folder = tmp_path / "digits-both"
+    table = rows(folder)
+    assert [row["step"] for row in table] == ["1", "2"]
+    for row in table:
+        assert float(row["same_embeddings_loss_difference"]) < 1e-5
+        assert float(row["same_embeddings_gradient_difference"]) < 1e-5
+    assert float(table[0]["copies_loss_difference"]) < 1e-5
+    for name in ("loss.png", "embeddings.png", "retrieval.png"):
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 300
+    assert list(folder.glob("events.out.tfevents.*"))
+    output = capsys.readouterr().out
+    assert "torch 2" in output and "must agree to 1e-04 relative" in output
+    assert re.search(r"after 2 steps, fused +recall@1 0\.\d+ +recall@5 \d\.\d+ +mAP@R 0\.\d+", output)
+
+
+def _scaled(factor: float) -> Callable[..., torch.Tensor]:
+    from fasttriplet import reference
+
+    return lambda *args, **kwargs: factor * reference.batch_hard_triplet_loss(*args, **kwargs)
+
+
+class _WrongGradient(torch.autograd.Function):
+    """Hands the loss through and makes its gradient one part in a thousand too large."""
+
+    @staticmethod
+    def forward(ctx: object, loss: torch.Tensor) -> torch.Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * 1.001
+
+
+def _wrong_gradient(*args: object, **kwargs: object) -> torch.Tensor:
+    return _WrongGradient.apply(_scaled(1)(*args, **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [(_scaled(1.001), "the loss on the same embeddings"), (_wrong_gradient, "the gradient with respect to the same")],
+)
+def test_a_wrong_loss_fails_the_run(
+    train: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: Callable[..., torch.Tensor],
+    what: str,
+):
+    import fasttriplet
+
+    monkeypatch.setattr(fasttriplet, "batch_hard_triplet_loss", wrong)
+    assert train("--steps=2") == 1
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error and f"step 1: fused and reference differ in {what}" in error
+    assert len(rows(tmp_path / "digits-both")) == 1 and (tmp_path / "digits-both" / "loss.png").exists()
+
+
+def test_resume_refuses_what_would_be_another_run(
+    train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert train("--loss=fused", "--steps=1", "--name=run") == 0
+    resume = f"--resume={tmp_path / 'run' / 'checkpoint.pt'}"
+    assert train("--loss=fused", resume, "--lr=0.5", "--steps=2") == 2
+    assert "--lr must be left out or 0.001" in capsys.readouterr().err
+    assert train("--loss=fused", resume) == 2
+    assert "--steps must be above 1" in capsys.readouterr().err
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    assert train(f"--resume={tmp_path / 'broken.pt'}") == 2
+    assert "broken.pt is not a readable checkpoint" in capsys.readouterr().err
+
+
+def test_a_name_is_not_overwritten_by_accident(
+    train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.csv").touch()
+    assert train("--loss=fused", "--steps=1", "--name=run") == 2
+    assert "--name must be new, or --overwrite given" in capsys.readouterr().err
+    assert train("--loss=fused", "--steps=1", "--name=run", "--overwrite") == 0
+    assert len(rows(tmp_path / "run")) == 1
+
+
+def test_interrupt_saves_and_can_be_continued(tmp_path: Path):
+    command = [sys.executable, "-m", "examples.resnet50.train", *TINY, "--threads=1", "--loss=fused"]
+    run = subprocess.Popen(
+        [*command, "--steps=100000", f"--out={tmp_path}", "--name=run"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    seen = ""
+    for line in run.stdout:
+        seen += line
+        if line.startswith("step "):
+            break
+    run.send_signal(signal.SIGINT)
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 130, seen + output + errors
+    assert "Traceback" not in errors
+    step = int(re.search(r"interrupted after step (\d+); continue with --resume", output).group(1))
+    folder = tmp_path / "run"
+    assert len(rows(folder)) == step
+    assert all((folder / name).exists() for name in ("loss.png", "embeddings.png", "retrieval.png"))
+    assert main(["--threads=1", f"--resume={folder / 'checkpoint.pt'}", f"--steps={step + 1}"]) == 0
+    assert len(rows(folder)) == step + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "--weights no.pth is not a readable PyTorch file"),
+        ({"conv1.weight": torch.zeros(1)}, "must hold the parameters of torchvision's resnet50"),
+        ([1, 2], "must hold a state dict of ResNet-50; got list"),
+    ],
+)
+def test_wrong_weights(
+    train: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: object,
+    message: str,
+):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        torch.save(content, "no.pth")
+    assert train("--weights=no.pth") == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+    assert train("--weights=IMAGENET1K_V9") == 2
+    assert "ResNet50_Weights.IMAGENET1K_V2; got IMAGENET1K_V9" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_downloaded(
+    train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from urllib.error import URLError
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert train("--weights=IMAGENET1K_V2") == 2
+    error = capsys.readouterr().err.strip()
+    assert "--weights IMAGENET1K_V2 cannot be downloaded from https://" in error and "\n" not in error
+
+
+def test_local_weights_fill_the_body(train: Callable[..., int], tmp_path: Path):
+    from examples.resnet50.vision import load_torchvision
+
+    torch.manual_seed(5)
+    state = load_torchvision().models.resnet50().state_dict()  # with its 1000-way classifier
+    torch.save(state, tmp_path / "resnet50.pth")
+    from examples.resnet50.model import build_model
+
+    model = build_model(8, str(tmp_path / "resnet50.pth"), seed=0)
+    assert torch.equal(model.body.conv1.weight, state["conv1.weight"])
+    assert torch.equal(model.body.layer4[2].bn3.running_var, state["layer4.2.bn3.running_var"])
+
+
+def test_help_reads_well(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for action in build_parser()._actions:
+        assert action.option_strings[-1] in text and action.help
+    for wrong in (["--steps=0"], ["--lr=-1"], ["--margin=nan"], ["--steps=1", "--epochs=1"], ["--data=cats"]):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+
+
+def test_loss_names_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "fasttriplet", None)
+    with pytest.raises(losses.UserError, match="--loss fused needs fasttriplet installed"):
+        losses.loss_function("fused", margin=0.3, distance="euclidean", soft_margin=False)

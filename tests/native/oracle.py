@@ -1,0 +1,36 @@
+"""Plain NumPy: what the kernels must find, by looking at every pair."""
+
+import numpy as np
+
+EUCLIDEAN, SQUARED, COSINE, INNER = range(4)
+DISTANCES = (EUCLIDEAN, SQUARED, COSINE, INNER)
+
+
+def suffix(rows):
+    return {np.dtype(np.float32): "float32", np.dtype(np.float64): "float64"}[rows.dtype]
+
+
+def scores(native, rows, distance, tier):
+    """[N, N] exact scores, each from the kernel's own float64 sum, so that ties are ties to the bit."""
+    wide = rows.astype(np.float64)
+    norms = np.sqrt((wide * wide).sum(1))
+    factors = (
+        np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0) if distance == COSINE else np.ones(len(rows))
+    )
+    score = getattr(native, f"score_{suffix(rows)}")
+    n = len(rows)
+    matrix = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i, n):
+            matrix[i, j] = matrix[j, i] = score(rows[i], rows[j], distance, tier, factors[i], factors[j])
+    return matrix
+
+
+def hardest(matrix, labels):
+    """Farthest positive and nearest negative by score, lowest index on ties, -1 where there is none."""
+    n = len(labels)
+    same = labels[:, None] == labels[None]
+    positive = same & ~np.eye(n, dtype=bool)
+    positives = np.where(positive.any(1), np.where(positive, matrix, -np.inf).argmax(1), -1)
+    negatives = np.where((~same).any(1), np.where(same, np.inf, matrix).argmin(1), -1)
+    return positives, negatives

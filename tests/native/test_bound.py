@@ -1,0 +1,73 @@
+"""The screen's interval holds the exact score of every pair, and is not much wider than it has to be."""
+
+import numpy as np
+import pytest
+
+from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, scores, suffix
+
+SHAPES = ["gauss", "offset", "decades", "small", "wide", "zeros", "unit", "odd", "biased"]
+
+
+def rows_of(shape, dtype, seed=0):
+    random = np.random.default_rng(seed)
+    d = {"wide": 1500, "odd": 7, "biased": 6000}.get(shape, 33)
+    rows = random.standard_normal((60, d))
+    if shape == "biased":  # sums of equal terms round the same way at every step: close to the worst that can happen
+        rows = np.ones_like(rows) * random.uniform(0.5, 1, 60)[:, None]
+        rows[:40] = -rows[:40]  # the centre lies among these
+    if shape == "offset":
+        rows += 1e4
+    elif shape == "decades":
+        rows *= np.logspace(-8, 8, 60)[:, None]
+    elif shape == "small":
+        rows *= 1e-30
+    elif shape == "zeros":
+        rows[::4] = 0
+        rows[::5, ::2] = 0
+    elif shape == "unit":
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(dtype)
+
+
+def intervals(native, rows, distance, tier, farthest):
+    """Lower and upper ends [M, M] of the scan's key, and the exact keys in the same units."""
+    found = getattr(native, f"screen_intervals_{suffix(rows)}")(rows, distance, tier, farthest)
+    source = found["source"]
+    m = len(source)
+    assert found["reported"] == m * (m - 1) // 2, "every pair once"
+    exact = scores(native, rows, distance, tier)[np.ix_(source, source)] * found["scale"] ** 2
+    if distance in (EUCLIDEAN, 1):
+        exact = exact / 2
+    # The oracle's norms are NumPy's: its unit rows may differ from the kernel's by a float64 rounding.
+    room = 1e-14 * found["scale"] ** 2 if distance == COSINE else 0
+    return found["lower"] - room, found["upper"] + room, -exact if farthest else exact
+
+
+@pytest.mark.parametrize("farthest", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_interval_holds_the_exact_key(native, tier, farthest, shape, distance, dtype):
+    lower, upper, exact = intervals(native, rows_of(shape, dtype), distance, tier, farthest)
+    off = ~np.eye(len(lower), dtype=bool)
+    if distance == INNER:  # up to a constant of the anchor, half of its slack
+        half = (upper - lower) / 2 * (-1 if farthest else 1)
+        lower, upper = lower - half, upper - half
+    assert (lower <= exact)[off].all()
+    assert (exact <= upper)[off].all()
+
+
+@pytest.mark.parametrize("distance", [EUCLIDEAN, INNER])
+def test_a_bound_a_twentieth_as_wide_would_be_broken(native, tier, distance):
+    lower, upper, exact = intervals(native, rows_of("biased", np.float32), distance, tier, False)
+    off = ~np.eye(len(lower), dtype=bool)
+    middle = lower if distance == INNER else (lower + upper) / 2
+    error = np.abs(exact - middle)[off]
+    assert (error > (upper - lower)[off] / 2 / 20).any()
+
+
+@pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE])
+def test_the_interval_is_narrow(native, tier, distance):
+    lower, upper, exact = intervals(native, rows_of("unit", np.float32), distance, tier, False)
+    off = ~np.eye(len(lower), dtype=bool)
+    assert ((upper - lower)[off] <= 4e-5 * exact[off].max()).all()

@@ -1,0 +1,138 @@
+"""Mining by every tier, straight on NumPy arrays, against a look at every pair."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, hardest, scores, suffix
+
+
+def mine(native, rows, labels, distance, tier, threads=2):
+    return getattr(native, f"mine_{suffix(rows)}")(rows, labels, distance, tier, threads)
+
+
+def check(native, rows, labels, distance, tier, threads=2):
+    mined = mine(native, rows, labels, distance, tier, threads)
+    positives, negatives = hardest(scores(native, rows, distance, tier), labels)
+    np.testing.assert_array_equal(mined["positives"], positives)
+    np.testing.assert_array_equal(mined["negatives"], negatives)
+    assert mined["finite"]
+    return mined
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 70),
+    d=st.integers(1, 40),
+    classes=st.integers(1, 12),
+    distance=st.sampled_from(DISTANCES),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    shape=st.sampled_from(["gauss", "lattice", "offset", "decades", "copies", "collapsed", "near-ties", "denormal"]),
+    threads=st.integers(1, 3),
+)
+def test_any_batch(native_tiers, seed, n, d, classes, distance, dtype, shape, threads):
+    native, tiers = native_tiers
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((n, d))
+    if shape == "lattice":
+        rows = random.integers(-2, 3, (n, d)).astype(float)
+    elif shape == "offset":
+        rows += 1e4
+    elif shape == "decades":
+        rows *= np.logspace(-6, 6, n)[:, None]
+    elif shape == "copies":
+        rows = rows[random.integers(0, max(1, n // 4), n)]
+    elif shape == "collapsed":
+        rows = 1 + 1e-6 * rows
+    elif shape == "near-ties":  # one float32 step apart in one entry
+        rows = np.repeat(rows[:1], n, 0).astype(np.float32)
+        entry = (np.arange(n), random.integers(0, d, n))
+        rows[entry] = np.nextafter(rows[entry], np.float32(np.inf))
+    elif shape == "denormal":
+        rows *= 1e-40
+    rows = rows.astype(dtype)
+    labels = random.integers(0, classes, n)
+    for tier in tiers:
+        check(native, rows, labels, distance, tier, threads)
+
+
+@pytest.fixture(scope="session")
+def native_tiers(native):
+    return native, native.tiers_available()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("labels", ["pairs", "thirds", "one", "half"])
+def test_several_blocks(native, tier, distance, dtype, labels):
+    """More rows than a block of the scan and classes large enough for the screen of positives."""
+    n = 420
+    rows = np.random.default_rng(7).standard_normal((n, 5)).astype(dtype)
+    classes = {
+        "pairs": np.arange(n) // 2,
+        "thirds": np.arange(n) % 3,
+        "one": np.zeros(n),
+        "half": np.maximum(np.arange(n), n // 2),
+    }
+    check(native, rows, classes[labels].astype(np.int64), distance, tier, threads=4)
+
+
+@pytest.mark.parametrize("n", [*range(1, 14), 23, 24, 25, 47, 48, 49, 50, 95, 96, 97])
+def test_sizes_around_the_edges_of_tiles(native, tier, n):
+    rows = np.random.default_rng(n).standard_normal((n, n % 19 + 1)).astype(np.float32)
+    for labels in (np.arange(n) // 3, np.arange(n) % 2):
+        check(native, rows, labels, EUCLIDEAN, tier)
+
+
+@pytest.mark.parametrize("count", [9, 30, 100])
+def test_full_lists_are_settled_in_place(native, tier, count):
+    """Far more candidates at one distance than a list holds: unit axes are all equally far from the origin."""
+    axes = np.eye(count, dtype=np.float32)
+    rows = np.concatenate([axes, np.zeros((3, count), np.float32)])
+    labels = np.concatenate([np.arange(count), [count, count, count]])
+    mined = check(native, rows, labels, EUCLIDEAN, tier)
+    assert mined["negatives"][-1] == 0
+    assert mined["exact_negatives"] >= count
+
+
+def test_one_representative_for_equal_rows(native, tier):
+    rows = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)[np.arange(400) % 4]
+    rows[::8] = -np.abs(rows[::8]) * 0  # zeros of both signs are equal
+    labels = np.arange(400) % 5
+    mined = check(native, rows, labels, EUCLIDEAN, tier)
+    assert mined["representatives"] <= 25
+    assert mined["exact_negatives"] <= 200
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_survivors_are_few_on_random_unit_vectors(native, tier, dtype):
+    """The bound is not idle: nearly all pairs are rejected by the screen."""
+    rows = np.random.default_rng(3).standard_normal((2000, 64))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(dtype)
+    mined = mine(native, rows, np.arange(2000) // 4, EUCLIDEAN, tier)
+    assert mined["exact_negatives"] <= 2 * 2000
+    # What a large offset costs is little, since the rows are centred.
+    shifted = mine(native, (rows + 100).astype(dtype), np.arange(2000) // 4, EUCLIDEAN, tier)
+    assert shifted["exact_negatives"] <= 2 * 2000
+    # Norms over six decades: a centre far from the small rows would make them all candidates of each other.
+    spread = (rows * np.logspace(-3, 3, 2000)[:, None]).astype(dtype)
+    assert mine(native, spread, np.arange(2000) // 4, EUCLIDEAN, tier)["exact_negatives"] <= 10 * 2000
+    # One class: positives are screened too.
+    one = mine(native, rows, np.zeros(2000, np.int64), EUCLIDEAN, tier)
+    assert one["exact_positives"] <= 2 * 2000 and one["exact_negatives"] == 0
+
+
+def test_non_finite_rows_are_reported(native, tier):
+    rows = np.random.default_rng(3).standard_normal((60, 4)).astype(np.float32)
+    rows[7, 2] = np.nan
+    mined = mine(native, rows, np.arange(60) // 4, COSINE, tier)
+    assert not mined["finite"]
+    assert mined["positives"][4:7].tolist() == [7, 7, 7] and mined["positives"][7] == 4
+    assert (mined["negatives"][8:] == 7).all() and mined["negatives"][7] == 0
+
+
+def test_an_unknown_tier_is_refused(native):
+    with pytest.raises(ValueError, match=r"must be one of the tiers this CPU can run \(.*portable\); got 'amx'"):
+        native.tier_width("amx")
