@@ -16,7 +16,7 @@ from examples.resnet50.plots.canvas import OTHER, RIGHT, WRONG, new_figure, save
 
 _QUERIES, _NEIGHBOURS = 8, 6
 _COLUMNS = 1 + _NEIGHBOURS
-_LONGEST = 14  # letters of a class name above a picture
+_LONGEST = 15  # letters of a class name above a picture
 
 
 def chosen_queries(labels: Tensor) -> Tensor:
@@ -33,7 +33,9 @@ def chosen_queries(labels: Tensor) -> Tensor:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else "…" + name[-_LONGEST + 1 :]
+    """``Japanese_(katakana)/character11`` becomes ``Japane… 11``: the beginning and the end tell classes apart."""
+    name = name.replace("/character", " ")
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 6]}…{name[-3:]}"
 
 
 def _draw(axes: Axes, image: Tensor, name: str, colour: str) -> None:
@@ -60,7 +62,7 @@ def plot_retrieval(test: ImageSet, before: Evaluation, after: Evaluation, step: 
         half.suptitle(f"{when}: {int(right.sum())} of {right.numel()} neighbours right", fontsize=12)
         grid = half.subplots(len(queries), _COLUMNS, squeeze=False)
         for row, query in enumerate(queries.tolist()):
-            _draw(grid[row, 0], test.pixels[query], f"query {_short(test.classes[test.labels[query]])}", OTHER)
+            _draw(grid[row, 0], test.pixels[query], _short(test.classes[test.labels[query]]), OTHER)
             for column in range(neighbours):
                 index = int(found[row, column])
                 name = _short(test.classes[test.labels[index]])
@@ -68,6 +70,7 @@ def plot_retrieval(test: ImageSet, before: Evaluation, after: Evaluation, step: 
             for column in range(neighbours, _NEIGHBOURS):
                 grid[row, column + 1].axis("off")
     figure.suptitle(
-        "Queries and their nearest test images, nearest first: green is the same class, red another", fontsize=13
+        "In each row a query (grey) and its nearest test images, nearest first: green is the same class, red another",
+        fontsize=13,
     )
     save(figure, path)
