@@ -94,7 +94,28 @@ inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* re
   *result = {most + sum(defect), sum(square), sum(probe)};
 }
 
-// One panel: (x factor - centre) scale, rounded to float32, transposed to [D, width], and the norms of its rows.
+// Eight finite float32 numbers rounded to bfloat16, ties to even.
+FT_INLINE void round_to_bfloat16(float* p) {
+  typedef uint32_t Bits __attribute__((vector_size(32)));
+  Bits bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+  __builtin_memcpy(p, &bits, sizeof bits);
+}
+
+// The bfloat16 halves of two floats as one word.
+FT_INLINE float word_of(float low, float high) {
+  uint32_t halves[2];
+  __builtin_memcpy(&halves[0], &low, sizeof low);
+  __builtin_memcpy(&halves[1], &high, sizeof high);
+  const uint32_t word = halves[0] >> 16 | halves[1];
+  float result;
+  __builtin_memcpy(&result, &word, sizeof word);
+  return result;
+}
+
+// One panel: (x factor - centre) scale, rounded to float32 or bfloat16, transposed to [depth, width] words, and the
+// norms of its rows.
 template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
   constexpr int64_t kChunk = 64;  // 48 rows x 64 floats are 12 KB, a quarter of the first cache
@@ -108,7 +129,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
       for (int64_t k = 0; k < kChunk; ++k) chunk[lane][k] = 0;
   }
   const Wide scale = splat(task.scale);
-  float* out = task.panels + first * task.d;
+  float* out = task.panels + first * ((task.d + Vec::kPerWord - 1) / Vec::kPerWord);
   for (int64_t begin = 0; begin < task.d; begin += kChunk) {
     const int64_t length = task.d - begin < kChunk ? task.d - begin : kChunk;
     for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -122,14 +143,17 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
         const Wide c = whole ? load_wide(centre + k) : load_tail(centre + k, length - k);
         const Wide exact = (x * factor - c) * scale;
         store_wide(chunk[lane] + k, exact);
+        if constexpr (Vec::kPerWord == 2) round_to_bfloat16(chunk[lane] + k);
         const Wide rounded = load_wide(chunk[lane] + k);
         half_square[lane] += exact * exact;
         norm[lane] += rounded * rounded;
         residual[lane] += (exact - rounded) * (exact - rounded);
       }
     }
-    for (int64_t k = 0; k < length; ++k)
-      for (int64_t lane = 0; lane < kWidth; ++lane) *out++ = chunk[lane][k];
+    // Entries behind the length are zeros of load_tail, so a word with only one entry is whole.
+    for (int64_t k = 0; k < length; k += Vec::kPerWord)
+      for (int64_t lane = 0; lane < kWidth; ++lane)
+        *out++ = Vec::kPerWord == 2 ? word_of(chunk[lane][k], chunk[lane][k + 1]) : chunk[lane][k];
   }
   for (int64_t lane = 0; lane < lanes; ++lane)
     task.norms[first + lane] = {sum(half_square[lane]) / 2, __builtin_sqrt(sum(norm[lane])),

@@ -11,14 +11,22 @@ struct Entry {
   bool available;  // the CPU has the instructions and the operating system saves their registers
 };
 
-// Best first. __builtin_cpu_supports asks cpuid and, for the wide registers, xgetbv.
+#if defined(__x86_64__)
+// __builtin_cpu_supports asks cpuid and, for the wide registers, xgetbv.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+// Best first.
 const std::vector<Entry>& table() {
   static const std::vector<Entry> entries = {
 #if defined(__x86_64__)
-      {&kAvx512Tier, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-      {&kAvx2Tier, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {&kAvx512Bf16Tier, has_avx512() && __builtin_cpu_supports("avx512bf16")},
+      {&kAvx512Tier, has_avx512()},
+      {&kAvx2Tier, has_avx2()},
 #endif
       {&kPortableTier, true},
   };

@@ -15,6 +15,7 @@ extern const Tier kPortableTier;
 #if defined(__x86_64__)
 extern const Tier kAvx2Tier;
 extern const Tier kAvx512Tier;
+extern const Tier kAvx512Bf16Tier;
 #endif
 
 // Names, best first.

@@ -51,11 +51,11 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
   const int64_t m = groups.representatives(), width = batch.tier.width;
   const int64_t panels = (m + width - 1) / width;
   Prepared prepared;
-  prepared.d = batch.d;
+  prepared.depth = batch.tier.depth(batch.d);
   prepared.padded = panels * width;
   prepared.norms.resize(m);
   const size_t bytes =
-      (sizeof(float) * static_cast<size_t>(std::max<int64_t>(prepared.padded * batch.d, 1)) + 63) / 64 * 64;
+      (sizeof(float) * static_cast<size_t>(std::max<int64_t>(prepared.padded * prepared.depth, 1)) + 63) / 64 * 64;
   prepared.panels = {static_cast<float*>(std::aligned_alloc(64, bytes)), std::free};
   if (!prepared.panels) throw std::bad_alloc();
 
@@ -71,7 +71,7 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
                             prepared.norms.data()};
   const double operations = 4.0 * static_cast<double>(m) * static_cast<double>(batch.d);
   if (task.scale == 0)  // differences may overflow: leave the rows and their norms at zero
-    std::fill_n(prepared.panels.get(), prepared.padded * batch.d, 0.0f);
+    std::fill_n(prepared.panels.get(), prepared.padded * prepared.depth, 0.0f);
   else
     for_each_task(parallel, panels, operations, [&](int64_t panel) { batch.kernels().pack(task, panel); });
 

@@ -1,5 +1,5 @@
-// The rows as the screen multiplies them: representatives in class order, centred, scaled, rounded to float32, in
-// panels.
+// The rows as the screen multiplies them: representatives in class order, centred, scaled, rounded to float32 or
+// bfloat16, in panels.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@
 namespace fasttriplet::cpu {
 
 struct Prepared {
-  std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [padded M / width, D, width]
-  int64_t d = 0;
-  int64_t padded = 0;           // M rounded up to whole panels
-  std::vector<RowNorms> norms;  // [M], half_square 0 for inner products
-  double kappa = 0;             // core/bound.h
+  std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [padded M / width, depth, width]
+  int64_t depth = 0;                                                   // words of a row, cpu/tier.h
+  int64_t padded = 0;                                                  // M rounded up to whole panels
+  std::vector<RowNorms> norms;                                         // [M], half_square 0 for inner products
+  double kappa = 0;                                                    // core/bound.h
   double largest_norm = 0;
   double scale = 1;  // power of two; 0 where nothing can be screened
 };

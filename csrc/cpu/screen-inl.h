@@ -1,13 +1,14 @@
-// The screen: float32 dot products of the upper triangle, each tile tested at once for its rows and for its columns. No
-// dot product leaves the registers unless some test hits. Compiled once per instruction set.
+// The screen: dot products, summed in float32, of the upper triangle, each tile tested at once for its rows and for its
+// columns. No dot product leaves the registers unless some test hits. Compiled once per instruction set.
 //
 // Register tile: kHeight rows x 3 vectors. kHeight x 3 accumulators + 3 columns + 1 broadcast fill the register file:
 // 8 x 3 + 4 = 28 of 32 with AVX-512, 4 x 3 + 4 = 16 of 16 with AVX2 and SSE2. Twelve or more independent sums hide the
-// latency of the fused multiply-add, 4 cycles at 2 per cycle. A step of D loads 3 vectors and kHeight scalars for 3
-// kHeight products.
+// latency of the fused multiply-add, 4 cycles at 2 per cycle. A step of the depth loads 3 vectors and kHeight words for
+// 3 kHeight products.
 
 namespace fasttriplet::cpu::FT_TIER {
 
+using Vec = FT_VEC;
 constexpr int kLanes = Vec::kLanes;
 constexpr int kVectors = 3;
 constexpr int kWidth = kVectors * kLanes;
@@ -18,10 +19,10 @@ using Lanes = Vec::Lanes;
 using Mask = Vec::Mask;
 
 // acc[r][c] = sum over k of rows[k][r] * columns[k][c]
-FT_INLINE void multiply(const float* rows, const float* columns, int64_t d, Lanes (&acc)[kHeight][kVectors]) {
+FT_INLINE void multiply(const float* rows, const float* columns, int64_t depth, Lanes (&acc)[kHeight][kVectors]) {
   for (int r = 0; r < kHeight; ++r)
     for (int c = 0; c < kVectors; ++c) acc[r][c] = Vec::zero();
-  for (int64_t k = 0; k < d; ++k) {
+  for (int64_t k = 0; k < depth; ++k) {
     Lanes column[kVectors];
     for (int c = 0; c < kVectors; ++c) column[c] = Vec::load(columns + c * kLanes);
     for (int r = 0; r < kHeight; ++r) {
@@ -102,11 +103,11 @@ inline __attribute__((noinline)) void test_mixed(const ScreenTask& task, TilePla
 
 inline void screen(const ScreenTask& task) {
   for (int64_t j = task.column_begin; j < task.column_end; j += kWidth) {
-    const float* columns = task.panels.data + j * task.panels.d;
+    const float* columns = task.panels.data + j * task.panels.depth;
     for (int64_t i = task.row_begin; i < task.row_end && i < j + kWidth; i += kHeight) {
       const int64_t panel = i / kWidth * kWidth;
       Lanes acc[kHeight][kVectors];
-      multiply(task.panels.data + panel * task.panels.d + (i - panel), columns, task.panels.d, acc);
+      multiply(task.panels.data + panel * task.panels.depth + (i - panel), columns, task.panels.depth, acc);
       const bool above = i + kHeight <= j;
       const int32_t row_first = task.classes[i], row_last = task.classes[i + kHeight - 1];
       const int32_t column_first = task.classes[j], column_last = task.classes[j + kWidth - 1];

@@ -140,7 +140,8 @@ void Search::settle(int64_t row, const Settler& settler) {
 void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
                 Search& farthest, const Settler& settler, const Parallel& parallel) {
   const int64_t m = static_cast<int64_t>(classes.size());
-  const double operations = static_cast<double>(m) * static_cast<double>(m) * static_cast<double>(prepared.d + 4) / 16;
+  const double operations =
+      static_cast<double>(m) * static_cast<double>(m) * static_cast<double>(prepared.depth + 4) / 16;
   // With several threads a batch of few blocks is cut finer, so that all of them have tasks.
   const int64_t share = operations < 2 * kOperationsPerWorker ? kBlock : m / (2 * parallel.threads() + 2);
   const int64_t block = std::clamp((share + tier.width - 1) / tier.width * tier.width, tier.width, kBlock);
@@ -165,7 +166,7 @@ void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
       context.farthest_columns = &farthest_columns.emplace(local(farthest, pair.j));
     }
     ScreenTask task;
-    task.panels = {prepared.panels.get(), prepared.d};
+    task.panels = {prepared.panels.get(), prepared.depth};
     task.row_begin = pair.i * block;
     task.row_end = std::min((pair.i + 1) * block, prepared.padded);
     task.column_begin = pair.j * block;

@@ -11,11 +11,12 @@
 
 namespace fasttriplet::cpu {
 
-// Packed rows: panels of `width` rows, each panel [D, width] float32, so that a panel serves as columns of a tile and,
-// any `height` neighbouring lanes of it, as rows. One copy of the batch serves both.
+// Packed rows: panels of `width` rows, each panel [depth, width] words, so that a panel serves as columns of a tile
+// and, any `height` neighbouring lanes of it, as rows. One copy of the batch serves both. A word is a float32 entry of
+// a row or two neighbouring bfloat16 entries; either way it is 32 bits that a broadcast moves whole.
 struct Panels {
-  const float* data;  // [panels, D, width]
-  int64_t d;
+  const float* data;  // [panels, depth, width]
+  int64_t depth;      // words of a row
 };
 
 // A task of the scan: all pairs i < j with i in rows, j in columns, in packed order. Thresholds are the task's own.
@@ -48,7 +49,7 @@ struct PackTask {
   const double* factors;  // [N] 1 / |x|, or null
   const double* centre;   // [D]
   double scale;           // power of two
-  float* panels;          // [panels, D, width]
+  float* panels;          // [panels, depth, width]
   RowNorms* norms;        // [packed N]
 };
 
@@ -73,11 +74,13 @@ struct RowKernels {
 
 struct Tier {
   const char* name;
-  int64_t width;  // rows of a panel
+  int64_t width;     // rows of a panel
+  int64_t per_word;  // entries of a row in a word of a panel
   void (*screen)(const ScreenTask& task);
   RowKernels<float> float32;
   RowKernels<double> float64;
 
+  int64_t depth(int64_t d) const { return (d + per_word - 1) / per_word; }
   const RowKernels<float>& rows(const float*) const { return float32; }
   const RowKernels<double>& rows(const double*) const { return float64; }
 };

@@ -9,6 +9,7 @@
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
 #define FT_TIER avx2
+#define FT_VEC Avx2Vec
 FT_TARGET_BEGIN("avx2,fma")
 #include "cpu/vec_avx2.h"
 // Order matters: the exact kernels use the screen's panel width.
@@ -17,6 +18,7 @@ FT_TARGET_BEGIN("avx2,fma")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx2Tier = {"avx2", avx2::kWidth, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
+const Tier kAvx2Tier = {
+    "avx2", avx2::kWidth, avx2::Vec::kPerWord, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

@@ -9,6 +9,7 @@
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
 #define FT_TIER avx512
+#define FT_VEC Avx512Vec
 FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #include "cpu/vec_avx512.h"
 // Order matters: the exact kernels use the screen's panel width.
@@ -17,7 +18,11 @@ FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx512Tier = {"avx512", avx512::kWidth, avx512::screen, avx512::row_kernels<float>(),
+const Tier kAvx512Tier = {"avx512",
+                          avx512::kWidth,
+                          avx512::Vec::kPerWord,
+                          avx512::screen,
+                          avx512::row_kernels<float>(),
                           avx512::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

@@ -6,12 +6,17 @@
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
 #define FT_TIER portable
+#define FT_VEC PortableVec
 #include "cpu/vec_portable.h"
 // Order matters: the exact kernels use the screen's panel width.
 #include "cpu/screen-inl.h"
 #include "cpu/exact-inl.h"
 
 namespace fasttriplet::cpu {
-const Tier kPortableTier = {"portable", portable::kWidth, portable::screen, portable::row_kernels<float>(),
+const Tier kPortableTier = {"portable",
+                            portable::kWidth,
+                            portable::Vec::kPerWord,
+                            portable::screen,
+                            portable::row_kernels<float>(),
                             portable::row_kernels<double>()};
 }  // namespace fasttriplet::cpu

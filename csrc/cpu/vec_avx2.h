@@ -8,12 +8,13 @@
 
 #include "cpu/inline.h"
 
-namespace fasttriplet::cpu::avx2 {
+namespace fasttriplet::cpu::FT_TIER {
 
-struct Vec {
+struct Avx2Vec {
   using Lanes = __m256;
   using Mask = __m256;
   static constexpr int kLanes = 8;
+  static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
 
   static FT_INLINE Lanes load(const float* p) { return _mm256_loadu_ps(p); }
   static FT_INLINE void store(float* p, Lanes v) { _mm256_storeu_ps(p, v); }
@@ -28,4 +29,4 @@ struct Vec {
   static FT_INLINE unsigned bits(Mask m) { return static_cast<unsigned>(_mm256_movemask_ps(m)); }
 };
 
-}  // namespace fasttriplet::cpu::avx2
+}  // namespace fasttriplet::cpu::FT_TIER

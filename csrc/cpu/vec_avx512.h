@@ -9,12 +9,13 @@
 
 #include "cpu/inline.h"
 
-namespace fasttriplet::cpu::avx512 {
+namespace fasttriplet::cpu::FT_TIER {
 
-struct Vec {
+struct Avx512Vec {
   using Lanes = __m512;
   using Mask = __mmask16;
   static constexpr int kLanes = 16;
+  static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
 
   static FT_INLINE Lanes load(const float* p) { return _mm512_loadu_ps(p); }
   static FT_INLINE void store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }
@@ -29,4 +30,4 @@ struct Vec {
   static FT_INLINE unsigned bits(Mask m) { return m; }
 };
 
-}  // namespace fasttriplet::cpu::avx512
+}  // namespace fasttriplet::cpu::FT_TIER

@@ -6,12 +6,13 @@
 
 #include "cpu/inline.h"
 
-namespace fasttriplet::cpu::portable {
+namespace fasttriplet::cpu::FT_TIER {
 
-struct Vec {
+struct PortableVec {
   typedef float Lanes __attribute__((vector_size(16)));
   typedef int32_t Mask __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
+  static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
 
   static FT_INLINE Lanes load(const float* p) {
     Lanes v;
@@ -32,4 +33,4 @@ struct Vec {
   static FT_INLINE unsigned bits(Mask m) { return (m[0] & 1u) | (m[1] & 2u) | (m[2] & 4u) | (m[3] & 8u); }
 };
 
-}  // namespace fasttriplet::cpu::portable
+}  // namespace fasttriplet::cpu::FT_TIER

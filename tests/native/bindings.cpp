@@ -97,7 +97,7 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   const ScreenTask::Search wanted = {search.keys.data(), always.data(), always.data()};
   const ScreenTask::Search other = {never.data(), never.data(), never.data()};
   ScreenTask task;
-  task.panels = {prepared.panels.get(), prepared.d};
+  task.panels = {prepared.panels.get(), prepared.depth};
   task.row_begin = task.column_begin = 0;
   task.row_end = task.column_end = prepared.padded;
   task.classes = classes.data();
@@ -171,6 +171,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("tiers_built", tiers_built);
   m.def("tiers_available", tiers_available);
   m.def("tier_width", [](const std::string& tier) { return tier_named(tier).width; });
+  m.def("screens_in_bfloat16", [](const std::string& tier) { return tier_named(tier).per_word == 2; });
   m.def("loss", loss);
   bind<float>(m, "float32");
   bind<double>(m, "float64");

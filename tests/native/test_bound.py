@@ -70,4 +70,5 @@ def test_a_bound_a_twentieth_as_wide_would_be_broken(native, tier, distance):
 def test_the_interval_is_narrow(native, tier, distance):
     lower, upper, exact = intervals(native, rows_of("unit", np.float32), distance, tier, False)
     off = ~np.eye(len(lower), dtype=bool)
-    assert ((upper - lower)[off] <= 4e-5 * exact[off].max()).all()
+    width = 2e-2 if native.screens_in_bfloat16(tier) else 4e-5
+    assert ((upper - lower)[off] <= width * exact[off].max()).all()

@@ -118,7 +118,8 @@ def test_survivors_are_few_on_random_unit_vectors(native, tier, dtype):
     assert shifted["exact_negatives"] <= 2 * 2000
     # Norms over six decades: a centre far from the small rows would make them all candidates of each other.
     spread = (rows * np.logspace(-3, 3, 2000)[:, None]).astype(dtype)
-    assert mine(native, spread, np.arange(2000) // 4, EUCLIDEAN, tier)["exact_negatives"] <= 10 * 2000
+    few = 20 if native.screens_in_bfloat16(tier) else 2
+    assert mine(native, spread, np.arange(2000) // 4, EUCLIDEAN, tier)["exact_negatives"] <= few * 2000
     # One class: positives are screened too.
     one = mine(native, rows, np.zeros(2000, np.int64), EUCLIDEAN, tier)
     assert one["exact_positives"] <= 2 * 2000 and one["exact_negatives"] == 0

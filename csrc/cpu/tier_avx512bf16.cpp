@@ -1,0 +1,28 @@
+// The AVX-512 tier with bfloat16 products: Cooper Lake, Zen 4 and later.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "core/distance.h"
+#include "cpu/inline.h"
+#include "cpu/isa.h"
+#include "cpu/tier.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_TIER avx512bf16
+#define FT_VEC Avx512Bf16Vec
+FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
+#include "cpu/vec_avx512bf16.h"
+// Order matters: the exact kernels use the screen's panel width.
+#include "cpu/screen-inl.h"
+#include "cpu/exact-inl.h"
+FT_TARGET_END
+
+namespace fasttriplet::cpu {
+const Tier kAvx512Bf16Tier = {"avx512bf16",
+                              avx512bf16::kWidth,
+                              avx512bf16::Vec::kPerWord,
+                              avx512bf16::screen,
+                              avx512bf16::row_kernels<float>(),
+                              avx512bf16::row_kernels<double>()};
+}  // namespace fasttriplet::cpu
+#endif
