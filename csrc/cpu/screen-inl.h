@@ -38,26 +38,21 @@ struct TilePlace {
   int64_t i, j;  // first row, first column
 };
 
-template <bool kPositive>
-FT_INLINE const ScreenTask::Search& search_of(const ScreenTask& task) {
-  return kPositive ? task.farthest : task.nearest;
-}
-
 // Lanes of one row that may improve the row's anchor or a column's (core/bound.h).
 template <bool kPositive>
-FT_INLINE Mask hits(const ScreenTask::Search& search, Lanes dot, float row_key, float row_threshold,
-                    const float* column_key, const float* column_threshold) {
-  (void)search;
+FT_INLINE Mask hits(Lanes dot, float row_key, float row_threshold, const float* column_key,
+                    const float* column_threshold) {
   const Lanes signed_dot = kPositive ? Vec::negate(dot) : dot;
   const Lanes row_limit = Vec::add(Vec::load(column_key), Vec::set1(row_threshold));
   const Lanes column_limit = Vec::add(Vec::load(column_threshold), Vec::set1(row_key));
   return Vec::either(Vec::at_least(signed_dot, row_limit), Vec::at_least(signed_dot, column_limit));
 }
 
-// A tile strictly above the diagonal whose pairs are all negative, or all positive.
-template <bool kPositive>
-FT_INLINE void test_pure(const ScreenTask& task, TilePlace at, const Lanes (&acc)[kHeight][kVectors]) {
-  const ScreenTask::Search& search = search_of<kPositive>(task);
+// Tests a tile for one search. Pure: strictly above the diagonal, all pairs negative, or all positive. Otherwise what
+// hits is looked at again, for pairs below the diagonal and of the other kind.
+template <bool kPositive, bool kPure>
+FT_INLINE void test_tile(const ScreenTask& task, TilePlace at, const Lanes (&acc)[kHeight][kVectors]) {
+  const ScreenTask::Search& search = kPositive ? task.farthest : task.nearest;
   const float* row_key = search.key + at.i;
   const float* row_threshold = search.row_threshold + (at.i - task.row_begin);
   const float* column_key = search.key + at.j;
@@ -65,7 +60,7 @@ FT_INLINE void test_pure(const ScreenTask& task, TilePlace at, const Lanes (&acc
   Mask any = Vec::none();
   for (int r = 0; r < kHeight; ++r)
     for (int c = 0; c < kVectors; ++c)
-      any = Vec::either(any, hits<kPositive>(search, acc[r][c], row_key[r], row_threshold[r], column_key + c * kLanes,
+      any = Vec::either(any, hits<kPositive>(acc[r][c], row_key[r], row_threshold[r], column_key + c * kLanes,
                                              column_threshold + c * kLanes));
   if (__builtin_expect(Vec::bits(any) == 0, 1)) return;
   alignas(64) float dots[kHeight][kWidth];
@@ -73,32 +68,16 @@ FT_INLINE void test_pure(const ScreenTask& task, TilePlace at, const Lanes (&acc
     for (int c = 0; c < kVectors; ++c) Vec::store(dots[r] + c * kLanes, acc[r][c]);
   for (int r = 0; r < kHeight; ++r)
     for (int c = 0; c < kVectors; ++c) {
-      // Again, lane by lane: an earlier hit of this tile may have lowered the thresholds.
-      unsigned bits = Vec::bits(hits<kPositive>(search, Vec::load(dots[r] + c * kLanes), row_key[r], row_threshold[r],
+      // Again, row by row: an earlier hit of this tile may have lowered the thresholds.
+      unsigned bits = Vec::bits(hits<kPositive>(Vec::load(dots[r] + c * kLanes), row_key[r], row_threshold[r],
                                                 column_key + c * kLanes, column_threshold + c * kLanes));
       for (; bits != 0; bits &= bits - 1) {
         const int lane = c * kLanes + __builtin_ctz(bits);
-        task.hit(task.context, at.i + r, at.j + lane, dots[r][lane], kPositive);
+        const int64_t i = at.i + r, j = at.j + lane;
+        if (kPure || (j > i && (task.classes[i] == task.classes[j]) == kPositive))
+          task.hit(task.context, i, j, dots[r][lane], kPositive);
       }
     }
-}
-
-// A tile on the diagonal or across a border between classes: pair by pair.
-inline __attribute__((noinline)) void test_mixed(const ScreenTask& task, TilePlace at, const float* dots) {
-  for (int r = 0; r < kHeight; ++r) {
-    const int64_t i = at.i + r;
-    for (int c = 0; c < kWidth; ++c) {
-      const int64_t j = at.j + c;
-      if (j <= i) continue;
-      const bool positive = task.classes[i] == task.classes[j];
-      const ScreenTask::Search& search = positive ? task.farthest : task.nearest;
-      const float dot = dots[r * kWidth + c];
-      const float signed_dot = positive ? -dot : dot;
-      if (signed_dot >= search.key[j] + search.row_threshold[i - task.row_begin] ||
-          signed_dot >= search.key[i] + search.column_threshold[j - task.column_begin])
-        task.hit(task.context, i, j, dot, positive);
-    }
-  }
 }
 
 inline void screen(const ScreenTask& task) {
@@ -112,14 +91,12 @@ inline void screen(const ScreenTask& task) {
       const int32_t row_first = task.classes[i], row_last = task.classes[i + kHeight - 1];
       const int32_t column_first = task.classes[j], column_last = task.classes[j + kWidth - 1];
       if (above && row_last < column_first) {
-        test_pure<false>(task, {i, j}, acc);
+        test_tile<false, true>(task, {i, j}, acc);
       } else if (above && row_first == column_last) {
-        test_pure<true>(task, {i, j}, acc);
+        test_tile<true, true>(task, {i, j}, acc);
       } else {
-        alignas(64) float dots[kHeight * kWidth];
-        for (int r = 0; r < kHeight; ++r)
-          for (int c = 0; c < kVectors; ++c) Vec::store(dots + r * kWidth + c * kLanes, acc[r][c]);
-        test_mixed(task, {i, j}, dots);
+        test_tile<false, false>(task, {i, j}, acc);
+        test_tile<true, false>(task, {i, j}, acc);
       }
     }
   }
