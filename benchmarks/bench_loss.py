@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import fasttriplet
+from benchmarks import peers
 from benchmarks.measure import in_turn, machine
 from fasttriplet import reference
 from fasttriplet.check import DISTANCES
@@ -39,7 +40,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--samples-per-class", type=int, default=4)
     parser.add_argument("--distance", default="euclidean", choices=DISTANCES)
     parser.add_argument("--dtype", default="float32", choices=("float64", "float32", "float16", "bfloat16"))
-    parser.add_argument("--reference-limit", type=int, default=8192, help="largest N the reference is timed at")
+    parser.add_argument("--reference-limit", type=int, default=8192, help="largest N of the reference and the peers")
+    parser.add_argument(
+        "--peers", nargs="*", default=["gather"], choices=list(peers.available()), help="default: gather"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
@@ -82,6 +86,10 @@ def step(function: Callable[..., Tensor], rows: Tensor, labels: Tensor, distance
     return run
 
 
+def peer_step(peer: peers.Peer, rows: Tensor, labels: Tensor) -> Callable[[], None]:
+    return step(lambda rows, labels, distance: peer(rows, labels), rows, labels, "euclidean")
+
+
 def added_mib(n: int, d: int, samples_per_class: int) -> str:
     """Of float32 rows and euclidean distances, in a process of its own: this one's memory pools would hide it."""
     command = [sys.executable, "-m", "benchmarks.peak_memory", str(n), str(d), str(samples_per_class)]
@@ -97,7 +105,9 @@ def main() -> None:
         f"forward + backward, {arguments.dtype}, {arguments.distance}, {arguments.samples_per_class} per class, "
         f"{arguments.rounds} rounds in turn; median (lowest to highest)\n"
     )
-    columns = ("N x D", "verified", "mm ms", "fasttriplet ms", "fasttriplet / mm", "reference / mm", "added peak MiB")
+    named = [*arguments.peers, "reference"]
+    columns = ["N x D", "verified", "mm ms", "fasttriplet ms", "fasttriplet / mm", *(f"{name} / mm" for name in named)]
+    columns.append("added peak MiB")
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for n, d in arguments.sizes:
         rows, labels = batch(n, d, arguments.samples_per_class, getattr(torch, arguments.dtype))
@@ -108,6 +118,7 @@ def main() -> None:
             "fused": step(fasttriplet.batch_hard_triplet_loss, rows, labels, arguments.distance),
         }
         if n <= arguments.reference_limit:
+            contenders |= {name: peer_step(peers.available()[name], rows, labels) for name in arguments.peers}
             contenders["reference"] = step(reference.batch_hard_triplet_loss, rows, labels, arguments.distance)
         timings = in_turn(contenders, arguments.rounds)
         cells = (
@@ -116,7 +127,7 @@ def main() -> None:
             timings["mm"].milliseconds(),
             timings["fused"].milliseconds(),
             timings["fused"].ratio(timings["mm"]),
-            timings["reference"].ratio(timings["mm"]) if "reference" in timings else "not run",
+            *(timings[name].ratio(timings["mm"]) if name in timings else "not run" for name in named),
             added_mib(n, d, arguments.samples_per_class),
         )
         print("| " + " | ".join(cells) + " |", flush=True)

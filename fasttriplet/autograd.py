@@ -104,9 +104,10 @@ def _pair_distances(rows: Tensor, first: Tensor, second: Tensor, distance: str) 
     if distance == "inner_product":
         return -(x * y).sum(1)
     if distance == "cosine":
-        norms = rows.norm(dim=1)
-        unit = rows / torch.where(norms == 0, 1, norms)[:, None]
-        return 1 - (unit[first] * unit[second]).sum(1)
+        zero = rows.detach().norm(dim=1) == 0
+        rows = torch.where(zero[:, None], 1, rows)  # a zero row is at distance 1 from every row, with no slope
+        unit = rows / rows.norm(dim=1, keepdim=True)
+        return torch.where(zero[first] | zero[second], 1, 1 - (unit[first] * unit[second]).sum(1))
     squared = (x - y).square().sum(1)
     if distance == "squared_euclidean":
         return squared

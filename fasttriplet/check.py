@@ -19,6 +19,9 @@ def check_tensors(embeddings: object, labels: object) -> None:
     for name, value in (("embeddings", embeddings), ("labels", labels)):
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+        if value.layout is not torch.strided or value.is_quantized:
+            kind = "a quantized tensor" if value.is_quantized else value.layout
+            raise ValueError(f"{name} must be a dense tensor (torch.strided), not quantized; got {kind}")
     assert isinstance(embeddings, torch.Tensor) and isinstance(labels, torch.Tensor)
     if embeddings.device != labels.device:
         raise ValueError(
@@ -41,7 +44,10 @@ def check_margin(margin: object) -> float:
     """A finite real number, as a float."""
     if isinstance(margin, bool) or not isinstance(margin, Real):
         raise TypeError(f"margin must be a real number; got {type(margin).__name__}")
-    value = float(margin)
+    try:
+        value = float(margin)
+    except OverflowError:
+        raise ValueError(f"margin must be finite as a float; got {margin}") from None
     if not -math.inf < value < math.inf:  # math.isfinite is opaque to torch.compile
         raise ValueError(f"margin must be finite; got {value}")
     return value

@@ -30,8 +30,9 @@ def batch_hard_triplet_loss(
     """Batch-hard triplet loss: each anchor against its farthest positive and its nearest negative in the batch.
 
     For anchor a the loss is ``max(d(a, p) - d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with
-    ``soft_margin``. The chosen p and n are those that float64 arithmetic picks from the values given; equal distances
-    go to the lowest index. No [N, N] array is made: memory beyond the inputs and the gradient is O(N * D).
+    ``soft_margin``. The chosen p and n are those that float64 arithmetic picks from the values given; distances that
+    are equal in float64 go to the lowest index. No [N, N] array is made: memory beyond the inputs and the gradient is
+    O(N * D).
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
@@ -50,7 +51,7 @@ def batch_hard_triplet_loss(
         The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for
         ``reduction="none"``, otherwise a scalar. Its gradient has the dtype and the shape of ``embeddings`` and is
         zero for a pair at distance 0. If any entry is NaN or infinite, every counted loss, each reduction and
-        the whole gradient are NaN.
+        the whole gradient are NaN; a difference of distances that overflows float64 makes the gradient NaN as well.
 
     Raises:
         TypeError: an argument is of the wrong type.

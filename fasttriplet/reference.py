@@ -22,8 +22,19 @@ class MinedTriplets(NamedTuple):
     negative_distances: Tensor  # [N], NaN where the anchor has none
 
 
+DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")
+REDUCTIONS = ("none", "sum", "mean", "mean_nonzero")
+ON_MISSING = ("skip", "zero", "error")
+
+
+def check(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """A specification must not take a misspelt name for another."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
 def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows divided by their norm [N, D], and which rows are zero [N].
+    """Rows divided by their norm [N, D], and which rows are zero [N]; those are returned as rows of equal entries.
 
     A row whose norm is below the smallest normal number counts as zero. Dividing by the largest entry first keeps the
     squares of huge and tiny rows inside the range of the dtype.
@@ -32,12 +43,13 @@ def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     magnitudes = torch.nn.functional.pad(embeddings.detach().abs(), (1, 0))  # a zero more, for D = 0
     scaled = embeddings / magnitudes.amax(1, keepdim=True).clamp_min(tiny)
     zero = scaled.detach().norm(dim=1) < 1
-    scaled = torch.where(zero[:, None], scaled * 0, scaled)
-    return scaled / torch.where(zero, torch.ones_like(zero, dtype=scaled.dtype), scaled.norm(dim=1))[:, None], zero
+    scaled = torch.where(zero[:, None], torch.ones_like(scaled), scaled)  # nothing flows back through a constant
+    return scaled / scaled.norm(dim=1, keepdim=True), zero
 
 
 def paired_distances(embeddings: Tensor, first: Tensor, second: Tensor, distance: str) -> Tensor:
     """Differentiable distances [K] of the pairs of rows ``(first[k], second[k])``; zero gradient at distance zero."""
+    check("distance", distance, DISTANCES)
     if distance == "inner_product":
         return -(embeddings[first] * embeddings[second]).sum(1)
     if distance == "cosine":
@@ -54,17 +66,13 @@ def paired_distances(embeddings: Tensor, first: Tensor, second: Tensor, distance
 
 def pairwise_distances(embeddings: Tensor, distance: str = "euclidean") -> Tensor:
     """Distance matrix [N, N]; a row with a NaN or infinite entry is at distance NaN from every row."""
-    if distance == "inner_product":
-        # Row by row: a matrix product may round equal rows differently, and they would no longer tie.
-        products = [(embeddings * row).sum(1) for row in embeddings]
-        matrix = -torch.stack(products) if products else embeddings.new_empty(0, 0)
-    else:
-        rows, zero = unit_rows(embeddings) if distance == "cosine" else (embeddings, None)
-        matrix = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-        if distance == "squared_euclidean":
-            matrix = matrix.square()
-        elif zero is not None:
-            matrix = torch.where(zero[:, None] | zero, 1, matrix.square() / 2)
+    check("distance", distance, DISTANCES)
+    if distance == "euclidean":
+        matrix = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+    else:  # row by row: a matrix product, or the square of a root, would tie or part what should not
+        everyone = torch.arange(len(embeddings), device=embeddings.device)
+        rows = [paired_distances(embeddings, anchor.expand_as(everyone), everyone, distance) for anchor in everyone]
+        matrix = torch.stack(rows) if rows else embeddings.new_empty(0, 0)
     finite = embeddings.isfinite().all(1)
     return torch.where(finite[:, None] & finite, matrix, torch.nan)
 
@@ -109,6 +117,8 @@ def batch_hard_triplet_loss(
 
     A single NaN or infinite entry makes every counted loss, each reduction and the whole gradient NaN.
     """
+    check("reduction", reduction, REDUCTIONS)
+    check("on_missing", on_missing, ON_MISSING)
     mined = mine_batch_hard(embeddings.detach(), labels, distance=distance)
     missing = (mined.positives < 0) | (mined.negatives < 0)
     if on_missing == "error" and missing.any():

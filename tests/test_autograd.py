@@ -45,6 +45,28 @@ def test_second_derivative_at_distance_zero_is_finite():
     assert second.isfinite().all()
 
 
+def test_second_derivative_of_cosine_beside_a_zero_row():
+    rows = leaf(6, 3).detach().clone()
+    rows[0] = 0
+    labels, weights = torch.arange(6) // 2, torch.arange(18.0, dtype=torch.float64).view(6, 3)
+
+    def gradient(x, graph):
+        loss = fasttriplet.batch_hard_triplet_loss(x, labels, distance="cosine", margin=2.0)
+        return torch.autograd.grad(loss, x, create_graph=graph)[0]
+
+    x = rows.clone().requires_grad_()
+    (second,) = torch.autograd.grad((gradient(x, True) * weights).sum(), x)
+    assert not second[0].any()
+    step = 1e-6
+    for i, k in ((1, 0), (2, 1), (3, 2), (5, 0)):
+        sides = []
+        for sign in (1, -1):
+            moved = rows.clone()
+            moved[i, k] += sign * step
+            sides.append((gradient(moved.requires_grad_(), False) * weights).sum())
+        assert second[i, k].item() == pytest.approx(((sides[0] - sides[1]) / (2 * step)).item(), rel=1e-5, abs=1e-7)
+
+
 @pytest.mark.parametrize("case", SMALL, ids=[case.name for case in SMALL])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.filterwarnings("ignore:fasttriplet.*an autograd kernel was not registered")  # the Functions are above them
@@ -54,11 +76,13 @@ def test_opcheck(case, dtype):
     labels = torch.arange(len(embeddings)) // 2
     for distance in range(len(DISTANCES)):
         torch.library.opcheck(OPS.mine_batch_hard.default, (embeddings, labels, distance))
-    for reduction in range(len(REDUCTIONS)):
-        arguments = (embeddings, labels, 0.3, 0, False, reduction, 0)
+    for number in range(len(REDUCTIONS)):  # each distance, reduction and on_missing, with and without soft margin
+        arguments = (embeddings, labels, 0.3, number, number % 2 == 1, number, number % 3)
         torch.library.opcheck(OPS.batch_hard_loss.default, arguments)
         loss, *saved = OPS.batch_hard_loss(*arguments)
-        torch.library.opcheck(OPS._batch_hard_loss_backward.default, (torch.ones_like(loss), embeddings, *saved, 0))
+        torch.library.opcheck(
+            OPS._batch_hard_loss_backward.default, (torch.ones_like(loss), embeddings, *saved, number)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

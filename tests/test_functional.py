@@ -193,6 +193,23 @@ def test_float64_beyond_the_range_of_squares():
     assert torch.equal(mined.positives, expected.positives) and torch.equal(mined.negatives, expected.negatives)
 
 
+def test_distances_that_tie_after_rounding_go_to_the_lowest_index():
+    """The squares differ in the last bit; their roots, the euclidean distances, are equal."""
+    rows = torch.tensor([[0.0, 0.0], [1.0, 2.0**-26], [1.0, 0.0]], dtype=torch.float64)
+    for distance, expected in (("euclidean", 1), ("squared_euclidean", 2)):
+        for module in (fasttriplet, reference):
+            assert module.mine_batch_hard(rows, torch.tensor([0, 1, 1]), distance=distance).negatives[0] == expected
+    positives = fasttriplet.mine_batch_hard(rows[[0, 2, 1]], torch.tensor([0, 0, 0])).positives
+    assert positives[0] == 1
+
+
+def test_cosine_of_rows_whose_norm_overflows():
+    rows = torch.tensor([[1.7e308] * 4, [1, 2, 1, 1], [1, 0, 0, 0], [-1, 2, 3, 4]], dtype=torch.float64)
+    labels = torch.arange(4)
+    mined = fasttriplet.mine_batch_hard(rows, labels, distance="cosine")
+    assert torch.equal(mined.negatives, reference.mine_batch_hard(rows, labels, distance="cosine").negatives)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_distance_zero_has_zero_gradient(reduction):
     for distance in DISTANCES[:3]:

@@ -143,13 +143,21 @@ def test_after_a_fork():
     assert result.stdout.strip() == "same", result.stderr
 
 
-def test_flushed_denormals_change_nothing():
-    embeddings, labels = gauss(200)
-    embeddings = embeddings * torch.logspace(-38, 0, 200)[:, None]
-    expected = run(embeddings, labels)
-    assert torch.set_flush_denormal(True) or pytest.skip("this CPU cannot flush denormals")
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("scale", ["denormal", "decades"])
+def test_flushing_denormals_changes_nothing(threads, scale):
+    """The mode is each thread's own: threads that were there before it was set must compute the same as the caller."""
+    embeddings, labels = gauss(3000, 32)
+    embeddings = embeddings * (1e-39 if scale == "denormal" else torch.logspace(-44, 0, 3000)[:, None])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
+        expected = run(embeddings, labels)
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this CPU cannot flush denormals")
         mined = fasttriplet.mine_batch_hard(embeddings, labels)
+        assert (torch.tensor([1e-39]) * 1).item() == 0  # the mode is the caller's again
     finally:
         torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
     assert torch.equal(mined.positives, expected[2]) and torch.equal(mined.negatives, expected[3])

@@ -77,6 +77,15 @@ def test_derivatives(distance):
         )
 
 
+def test_misspelt_names_are_refused():
+    embeddings, labels = torch.zeros(4, 2), torch.arange(4) // 2
+    for name in ("distance", "reduction", "on_missing"):
+        with pytest.raises(ValueError, match=f"{name} must be one of .*; got 'bogus'"):
+            reference.batch_hard_triplet_loss(embeddings, labels, **{name: "bogus"})
+    with pytest.raises(ValueError, match="distance must be one of"):
+        reference.mine_batch_hard(embeddings, labels, distance="bogus")
+
+
 def test_error_on_missing():
     with pytest.raises(ValueError, match="1 anchors miss a positive or a negative, first 2"):
         reference.batch_hard_triplet_loss(torch.zeros(3, 1), torch.tensor([0, 0, 1]), on_missing="error")

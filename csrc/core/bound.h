@@ -1,7 +1,7 @@
 // The screen's bound: what a low-precision dot product still says for sure about a pair.
 //
-// The screen multiplies rounded rows x^ of the prepared rows x (centred where that changes no distance, scaled by a
-// power of two). With |x - x^| <= r_x and the products summed in float32,
+// // The screen multiplies rounded rows x^ of the prepared rows x (less a centre c, scaled by a power of two). With |x
+// - x^| <= r_x and the products summed in float32,
 //
 //   |x.y - fl(x^.y^)| <= |x^| r_y + |y^| r_x + r_x r_y + g |x^| |y^|        (Cauchy-Schwarz)
 //
@@ -10,14 +10,15 @@
 // one, and products that fall below the normal float32 range or are flushed to zero, inside the bound.
 //
 // The scan looks for the smallest key of each anchor; a policy says which:
-//   nearest   key = h              h = |x|^2 / 2 + |y|^2 / 2 - x.y, or -x.y for inner products
+//   nearest   key = h              h = |x|^2 / 2 + |y|^2 / 2 - x.y, or -c.y - x.y for inner products
 //   farthest  key = -h
 // Both are written  lower = anchor[i] + candidate[j] - sign * dot  with  lower <= key <= lower + anchor_slack[i] +
 // candidate_slack[j]  (up to a constant of the anchor), so the smallest upper bound S seen by an anchor rejects every
 // pair with lower > S, and the pair with the smallest key is never rejected. E is split between the two rows so that
 // the test needs one number a row: for differences E <= kappa ((|x^| + tiny)^2 + (|y^| + tiny)^2) / 2, which never
 // exceeds a few roundings of the key's own terms; inner products have no such terms, so the anchor carries E against
-// the largest norm.
+// the largest norm. Inner products can be centred as well: -(x + c).(y + c) is -x.y - c.y up to a constant of the
+// anchor.
 #pragma once
 
 #include <cmath>
@@ -40,9 +41,10 @@ inline double kappa(double rho, int64_t d) { return 2 * rho + rho * rho + accumu
 
 // What the screen knows of one prepared row; everything in float64 and in scaled units.
 struct RowNorms {
-  double half_square;  // |x|^2 / 2 of the exact prepared row; 0 for inner products
+  double half_square;  // |x|^2 / 2 of the exact prepared row
   double norm;         // |x^| of the rounded row
   double residual;     // |x - x^|
+  double centre_dot;   // c.x
 };
 
 // One row's share of the bound, in a policy's key.
@@ -61,9 +63,14 @@ inline RowTerms difference_terms(const RowNorms& row, double kappa) {
   return {lower, lower, 2 * e, 2 * e};
 }
 
-inline RowTerms product_terms(const RowNorms& row, double kappa, double largest_norm) {
-  const double e = (kappa + 8 * kUnitRoundoff) * (row.norm + kTiny) * (largest_norm + kTiny);
-  return {0, 0, 2 * e, 0};
+// The exact scores are of the rows themselves, not of the centred ones, and so are their float64 roundings: D 2^-53 |x
+// + c| |y + c| each, likewise for c.y.
+inline RowTerms product_terms(const RowNorms& row, double kappa, double largest_norm, double centre_norm, int64_t d) {
+  const double reach = row.norm + kTiny, farthest_reach = largest_norm + kTiny;
+  const double float64_error =
+      static_cast<double>(d + 8) * 0x1p-50 * (reach + centre_norm) * (farthest_reach + centre_norm);
+  const double e = (kappa + 8 * kUnitRoundoff) * reach * farthest_reach + float64_error;
+  return {0, -row.centre_dot, 2 * e, 0};
 }
 
 // The farthest pair is the one with the smallest -h: negate the upper ends.
@@ -78,14 +85,14 @@ inline float float_below(double value) {
   return rounded > value ? std::nextafterf(rounded, -std::numeric_limits<float>::infinity()) : rounded;
 }
 
-// The scan tests  sign * dot >= key_of_candidate + threshold_of_anchor  in float32. Both are lowered by what the
-// addition may round up, so that the test never fails where  anchor + candidate - sign * dot <= best  holds exactly.
-inline float candidate_key(double candidate) {
-  return float_below(candidate - 2 * kUnitRoundoff * std::fabs(candidate));
-}
+// The scan tests  sign * dot >= key_of_candidate + threshold_of_anchor  in float32, and must not fail where
+// anchor + candidate - sign * dot <= best  holds. Both terms are rounded down, their sum is rounded to nearest, and
+// rounding is monotone: a sum that is at most the float32 number `dot` stays so. Only the subtraction in float64 can
+// round up.
+inline float candidate_key(double candidate) { return float_below(candidate); }
 
 inline float anchor_threshold(double anchor, double best) {
-  return float_below(anchor - best - 4 * kUnitRoundoff * (std::fabs(anchor) + std::fabs(best)));
+  return float_below(anchor - best - 0x1p-52 * (std::fabs(anchor) + std::fabs(best)));
 }
 
 }  // namespace fasttriplet

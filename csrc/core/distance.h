@@ -1,51 +1,42 @@
-// The distances, each as a score that orders pairs as the distance does, and what its gradient needs.
+// The distances, which of two is the harder, and what a gradient needs.
 //
-//   kind               score(x, y)                  distance        d distance / d x
-//   euclidean          sum (x - y)^2                sqrt(score)     (x - y) / distance
-//   squared_euclidean  sum (x - y)^2                score           2 (x - y)
-//   cosine             sum (u - v)^2 / 2            score           (u - v - distance u) / |x|
-//   inner_product      -sum x y                     score           -y
+//   kind               distance of x and y      its gradient for x
+//   euclidean          sqrt(sum (x - y)^2)      (x - y) / distance
+//   squared_euclidean  sum (x - y)^2            2 (x - y)
+//   cosine             sum (u - v)^2 / 2        (u - v - distance u) / |x|
+//   inner_product      -sum x y                 -y
 //
 // with u = x / |x|, v = y / |y|. Half the squared difference of unit rows is 1 - cos without its cancellation; the
-// cosine of a row of norm zero is 0, its score 1. Scores are sums in float64 in an order that no instruction set
-// changes (cpu/exact-inl.h), taken from the values given, never from |x|^2 + |y|^2 - 2xy.
+// distance of a row of norm zero is 1. The kernels call a distance rounded to float64 a score; it is summed in an order
+// that no instruction set changes (cpu/exact-inl.h), from the values given, never from |x|^2 + |y|^2 - 2xy.
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "core/options.h"
 
 namespace fasttriplet {
 
-// How a kind combines two entries; the kernels are instantiated on these three tags.
+// How a kind combines two entries; the kernels are instantiated on these tags.
 struct Difference {
-  static constexpr bool kNormalised = false, kProduct = false;
+  static constexpr bool kNormalised = false, kProduct = false, kRoot = false;
+};
+struct RootDifference {
+  static constexpr bool kNormalised = false, kProduct = false, kRoot = true;
 };
 struct UnitDifference {
-  static constexpr bool kNormalised = true, kProduct = false;
+  static constexpr bool kNormalised = true, kProduct = false, kRoot = false;
 };
 struct Product {
-  static constexpr bool kNormalised = false, kProduct = true;
+  static constexpr bool kNormalised = false, kProduct = true, kRoot = false;
 };
 
-// The one place where a kind becomes a type: calls f(tag).
-template <typename F>
-auto dispatch_distance(Distance distance, F&& f) {
-  switch (distance) {
-    case Distance::kCosine:
-      return f(UnitDifference{});
-    case Distance::kInnerProduct:
-      return f(Product{});
-    default:
-      return f(Difference{});
-  }
-}
-
-// Distances are unchanged by a translation of the rows that the screen multiplies.
-inline bool is_translation_invariant(Distance distance) { return distance != Distance::kInnerProduct; }
-
-inline double distance_of_score(Distance distance, double score) {
-  return distance == Distance::kEuclidean ? std::sqrt(score) : score;
+// Whether, in a search for the smallest score, a in its row goes before b in its row. A score that overflowed to NaN
+// goes first, as in torch.min and torch.max; equal scores go to the lower row. A search for the largest negates scores.
+inline bool goes_before(double a, int64_t a_row, double b, int64_t b_row) {
+  if (std::isnan(a) != std::isnan(b)) return std::isnan(a);
+  return a < b || (!(b < a) && a_row < b_row);
 }
 
 // The weight e of an edge (x, y) such that the gradient of x is e times: x - y for differences, (u - v - distance u) /

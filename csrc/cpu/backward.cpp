@@ -41,6 +41,7 @@ IncomingEdges incoming_edges(const MinedPairs& pairs, int64_t n) {
 template <typename T>
 void mined_backward(const Batch<T>& batch, const MinedPairs& pairs, const T* upstream, bool per_anchor,
                     const Parallel& parallel, T* gradient) {
+  const KeepDenormals mode;
   const int64_t n = batch.n, d = batch.d;
   if (std::any_of(pairs.slopes, pairs.slopes + n, [](double slope) { return std::isnan(slope); })) {
     std::fill_n(gradient, n * d, std::numeric_limits<T>::quiet_NaN());

@@ -30,8 +30,8 @@ double normalising_factor(const T* row, int64_t d, const RowSurvey& survey) {
     const double x = std::scalbn(static_cast<double>(row[k]), -exponent);
     square += x * x;
   }
-  const double norm = std::scalbn(std::sqrt(square), exponent);
-  return norm < std::numeric_limits<double>::min() ? 0 : 1 / norm;
+  const double norm = std::sqrt(square);  // of the scaled row: its own norm may be beyond the range
+  return std::scalbn(norm, exponent) < std::numeric_limits<double>::min() ? 0 : std::scalbn(1 / norm, -exponent);
 }
 
 }  // namespace

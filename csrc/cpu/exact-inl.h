@@ -72,6 +72,7 @@ inline double score(const T* x, const T* y, int64_t d, double x_factor, double y
   if (k < d) odd += score_term<Kind>(load_tail(x + k, d - k), load_tail(y + k, d - k), fx, fy);
   const double total = sum(even + odd);
   if constexpr (Kind::kProduct) return -total;
+  if constexpr (Kind::kRoot) return __builtin_sqrt(total);
   if constexpr (Kind::kNormalised) return x_factor == 0 || y_factor == 0 ? 1 : total / 2;
   return total;
 }
@@ -120,11 +121,11 @@ template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
   constexpr int64_t kChunk = 64;  // 48 rows x 64 floats are 12 KB, a quarter of the first cache
   alignas(64) float chunk[kWidth][kChunk];
-  Wide half_square[kWidth], norm[kWidth], residual[kWidth];
+  Wide half_square[kWidth], norm[kWidth], residual[kWidth], centre_dot[kWidth];
   const int64_t first = panel * kWidth;
   const int64_t lanes = task.count - first < kWidth ? task.count - first : kWidth;
   for (int64_t lane = 0; lane < kWidth; ++lane) {
-    half_square[lane] = norm[lane] = residual[lane] = Wide{};
+    half_square[lane] = norm[lane] = residual[lane] = centre_dot[lane] = Wide{};
     if (lane >= lanes)
       for (int64_t k = 0; k < kChunk; ++k) chunk[lane][k] = 0;
   }
@@ -148,6 +149,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
         half_square[lane] += exact * exact;
         norm[lane] += rounded * rounded;
         residual[lane] += (exact - rounded) * (exact - rounded);
+        centre_dot[lane] += exact * (c * scale);
       }
     }
     // Entries behind the length are zeros of load_tail, so a word with only one entry is whole.
@@ -157,7 +159,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
   }
   for (int64_t lane = 0; lane < lanes; ++lane)
     task.norms[first + lane] = {sum(half_square[lane]) / 2, __builtin_sqrt(sum(norm[lane])),
-                                __builtin_sqrt(sum(residual[lane]))};
+                                __builtin_sqrt(sum(residual[lane])), sum(centre_dot[lane])};
 }
 
 // gradient = sum over edges of weight (x - y); for cosine (sum weight (u - v) - u sum weight distance) / |x|; -sum
@@ -193,7 +195,7 @@ template <typename T>
 constexpr RowKernels<T> row_kernels() {
   return {survey<T>,
           pack<T>,
-          {score<Difference, T>, score<Difference, T>, score<UnitDifference, T>, score<Product, T>},
+          {score<RootDifference, T>, score<Difference, T>, score<UnitDifference, T>, score<Product, T>},
           {gather<Difference, T>, gather<Difference, T>, gather<UnitDifference, T>, gather<Product, T>}};
 }
 

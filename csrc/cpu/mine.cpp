@@ -20,12 +20,11 @@ struct Pick {
   double score = 0;
 };
 
-// The farther of two positives; equal scores go to the lower index.
+// The harder of two positives.
 Pick farther(const Pick& a, const Pick& b) {
   if (a.index < 0) return b;
   if (b.index < 0) return a;
-  if (a.score != b.score) return a.score > b.score ? a : b;
-  return a.index < b.index ? a : b;
+  return goes_before(-a.score, a.index, -b.score, b.index) ? a : b;
 }
 
 template <typename T>
@@ -132,7 +131,7 @@ class Miner {
 
   void put(const MineOutput& output, int64_t i, const Pick& positive, const Pick& negative) const {
     const auto value = [&](const Pick& pick) {
-      return pick.index < 0 ? std::numeric_limits<double>::quiet_NaN() : distance_of_score(batch_.distance, pick.score);
+      return pick.index < 0 ? std::numeric_limits<double>::quiet_NaN() : pick.score;
     };
     output.positives[i] = positive.index;
     output.negatives[i] = negative.index;
@@ -207,6 +206,7 @@ class Miner {
 template <typename T>
 bool mine_batch_hard(const Batch<T>& batch, const int64_t* labels, const Parallel& parallel, const MineOutput& output,
                      MineCounts* counts) {
+  const KeepDenormals mode;
   return Miner<T>(batch, labels, parallel).run(output, counts);
 }
 

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <functional>
 
+#include "cpu/denormals.h"
+
 namespace fasttriplet::cpu {
 
 class Parallel {
@@ -33,6 +35,7 @@ void for_each_task(const Parallel& parallel, int64_t tasks, double operations, F
   }
   std::atomic<int64_t> next{0};
   parallel.run(workers, [&] {
+    const KeepDenormals mode;
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) f(task);
   });
 }

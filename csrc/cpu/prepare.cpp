@@ -10,14 +10,13 @@ namespace {
 
 double median_of_three(double a, double b, double c) { return std::max(std::min(a, b), std::min(std::max(a, b), c)); }
 
-// A centre changes no distance, only how tight the bound is. Entry by entry the median of three medians of three rows:
+// A centre changes no winner, only how tight the bound is. Entry by entry the median of three medians of three rows:
 // it sits inside the batch as the mean does, but a few far rows do not move it. Where it would not at least halve the
 // norm of most of those rows the centre is zero: rows of very different norms must each keep their own precision.
 template <typename T>
 std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const Groups& groups) {
   constexpr int64_t kSamples = 9;
   std::vector<double> centre(batch.d, 0.0);
-  if (!is_translation_invariant(batch.distance)) return centre;
   const T* rows[kSamples];
   double factors[kSamples];
   for (int64_t s = 0; s < kSamples; ++s) {
@@ -91,22 +90,26 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
   for (RowNorms& row : prepared.norms) {
     rho = std::max(rho, row.residual / (row.norm + kTiny));
     prepared.largest_norm = std::max(prepared.largest_norm, row.norm);
-    if (batch.distance == Distance::kInnerProduct) row.half_square = 0;
   }
-  if (batch.distance ==
-      Distance::kCosine)  // |0 - v|^2 / 2 is 1/2 where the score is 1; between two zero rows 0, likewise 1
+  // |0 - v|^2 / 2 is 1/2 where the score is 1; between two zero rows it is 0, and the score likewise 1.
+  if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
       if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += task.scale * task.scale / 2;
   prepared.kappa = kappa(rho, batch.d);
   prepared.scale = task.scale;
+  prepared.d = batch.d;
+  double square = 0;
+  for (const double c : centre) square += c * task.scale * (c * task.scale);
+  prepared.centre_norm = std::sqrt(square);
   return prepared;
 }
 
 RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t representative, bool farthest) {
   const RowNorms& row = prepared.norms[representative];
-  const RowTerms nearest = distance == Distance::kInnerProduct
-                               ? product_terms(row, prepared.kappa, prepared.largest_norm)
-                               : difference_terms(row, prepared.kappa);
+  const RowTerms nearest =
+      distance == Distance::kInnerProduct
+          ? product_terms(row, prepared.kappa, prepared.largest_norm, prepared.centre_norm, prepared.d)
+          : difference_terms(row, prepared.kappa);
   return farthest ? fasttriplet::farthest(nearest) : nearest;
 }
 

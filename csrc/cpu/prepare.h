@@ -19,6 +19,8 @@ struct Prepared {
   std::vector<RowNorms> norms;                                         // [M], half_square 0 for inner products
   double kappa = 0;                                                    // core/bound.h
   double largest_norm = 0;
+  double centre_norm = 0;  // scaled
+  int64_t d = 0;
   double scale = 1;  // power of two; 0 where nothing can be screened
 };
 

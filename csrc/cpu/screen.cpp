@@ -5,6 +5,8 @@
 #include <mutex>
 #include <optional>
 
+#include "core/distance.h"
+
 namespace fasttriplet::cpu {
 namespace {
 
@@ -130,8 +132,8 @@ void Search::settle(int64_t row, const Settler& settler) {
     const double score = sign * settler.score(static_cast<int32_t>(row), candidate);
     ++anchor.scored;
     Winner& winner = anchor.winner;
-    if (winner.candidate < 0 || score < winner.score ||
-        (score == winner.score && settler.source[candidate] < settler.source[winner.candidate]))
+    if (winner.candidate < 0 ||
+        goes_before(score, settler.source[candidate], winner.score, settler.source[winner.candidate]))
       winner = {candidate, score};
   }
   anchor.count = 0;

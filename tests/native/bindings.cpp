@@ -121,6 +121,13 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   result["upper"] = upper;
   result["scale"] = prepared.scale;
   result["reported"] = context.reported;
+  Array<double> constant(m);  // of each anchor, left out of its keys: core/bound.h
+  for (int64_t r = 0; r < m; ++r) {
+    const bool product = batch.distance == Distance::kInnerProduct;
+    constant.mutable_data()[r] =
+        product ? prepared.norms[r].centre_dot + prepared.centre_norm * prepared.centre_norm : 0.0;
+  }
+  result["constant"] = constant;
   result["source"] = Array<int32_t>(m, groups.source.data());
   return result;
 }
@@ -173,6 +180,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("tier_width", [](const std::string& tier) { return tier_named(tier).width; });
   m.def("screens_in_bfloat16", [](const std::string& tier) { return tier_named(tier).per_word == 2; });
   m.def("loss", loss);
+  m.def("candidate_key", fasttriplet::candidate_key);
+  m.def("anchor_threshold", fasttriplet::anchor_threshold);
   bind<float>(m, "float32");
   bind<double>(m, "float64");
 }

@@ -27,10 +27,16 @@ def scores(native, rows, distance, tier):
 
 
 def hardest(matrix, labels):
-    """Farthest positive and nearest negative by score, lowest index on ties, -1 where there is none."""
+    """Farthest positive and nearest negative by score, NaN first, lowest index on ties, -1 where there is none."""
     n = len(labels)
+    largest = np.finfo(np.float64).max
+    matrix = np.clip(matrix, -largest, largest)  # infinities are left to mark NaN and exclusion
     same = labels[:, None] == labels[None]
     positive = same & ~np.eye(n, dtype=bool)
-    positives = np.where(positive.any(1), np.where(positive, matrix, -np.inf).argmax(1), -1)
-    negatives = np.where((~same).any(1), np.where(same, np.inf, matrix).argmin(1), -1)
+    positives = np.where(
+        positive.any(1), np.where(positive, np.where(np.isnan(matrix), np.inf, matrix), -np.inf).argmax(1), -1
+    )
+    negatives = np.where(
+        (~same).any(1), np.where(same, np.inf, np.where(np.isnan(matrix), -np.inf, matrix)).argmin(1), -1
+    )
     return positives, negatives

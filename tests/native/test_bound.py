@@ -1,9 +1,13 @@
 """The screen's interval holds the exact score of every pair, and is not much wider than it has to be."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, scores, suffix
+from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, SQUARED, scores, suffix
 
 SHAPES = ["gauss", "offset", "decades", "small", "wide", "zeros", "unit", "odd", "biased"]
 
@@ -35,9 +39,10 @@ def intervals(native, rows, distance, tier, farthest):
     source = found["source"]
     m = len(source)
     assert found["reported"] == m * (m - 1) // 2, "every pair once"
-    exact = scores(native, rows, distance, tier)[np.ix_(source, source)] * found["scale"] ** 2
-    if distance in (EUCLIDEAN, 1):
-        exact = exact / 2
+    exact = scores(native, rows, distance, tier)[np.ix_(source, source)]
+    if distance == EUCLIDEAN:
+        exact = exact * exact
+    exact = exact * found["scale"] ** 2 / (2 if distance in (EUCLIDEAN, SQUARED) else 1) + found["constant"][:, None]
     # The oracle's norms are NumPy's: its unit rows may differ from the kernel's by a float64 rounding.
     room = 1e-14 * found["scale"] ** 2 if distance == COSINE else 0
     return found["lower"] - room, found["upper"] + room, -exact if farthest else exact
@@ -64,6 +69,27 @@ def test_a_bound_a_twentieth_as_wide_would_be_broken(native, tier, distance):
     middle = lower if distance == INNER else (lower + upper) / 2
     error = np.abs(exact - middle)[off]
     assert (error > (upper - lower)[off] / 2 / 20).any()
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    anchor=st.floats(-16, 16),
+    candidate=st.floats(-16, 16),
+    dot=st.floats(-16, 16, width=32),
+    exponents=st.tuples(*[st.integers(-60, 0)] * 3),
+    steps=st.integers(-3, 3),
+)
+def test_rounding_the_terms_to_float32_rejects_nobody(native, anchor, candidate, dot, exponents, steps):
+    """The scan tests dot >= key + threshold in float32; it must hold wherever anchor + candidate - dot <= best does."""
+    anchor, candidate = anchor * 2.0 ** exponents[0], candidate * 2.0 ** exponents[1]
+    dot = np.float32(dot * 2.0 ** exponents[2])
+    exact = Fraction(anchor) + Fraction(candidate) - Fraction(float(dot))
+    best = float(exact)  # rounded, then moved: just above, just below or on the edge
+    for _ in range(abs(steps)):
+        best = np.nextafter(best, np.inf if steps > 0 else -np.inf)
+    limit = np.float32(native.candidate_key(candidate)) + np.float32(native.anchor_threshold(anchor, best))
+    if exact <= Fraction(float(best)):
+        assert dot >= limit
 
 
 @pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, hardest, scores, suffix
+from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, hardest, scores, suffix
 
 
 def mine(native, rows, labels, distance, tier, threads=2):
@@ -21,20 +21,13 @@ def check(native, rows, labels, distance, tier, threads=2):
     return mined
 
 
-@settings(max_examples=120, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    n=st.integers(1, 70),
-    d=st.integers(1, 40),
-    classes=st.integers(1, 12),
-    distance=st.sampled_from(DISTANCES),
-    dtype=st.sampled_from([np.float32, np.float64]),
-    shape=st.sampled_from(["gauss", "lattice", "offset", "decades", "copies", "collapsed", "near-ties", "denormal"]),
-    threads=st.integers(1, 3),
-)
-def test_any_batch(native_tiers, seed, n, d, classes, distance, dtype, shape, threads):
-    native, tiers = native_tiers
-    random = np.random.default_rng(seed)
+SHAPES = [
+    *("gauss", "lattice", "offset", "decades", "copies", "collapsed", "near-ties", "denormal"),
+    *("spread-rows", "spread-entries", "huge-rows", "two-clusters"),
+]
+
+
+def rows_of(random, shape, n, d):
     rows = random.standard_normal((n, d))
     if shape == "lattice":
         rows = random.integers(-2, 3, (n, d)).astype(float)
@@ -52,10 +45,56 @@ def test_any_batch(native_tiers, seed, n, d, classes, distance, dtype, shape, th
         rows[entry] = np.nextafter(rows[entry], np.float32(np.inf))
     elif shape == "denormal":
         rows *= 1e-40
+    elif shape == "spread-rows":  # down to float32's denormals beside rows of norm 1
+        rows *= 10.0 ** random.uniform(-45, 0, (n, 1))
+    elif shape == "spread-entries":
+        rows *= 10.0 ** random.uniform(-45, 0, (n, d))
+    elif shape == "huge-rows":
+        rows *= 10.0 ** random.uniform(-38, 36, (n, 1))
+    elif shape == "two-clusters":
+        rows = 1e-4 * rows + random.choice([-3, 5], (n, 1))
+    return rows
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 70),
+    d=st.integers(1, 40),
+    classes=st.integers(1, 12),
+    distance=st.sampled_from(DISTANCES),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    shape=st.sampled_from(SHAPES),
+    threads=st.integers(1, 3),
+)
+def test_any_batch(native_tiers, seed, n, d, classes, distance, dtype, shape, threads):
+    native, tiers = native_tiers
+    random = np.random.default_rng(seed)
+    rows = rows_of(random, shape, n, d)
     rows = rows.astype(dtype)
     labels = random.integers(0, classes, n)
     for tier in tiers:
         check(native, rows, labels, distance, tier, threads)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(100, 450),
+    d=st.integers(1, 300),
+    smallest=st.integers(44, 52),
+    distance=st.sampled_from(DISTANCES),
+    shape=st.sampled_from(SHAPES),
+    threads=st.sampled_from([1, 2, 8, 16]),
+)
+def test_batches_with_screened_positives(native_tiers, seed, n, d, smallest, distance, shape, threads):
+    """Classes around the size at which positives are screened, several blocks, many threads."""
+    native, tiers = native_tiers
+    random = np.random.default_rng(seed)
+    rows = rows_of(random, shape, n, d).astype(np.float32)
+    labels = np.minimum(np.arange(n) // smallest, random.integers(1, 6))
+    random.shuffle(labels)
+    check(native, rows, labels, distance, tiers[seed % len(tiers)], threads)
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +162,15 @@ def test_survivors_are_few_on_random_unit_vectors(native, tier, dtype):
     # One class: positives are screened too.
     one = mine(native, rows, np.zeros(2000, np.int64), EUCLIDEAN, tier)
     assert one["exact_positives"] <= 2 * 2000 and one["exact_negatives"] == 0
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_products_that_overflow_to_nan_are_the_hardest(native, tier, threads):
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((300, 16)) * 10.0 ** random.uniform(151, 154, (300, 1))
+    assert np.isnan(scores(native, rows, INNER, tier)).any()
+    for labels in (np.arange(300) % 5, np.arange(300) // 3):
+        check(native, rows, labels, INNER, tier, threads)
 
 
 def test_non_finite_rows_are_reported(native, tier):
