@@ -35,15 +35,14 @@ def size(text: str) -> tuple[int, int]:
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usual = [name for name in ("gather", "pytorch-metric-learning") if name in peers.available()]
     parser.add_argument("--sizes", type=size, nargs="+", default=[size(text) for text in DEFAULT_SIZES], metavar="NxD")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds of every size (default 7)")
     parser.add_argument("--samples-per-class", type=int, default=4)
     parser.add_argument("--distance", default="euclidean", choices=DISTANCES)
     parser.add_argument("--dtype", default="float32", choices=("float64", "float32", "float16", "bfloat16"))
     parser.add_argument("--reference-limit", type=int, default=8192, help="largest N of the reference and the peers")
-    parser.add_argument(
-        "--peers", nargs="*", default=["gather"], choices=list(peers.available()), help="default: gather"
-    )
+    parser.add_argument("--peers", nargs="*", default=usual, choices=list(peers.available()), help=f"default: {usual}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
