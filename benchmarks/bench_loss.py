@@ -70,7 +70,8 @@ def verify(rows: Tensor, labels: Tensor, distance: str) -> str:
         pairs = torch.full((n,), anchor), torch.arange(n)
         distances = reference.paired_distances(wide, *pairs, distance)
         same = labels == labels[anchor]
-        assert mined.negatives[anchor] == torch.where(same, torch.inf, distances).argmin()
+        nearest = -1 if same.all() else torch.where(same, torch.inf, distances).argmin()
+        assert mined.negatives[anchor] == nearest
         same[anchor] = False
         farthest = torch.where(same, distances, -torch.inf).argmax() if same.any() else torch.tensor(-1)
         assert mined.positives[anchor] == farthest

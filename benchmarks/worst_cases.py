@@ -1,0 +1,63 @@
+"""Batches that are hard for a screen, each verified on a sample of anchors, as a ratio to ``torch.mm`` of random rows.
+
+``python -m benchmarks.worst_cases [N [D]]``, by default 4096 and 128.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+import fasttriplet
+from benchmarks.bench_loss import step, verify
+from benchmarks.measure import in_turn, machine
+
+INNER = "inner_product"
+
+
+def batches(n: int, d: int) -> dict[str, tuple[Tensor, Tensor, str]]:
+    """Embeddings, labels and distance by name."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(n, d, generator=generator)
+    unit = torch.nn.functional.normalize(noise, dim=1)
+    index, fours = torch.arange(n), torch.arange(n) // 4
+    ends = torch.stack([-unit[0], unit[0]])[index % 2]
+    outlier = torch.where(index[:, None] == 7, 1e6, 1.0) * unit
+    return {
+        "random unit vectors": (unit, fours, "euclidean"),
+        "all rows equal": (unit[:1].expand(n, d).contiguous(), fours, "euclidean"),
+        "two distinct values": (unit[index % 2], fours, "euclidean"),
+        "offset 1e4": (noise + 1e4, fours, "euclidean"),
+        "offset 1e4, inner product": (noise + 1e4, fours, INNER),
+        "norms over six decades": (unit * torch.logspace(-3, 3, n)[:, None], fours, "euclidean"),
+        "one class": (unit, torch.zeros_like(index), "euclidean"),
+        "all classes distinct": (unit, index, "euclidean"),
+        "one class of half the batch": (unit, index.clamp_min(n // 2), "euclidean"),
+        "64 per class": (unit, index // 64, "euclidean"),
+        "tight classes of 4": (unit[fours] + 1e-3 * noise, fours, "euclidean"),
+        "tight classes of 64": (unit[index // 64] + 1e-3 * noise, index // 64, "euclidean"),
+        "collapsed": (unit[:1] + 1e-3 * noise, fours, "euclidean"),
+        "two tight far clusters, a class each": (ends + 1e-3 * noise, index % 2, "euclidean"),
+        "one row a million times longer, inner product": (outlier, fours, INNER),
+    }
+
+
+def main() -> None:
+    given = [int(argument) for argument in sys.argv[1:3]]
+    n, d = given + [4096, 128][len(given) :]
+    print(f"{machine()}, tier {fasttriplet.build_info()['tier']}; {n} x {d}, forward + backward, 3 rounds in turn\n")
+    print("| batch | fasttriplet / mm |\n|---|---|")
+    cases = batches(n, d)
+    plain = cases["random unit vectors"][0].clone()
+    for name, (rows, labels, distance) in cases.items():
+        leaf = rows.clone().requires_grad_()
+        verify(leaf, labels, distance)
+        run = step(fasttriplet.batch_hard_triplet_loss, leaf, labels, distance)
+        timings = in_turn({"mm": lambda: torch.mm(plain, plain.T), "fused": run}, rounds=3)
+        print(f"| {name} | {timings['fused'].ratio(timings['mm'])} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
