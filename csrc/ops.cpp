@@ -10,9 +10,8 @@ STABLE_TORCH_LIBRARY(fasttriplet, m) {
       "int on_missing) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // Gradient [N, D] of the embeddings.
   m.def(
-      "_batch_hard_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor slopes, Tensor distances, Tensor "
-      "positives, "
-      "Tensor negatives, int distance) -> Tensor");
+      "_batch_hard_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor slopes, Tensor distances, "
+      "Tensor positives, Tensor negatives, int distance) -> Tensor");
   // Lines of key=value about this library and the CPU.
   m.def("_build_info() -> str");
 }

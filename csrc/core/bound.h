@@ -63,8 +63,8 @@ inline RowTerms difference_terms(const RowNorms& row, double kappa) {
   return {lower, lower, 2 * e, 2 * e};
 }
 
-// The exact scores are of the rows themselves, not of the centred ones, and so are their float64 roundings: D 2^-53 |x
-// + c| |y + c| each, likewise for c.y.
+// The exact scores are of the rows themselves, not of the centred ones, and so are their float64 roundings, each at
+// most D 2^-53 times the product of the rows' norms with the centre put back; likewise for c.y.
 inline RowTerms product_terms(const RowNorms& row, double kappa, double largest_norm, double centre_norm, int64_t d) {
   const double reach = row.norm + kTiny, farthest_reach = largest_norm + kTiny;
   const double float64_error =

@@ -16,7 +16,7 @@ struct Prepared {
   std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [padded M / width, depth, width]
   int64_t depth = 0;                                                   // words of a row, cpu/tier.h
   int64_t padded = 0;                                                  // M rounded up to whole panels
-  std::vector<RowNorms> norms;                                         // [M], half_square 0 for inner products
+  std::vector<RowNorms> norms;                                         // [M]
   double kappa = 0;                                                    // core/bound.h
   double largest_norm = 0;
   double centre_norm = 0;  // scaled
