@@ -104,22 +104,10 @@ FT_INLINE void round_to_bfloat16(float* p) {
   __builtin_memcpy(p, &bits, sizeof bits);
 }
 
-// The bfloat16 halves of two floats as one word.
-FT_INLINE float word_of(float low, float high) {
-  uint32_t halves[2];
-  __builtin_memcpy(&halves[0], &low, sizeof low);
-  __builtin_memcpy(&halves[1], &high, sizeof high);
-  const uint32_t word = halves[0] >> 16 | halves[1];
-  float result;
-  __builtin_memcpy(&result, &word, sizeof word);
-  return result;
-}
-
-// One panel: (x factor - centre) scale, rounded to float32 or bfloat16, transposed to [depth, width] words, and the
-// norms of its rows.
+// One panel: (x factor - centre) scale, rounded to float32 or bfloat16, in the words and the order of the tier's tiles,
+// and the norms of its rows.
 template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
-  constexpr int64_t kChunk = 64;  // 48 rows x 64 floats are 12 KB, a quarter of the first cache
   alignas(64) float chunk[kWidth][kChunk];
   Wide half_square[kWidth], norm[kWidth], residual[kWidth], centre_dot[kWidth];
   const int64_t first = panel * kWidth;
@@ -130,7 +118,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
       for (int64_t k = 0; k < kChunk; ++k) chunk[lane][k] = 0;
   }
   const Wide scale = splat(task.scale);
-  float* out = task.panels + first * ((task.d + Vec::kPerWord - 1) / Vec::kPerWord);
+  float* out = task.panels + panel * kLayout.panel_words(task.d);
   for (int64_t begin = 0; begin < task.d; begin += kChunk) {
     const int64_t length = task.d - begin < kChunk ? task.d - begin : kChunk;
     for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -144,7 +132,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
         const Wide c = whole ? load_wide(centre + k) : load_tail(centre + k, length - k);
         const Wide exact = (x * factor - c) * scale;
         store_wide(chunk[lane] + k, exact);
-        if constexpr (Vec::kPerWord == 2) round_to_bfloat16(chunk[lane] + k);
+        if constexpr (kLayout.per_word == 2) round_to_bfloat16(chunk[lane] + k);
         const Wide rounded = load_wide(chunk[lane] + k);
         half_square[lane] += exact * exact;
         norm[lane] += rounded * rounded;
@@ -152,10 +140,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
         centre_dot[lane] += exact * (c * scale);
       }
     }
-    // Entries behind the length are zeros of load_tail, so a word with only one entry is whole.
-    for (int64_t k = 0; k < length; k += Vec::kPerWord)
-      for (int64_t lane = 0; lane < kWidth; ++lane)
-        *out++ = Vec::kPerWord == 2 ? word_of(chunk[lane][k], chunk[lane][k + 1]) : chunk[lane][k];
+    put_words(chunk, begin, length, kLayout.depth(task.d), out);
   }
   for (int64_t lane = 0; lane < lanes; ++lane)
     task.norms[first + lane] = {sum(half_square[lane]) / 2, __builtin_sqrt(sum(norm[lane])),

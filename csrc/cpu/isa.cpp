@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "cpu/amx.h"
+
 namespace fasttriplet::cpu {
 namespace {
 
@@ -24,6 +26,7 @@ bool has_avx512() {
 const std::vector<Entry>& table() {
   static const std::vector<Entry> entries = {
 #if defined(__x86_64__)
+      {&kAmxTier, has_avx512() && amx_permitted()},
       {&kAvx512Bf16Tier, has_avx512() && __builtin_cpu_supports("avx512bf16")},
       {&kAvx512Tier, has_avx512()},
       {&kAvx2Tier, has_avx2()},

@@ -16,6 +16,7 @@ extern const Tier kPortableTier;
 extern const Tier kAvx2Tier;
 extern const Tier kAvx512Tier;
 extern const Tier kAvx512Bf16Tier;
+extern const Tier kAmxTier;
 #endif
 
 // Names, best first.

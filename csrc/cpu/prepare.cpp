@@ -59,14 +59,14 @@ double scale_of(const Survey& survey, const Groups& groups, const std::vector<do
 
 template <typename T>
 Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups& groups, const Parallel& parallel) {
-  const int64_t m = groups.representatives(), width = batch.tier.width;
-  const int64_t panels = (m + width - 1) / width;
+  const Layout& layout = batch.tier.layout;
+  const int64_t m = groups.representatives();
+  const int64_t panels = (m + layout.width - 1) / layout.width, words = panels * layout.panel_words(batch.d);
   Prepared prepared;
-  prepared.depth = batch.tier.depth(batch.d);
-  prepared.padded = panels * width;
+  prepared.depth = layout.depth(batch.d);
+  prepared.padded = panels * layout.width;
   prepared.norms.resize(m);
-  const size_t bytes =
-      (sizeof(float) * static_cast<size_t>(std::max<int64_t>(prepared.padded * prepared.depth, 1)) + 63) / 64 * 64;
+  const size_t bytes = (sizeof(float) * static_cast<size_t>(std::max<int64_t>(words, 1)) + 63) / 64 * 64;
   prepared.panels = {static_cast<float*>(std::aligned_alloc(64, bytes)), std::free};
   if (!prepared.panels) throw std::bad_alloc();
 
@@ -82,7 +82,7 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
                             prepared.norms.data()};
   const double operations = 4.0 * static_cast<double>(m) * static_cast<double>(batch.d);
   if (task.scale == 0)  // differences may overflow: leave the rows and their norms at zero
-    std::fill_n(prepared.panels.get(), prepared.padded * prepared.depth, 0.0f);
+    std::fill_n(prepared.panels.get(), words, 0.0f);
   else
     for_each_task(parallel, panels, operations, [&](int64_t panel) { batch.kernels().pack(task, panel); });
 

@@ -13,7 +13,7 @@
 namespace fasttriplet::cpu {
 
 struct Prepared {
-  std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [padded M / width, depth, width]
+  std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [panels, panel words]
   int64_t depth = 0;                                                   // words of a row, cpu/tier.h
   int64_t padded = 0;                                                  // M rounded up to whole panels
   std::vector<RowNorms> norms;                                         // [M]

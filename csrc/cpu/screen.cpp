@@ -146,7 +146,8 @@ void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
       static_cast<double>(m) * static_cast<double>(m) * static_cast<double>(prepared.depth + 4) / 16;
   // With several threads a batch of few blocks is cut finer, so that all of them have tasks.
   const int64_t share = operations < 2 * kOperationsPerWorker ? kBlock : m / (2 * parallel.threads() + 2);
-  const int64_t block = std::clamp((share + tier.width - 1) / tier.width * tier.width, tier.width, kBlock);
+  const int64_t width = tier.layout.width;
+  const int64_t block = std::clamp((share + width - 1) / width * width, width, kBlock);
   const int64_t blocks = (m + block - 1) / block;
   std::vector<int32_t> padded_classes(classes);
   padded_classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());

@@ -5,18 +5,43 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/bound.h"
 #include "core/options.h"
+#include "cpu/inline.h"
 
 namespace fasttriplet::cpu {
 
-// Packed rows: panels of `width` rows, each panel [depth, width] words, so that a panel serves as columns of a tile
-// and, any `height` neighbouring lanes of it, as rows. One copy of the batch serves both. A word is a float32 entry of
-// a row or two neighbouring bfloat16 entries; either way it is 32 bits that a broadcast moves whole.
+// How a tier packs rows: panels of `width` rows, in an order of its own (tile_*-inl.h). A word is a float32 entry of a
+// row or two neighbouring bfloat16 entries, 32 bits either way.
+struct Layout {
+  int64_t width;       // rows of a panel
+  int64_t per_word;    // entries of a row in a word
+  int64_t depth_step;  // words of a row are padded with zeros to a multiple of this
+  int64_t copies;      // 1: the same words serve as rows and as columns of a tile; 2: each has its own
+
+  int64_t depth(int64_t d) const {
+    const int64_t words = (d + per_word - 1) / per_word;
+    return (words + depth_step - 1) / depth_step * depth_step;
+  }
+  int64_t panel_words(int64_t d) const { return copies * width * depth(d); }
+};
+
+// The word of two bfloat16 entries, each given as a float32 with a zero lower half.
+FT_INLINE float word_of(float first, float second) {
+  uint32_t low, high;
+  std::memcpy(&low, &first, sizeof low);
+  std::memcpy(&high, &second, sizeof high);
+  low = low >> 16 | high;
+  float word;
+  std::memcpy(&word, &low, sizeof word);
+  return word;
+}
+
 struct Panels {
-  const float* data;  // [panels, depth, width]
-  int64_t depth;      // words of a row
+  const float* data;  // [panels, panel words]
+  int64_t depth;      // words of a row, padding among them
 };
 
 // A task of the scan: all pairs i < j with i in rows, j in columns, in packed order. Thresholds are the task's own.
@@ -49,7 +74,7 @@ struct PackTask {
   const double* factors;  // [N] 1 / |x|, or null
   const double* centre;   // [D]
   double scale;           // power of two
-  float* panels;          // [panels, depth, width]
+  float* panels;          // [panels, panel words]
   RowNorms* norms;        // [packed N]
 };
 
@@ -74,13 +99,11 @@ struct RowKernels {
 
 struct Tier {
   const char* name;
-  int64_t width;     // rows of a panel
-  int64_t per_word;  // entries of a row in a word of a panel
+  Layout layout;
   void (*screen)(const ScreenTask& task);
   RowKernels<float> float32;
   RowKernels<double> float64;
 
-  int64_t depth(int64_t d) const { return (d + per_word - 1) / per_word; }
   const RowKernels<float>& rows(const float*) const { return float32; }
   const RowKernels<double>& rows(const double*) const { return float64; }
 };

@@ -12,13 +12,15 @@
 #define FT_VEC Avx2Vec
 FT_TARGET_BEGIN("avx2,fma")
 #include "cpu/vec_avx2.h"
-// Order matters: the exact kernels use the screen's panel width.
+
+// Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
+#include "cpu/tile_vectors-inl.h"
+
 #include "cpu/screen-inl.h"
 #include "cpu/exact-inl.h"
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx2Tier = {
-    "avx2", avx2::kWidth, avx2::Vec::kPerWord, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
+const Tier kAvx2Tier = {"avx2", avx2::kLayout, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

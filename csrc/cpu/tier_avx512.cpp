@@ -12,17 +12,16 @@
 #define FT_VEC Avx512Vec
 FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #include "cpu/vec_avx512.h"
-// Order matters: the exact kernels use the screen's panel width.
+
+// Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
+#include "cpu/tile_vectors-inl.h"
+
 #include "cpu/screen-inl.h"
 #include "cpu/exact-inl.h"
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx512Tier = {"avx512",
-                          avx512::kWidth,
-                          avx512::Vec::kPerWord,
-                          avx512::screen,
-                          avx512::row_kernels<float>(),
+const Tier kAvx512Tier = {"avx512", avx512::kLayout, avx512::screen, avx512::row_kernels<float>(),
                           avx512::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

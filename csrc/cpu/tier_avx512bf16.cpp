@@ -12,17 +12,16 @@
 #define FT_VEC Avx512Bf16Vec
 FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
 #include "cpu/vec_avx512bf16.h"
-// Order matters: the exact kernels use the screen's panel width.
+
+// Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
+#include "cpu/tile_vectors-inl.h"
+
 #include "cpu/screen-inl.h"
 #include "cpu/exact-inl.h"
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx512Bf16Tier = {"avx512bf16",
-                              avx512bf16::kWidth,
-                              avx512bf16::Vec::kPerWord,
-                              avx512bf16::screen,
-                              avx512bf16::row_kernels<float>(),
+const Tier kAvx512Bf16Tier = {"avx512bf16", avx512bf16::kLayout, avx512bf16::screen, avx512bf16::row_kernels<float>(),
                               avx512bf16::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

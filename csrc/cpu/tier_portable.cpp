@@ -8,15 +8,14 @@
 #define FT_TIER portable
 #define FT_VEC PortableVec
 #include "cpu/vec_portable.h"
-// Order matters: the exact kernels use the screen's panel width.
+
+// Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
+#include "cpu/tile_vectors-inl.h"
+
 #include "cpu/screen-inl.h"
 #include "cpu/exact-inl.h"
 
 namespace fasttriplet::cpu {
-const Tier kPortableTier = {"portable",
-                            portable::kWidth,
-                            portable::Vec::kPerWord,
-                            portable::screen,
-                            portable::row_kernels<float>(),
+const Tier kPortableTier = {"portable", portable::kLayout, portable::screen, portable::row_kernels<float>(),
                             portable::row_kernels<double>()};
 }  // namespace fasttriplet::cpu

@@ -3,9 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <thread>
 
+#include "amx_emulator.h"
 #include "core/loss.h"
 #include "cpu/backward.h"
 #include "cpu/isa.h"
@@ -17,6 +19,30 @@ namespace py = pybind11;
 
 namespace fasttriplet::cpu {
 namespace {
+
+// The AMX tier where the CPU lacks nothing else of it: its own instructions can be emulated.
+const Tier* emulated_tier() {
+#if defined(__x86_64__)
+  static const bool emulated = [] {
+    const std::vector<std::string> tiers = tiers_available();
+    const auto has = [&](const char* name) { return std::find(tiers.begin(), tiers.end(), name) != tiers.end(); };
+    return !has(kAmxTier.name) && has(kAvx512Tier.name) && testing::install_amx_emulator();
+  }();
+  if (emulated) return &kAmxTier;
+#endif
+  return nullptr;
+}
+
+const Tier& tier_to_test(const std::string& name) {
+  const Tier* emulated = emulated_tier();
+  return emulated != nullptr && name == emulated->name ? *emulated : tier_named(name);
+}
+
+std::vector<std::string> tiers_to_test() {
+  std::vector<std::string> tiers = tiers_available();
+  if (const Tier* emulated = emulated_tier()) tiers.insert(tiers.begin(), emulated->name);
+  return tiers;
+}
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
@@ -39,7 +65,7 @@ class StdParallel : public Parallel {
 template <typename T>
 Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
   if (rows.ndim() != 2) throw std::invalid_argument("rows must have shape [N, D]");
-  return {rows.data(), rows.shape(0), rows.shape(1), static_cast<Distance>(distance), tier_named(tier)};
+  return {rows.data(), rows.shape(0), rows.shape(1), static_cast<Distance>(distance), tier_to_test(tier)};
 }
 
 template <typename T>
@@ -135,7 +161,7 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
 template <typename T>
 double score(const Array<T>& x, const Array<T>& y, int distance, const std::string& tier, double x_factor,
              double y_factor) {
-  const RowKernels<T>& kernels = tier_named(tier).rows(x.data());
+  const RowKernels<T>& kernels = tier_to_test(tier).rows(x.data());
   return kernels.score[distance](x.data(), y.data(), x.shape(0), x_factor, y_factor);
 }
 
@@ -175,10 +201,13 @@ void bind(py::module_& m, const char* suffix) {
 
 PYBIND11_MODULE(_native, m) {
   using namespace fasttriplet::cpu;
-  m.def("tiers_built", tiers_built);
   m.def("tiers_available", tiers_available);
-  m.def("tier_width", [](const std::string& tier) { return tier_named(tier).width; });
-  m.def("screens_in_bfloat16", [](const std::string& tier) { return tier_named(tier).per_word == 2; });
+  m.def("tiers_to_test", tiers_to_test);
+  m.def("amx_is_emulated", [] { return emulated_tier() != nullptr; });
+  m.def("amx_tiles_configured", fasttriplet::testing::amx_tiles_configured);
+  m.def("amx_tile_products", fasttriplet::testing::amx_tile_products);
+  m.def("tier_named", [](const std::string& tier) { return tier_named(tier).name; });
+  m.def("screens_in_bfloat16", [](const std::string& tier) { return tier_to_test(tier).layout.per_word == 2; });
   m.def("loss", loss);
   m.def("candidate_key", fasttriplet::candidate_key);
   m.def("anchor_threshold", fasttriplet::anchor_threshold);

@@ -1,0 +1,26 @@
+// The AMX tier: bfloat16 products by the tile unit, the tests by AVX-512. Sapphire Rapids and later.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "core/distance.h"
+#include "cpu/inline.h"
+#include "cpu/isa.h"
+#include "cpu/tier.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_TIER amx
+#define FT_VEC Avx512Vec
+FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,amx-tile,amx-bf16")
+#include "cpu/vec_avx512.h"
+
+// Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
+#include "cpu/tile_amx-inl.h"
+
+#include "cpu/screen-inl.h"
+#include "cpu/exact-inl.h"
+FT_TARGET_END
+
+namespace fasttriplet::cpu {
+const Tier kAmxTier = {"amx", amx::kLayout, amx::screen, amx::row_kernels<float>(), amx::row_kernels<double>()};
+}  // namespace fasttriplet::cpu
+#endif

@@ -1,0 +1,105 @@
+// A tile of dot products by Intel's tile unit: 32 rows x 32 columns as 2 x 2 of its 16 x 16 sums, from bfloat16 pairs.
+//
+//                                   cycles each (Sapphire Rapids)
+//   tdpbf16ps tmm, tmm, tmm         16: 16 x 16 x 32 products
+//   tileloadd tmm, [base + stride]  8 from the first cache, about 16 from the second
+//   tilestored                      16
+//
+// Four products a step of 32 entries, 64 cycles, need two tiles of rows and two of columns, 4 KB: 32 cycles from the
+// first cache, 64 from the second. So of each task the columns' panel, 64 D bytes, stays in the first cache and the
+// rows stream. The unit wants its operands in two orders, rows as [row, word] and columns as [word, column]; each panel
+// holds both, as tiles of 1 KB that lie one behind the other, [depth / 16, 2 halves, 16, 16] words of rows and then of
+// columns.
+//
+// Sums: products are exact, 16 of the even and 16 of the odd entries are added in float32, then both to the tile; no
+// more roundings on any way than core/bound.h counts. Denormals count as zero going in and coming out, as kTiny allows
+// for.
+
+namespace fasttriplet::cpu::FT_TIER {
+
+using Vec = FT_VEC;
+using Lanes = Vec::Lanes;
+using Mask = Vec::Mask;
+
+constexpr int kLanes = Vec::kLanes;
+constexpr int kSide = 16;  // rows, and words of a row, of the unit's tile
+constexpr int kVectors = 2;
+constexpr int kWidth = kVectors * kLanes;
+constexpr int kHeight = 2 * kSide;
+constexpr int64_t kTileWords = kSide * kSide;
+static_assert(kLanes == kSide);
+constexpr Layout kLayout = {kWidth, 2, kSide, 2};
+
+// The shapes of the tiles on this thread; given back at the end, since saved state costs at every thread switch.
+class TileSession {
+ public:
+  TileSession() {
+    struct alignas(64) Config {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes_per_row[16] = {};
+      uint8_t rows[16] = {};
+    } config;
+    for (int tile = 0; tile < 8; ++tile) {
+      config.bytes_per_row[tile] = kSide * sizeof(float);
+      config.rows[tile] = kSide;
+    }
+    _tile_loadconfig(&config);
+  }
+  ~TileSession() { _tile_release(); }
+  TileSession(const TileSession&) = delete;
+  TileSession& operator=(const TileSession&) = delete;
+};
+
+class Tile {
+ public:
+  // dots[r][c] = row i + r times row j + c, i and j multiples of kWidth
+  FT_INLINE void multiply(const Panels& panels, int64_t i, int64_t j) {
+    constexpr int kStride = kSide * sizeof(float);
+    const float* rows = panels.data + kLayout.copies * i * panels.depth;
+    const float* columns = panels.data + (kLayout.copies * j + kWidth) * panels.depth;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < panels.depth; k += kSide) {
+      _tile_loadd(4, rows, kStride);
+      _tile_loadd(6, columns, kStride);
+      _tile_loadd(7, columns + kTileWords, kStride);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, rows + kTileWords, kStride);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+      rows += 2 * kTileWords;
+      columns += 2 * kTileWords;
+    }
+    _tile_stored(0, dots_[0], sizeof dots_[0]);
+    _tile_stored(1, dots_[0] + kSide, sizeof dots_[0]);
+    _tile_stored(2, dots_[kSide], sizeof dots_[0]);
+    _tile_stored(3, dots_[kSide] + kSide, sizeof dots_[0]);
+  }
+
+  FT_INLINE Lanes lanes(int r, int c) const { return Vec::load(dots_[r] + c * kLanes); }
+
+ private:
+  alignas(64) float dots_[kHeight][kWidth];
+};
+
+constexpr int64_t kChunk = 64;  // entries of a row packed at once: two tiles
+
+// Entries [begin, begin + length) of a panel's rows, rounded already; words behind the length are zeros.
+FT_INLINE void put_words(const float (&chunk)[kWidth][kChunk], int64_t begin, int64_t length, int64_t depth,
+                         float* panel) {
+  for (int64_t word = begin / 2; word < begin / 2 + kChunk / 2 && word < depth; ++word) {
+    const int64_t k = 2 * word - begin, step = word / kSide, within = word % kSide;
+    for (int64_t lane = 0; lane < kWidth; ++lane) {
+      // An odd length leaves half a word, whose other half is one of the zeros up to a multiple of 8.
+      const float value = k < length ? word_of(chunk[lane][k], chunk[lane][k + 1]) : 0;
+      float* tile = panel + (2 * step + lane / kSide) * kTileWords;
+      tile[lane % kSide * kSide + within] = value;
+      tile[kWidth * depth + within * kSide + lane % kSide] = value;
+    }
+  }
+}
+
+}  // namespace fasttriplet::cpu::FT_TIER

@@ -1,0 +1,64 @@
+// A tile of dot products in vector registers, from one packed copy: a panel is [depth, width] words, so that it serves
+// as columns of a tile and, any kHeight neighbouring lanes of it, as rows; a broadcast moves a word whole.
+//
+// Register tile: kHeight rows x 3 vectors. kHeight x 3 accumulators + 3 columns + 1 broadcast fill the register file:
+// 8 x 3 + 4 = 28 of 32 with AVX-512, 4 x 3 + 4 = 16 of 16 with AVX2 and SSE2. Twelve or more independent sums hide the
+// latency of the fused multiply-add, 4 cycles at 2 per cycle. A step of the depth loads 3 vectors and kHeight words for
+// 3 kHeight products.
+
+namespace fasttriplet::cpu::FT_TIER {
+
+using Vec = FT_VEC;
+using Lanes = Vec::Lanes;
+using Mask = Vec::Mask;
+
+constexpr int kLanes = Vec::kLanes;
+constexpr int kVectors = 3;
+constexpr int kWidth = kVectors * kLanes;
+constexpr int kHeight = kLanes == 16 ? 8 : 4;
+static_assert(kWidth % kHeight == 0, "the rows of a tile must lie in one panel");
+constexpr Layout kLayout = {kWidth, Vec::kPerWord, 1, 1};
+
+struct TileSession {
+  TileSession() {}  // nothing to set up
+};
+
+class Tile {
+ public:
+  // acc[r][c] = sum over k of rows[k][r] * columns[k][c], i and j the first row and the first column
+  FT_INLINE void multiply(const Panels& panels, int64_t i, int64_t j) {
+    const int64_t panel = i / kWidth * kWidth;
+    const float* rows = panels.data + panel * panels.depth + (i - panel);
+    const float* columns = panels.data + j * panels.depth;
+    for (int r = 0; r < kHeight; ++r)
+      for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::zero();
+    for (int64_t k = 0; k < panels.depth; ++k) {
+      Lanes column[kVectors];
+      for (int c = 0; c < kVectors; ++c) column[c] = Vec::load(columns + c * kLanes);
+      for (int r = 0; r < kHeight; ++r) {
+        const Lanes row = Vec::set1(rows[r]);
+        for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::multiply_add(row, column[c], acc_[r][c]);
+      }
+      rows += kWidth;
+      columns += kWidth;
+    }
+  }
+
+  FT_INLINE Lanes lanes(int r, int c) const { return acc_[r][c]; }
+
+ private:
+  Lanes acc_[kHeight][kVectors];
+};
+
+constexpr int64_t kChunk = 64;  // entries of a row packed at once: 48 rows x 64 floats are 12 KB of the first cache
+
+// Entries [begin, begin + length) of a panel's rows, rounded already; behind the length up to a multiple of 8 are
+// zeros.
+FT_INLINE void put_words(const float (&chunk)[kWidth][kChunk], int64_t begin, int64_t length, int64_t, float* panel) {
+  float* out = panel + begin / kLayout.per_word * kWidth;
+  for (int64_t k = 0; k < length; k += kLayout.per_word)
+    for (int64_t lane = 0; lane < kWidth; ++lane)
+      *out++ = kLayout.per_word == 2 ? word_of(chunk[lane][k], chunk[lane][k + 1]) : chunk[lane][k];
+}
+
+}  // namespace fasttriplet::cpu::FT_TIER
