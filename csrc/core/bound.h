@@ -63,14 +63,27 @@ inline RowTerms difference_terms(const RowNorms& row, double kappa) {
   return {lower, lower, 2 * e, 2 * e};
 }
 
-// The exact scores are of the rows themselves, not of the centred ones, and so are their float64 roundings, each at
-// most D 2^-53 times the product of the rows' norms with the centre put back; likewise for c.y.
-inline RowTerms product_terms(const RowNorms& row, double kappa, double largest_norm, double centre_norm, int64_t d) {
-  const double reach = row.norm + kTiny, farthest_reach = largest_norm + kTiny;
+// An anchor's share is E against `usual_norm`, which all but a few rows keep to; a longer candidate brings E against
+// the largest norm itself, so that it is always looked at, and the others are not made coarse by it. The exact scores
+// are of the rows themselves, not of the centred ones, and so are their float64 roundings, each at most D 2^-53 times
+// the product of the rows' norms with the centre put back; likewise for c.y.
+struct ProductScale {
+  double usual_norm, largest_norm, centre_norm;
+  int64_t d;
+};
+
+inline double product_error(double norm, double other_norm, double kappa, const ProductScale& scale) {
+  const double reach = norm + kTiny, other_reach = other_norm + kTiny;
   const double float64_error =
-      static_cast<double>(d + 8) * 0x1p-50 * (reach + centre_norm) * (farthest_reach + centre_norm);
-  const double e = (kappa + 8 * kUnitRoundoff) * reach * farthest_reach + float64_error;
-  return {0, -row.centre_dot, 2 * e, 0};
+      static_cast<double>(scale.d + 8) * 0x1p-50 * (reach + scale.centre_norm) * (other_reach + scale.centre_norm);
+  return (kappa + 8 * kUnitRoundoff) * reach * other_reach + float64_error;
+}
+
+inline RowTerms product_terms(const RowNorms& row, double kappa, const ProductScale& scale) {
+  const double e = product_error(row.norm, scale.usual_norm, kappa, scale);
+  const double as_candidate =
+      row.norm > scale.usual_norm ? product_error(row.norm, scale.largest_norm, kappa, scale) : 0;
+  return {0, -row.centre_dot - as_candidate, 2 * e, 2 * as_candidate};
 }
 
 // The farthest pair is the one with the smallest -h: negate the upper ends.

@@ -83,8 +83,15 @@ class Miner {
   }
 
   void screen() {
+    for (const Tier* tier = &batch_.tier; tier != nullptr; tier = tier->finer)
+      if (screen_by(*tier)) return;
+  }
+
+  // False where the tier's products are too coarse and a finer tier can do it.
+  bool screen_by(const Tier& tier) {
     const int64_t m = groups_.representatives();
-    const Prepared prepared = prepare_rows(batch_, survey_, groups_, parallel_);
+    const Batch<T> batch{batch_.rows, batch_.n, batch_.d, batch_.distance, tier};
+    const Prepared prepared = prepare_rows(batch, survey_, groups_, parallel_);
     Search nearest(1, prepared.padded), farthest(-1, prepared.padded);
     nearest.resize(m);
     if (largest_class() > kPairwiseClass) farthest.resize(m);
@@ -96,13 +103,19 @@ class Miner {
       farthest.set(r, terms_of(prepared, batch_.distance, r, true), screened, screened);
     }
     const Settler settler{[this](int32_t a, int32_t b) { return score_of(a, b); }, groups_.source.data()};
-    run_screen(batch_.tier, prepared, groups_.representative_class, nearest, farthest, settler, parallel_);
-    settle(nearest, settler, nearest_, counts_.exact_negatives);
-    if (!farthest.empty()) settle(farthest, settler, farthest_, counts_.exact_positives);
+    const bool done = run_screen(tier, prepared, groups_.representative_class, nearest, farthest, settler, parallel_,
+                                 tier.finer != nullptr);
+    if (done) {
+      settle(nearest, settler, nearest_);
+      settle(farthest, settler, farthest_);
+    }
+    counts_.exact_negatives += nearest.scored();
+    counts_.exact_positives += farthest.scored();
+    return done;
   }
 
-  void settle(Search& search, const Settler& settler, std::vector<Pick>& picks, int64_t& scored) {
-    const int64_t m = groups_.representatives();
+  void settle(Search& search, const Settler& settler, std::vector<Pick>& picks) {
+    const int64_t m = static_cast<int64_t>(search.anchors.size());
     const double operations = 6.0 * static_cast<double>(m) * static_cast<double>(batch_.d);
     for_each_range(parallel_, m, 128, operations, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -111,7 +124,6 @@ class Miner {
         if (winner.candidate >= 0) picks[r] = {groups_.source[winner.candidate], search.sign * winner.score};
       }
     });
-    for (const Anchor& anchor : search.anchors) scored += anchor.scored;
   }
 
   void write(int64_t begin, int64_t end, const MineOutput& output) const {

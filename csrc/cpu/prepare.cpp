@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <new>
 
 namespace fasttriplet::cpu {
@@ -55,6 +56,21 @@ double scale_of(const Survey& survey, const Groups& groups, const std::vector<do
   return std::scalbn(1.0, -std::ilogb(largest) - 1);
 }
 
+// Up to four rows that are far longer than all others are not usual; each of them is looked at by every anchor.
+ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre, double scale) {
+  constexpr int64_t kUnusual = 4;
+  std::vector<double> norms(rows.size());
+  std::transform(rows.begin(), rows.end(), norms.begin(), [](const RowNorms& row) { return row.norm; });
+  const int64_t longest = std::min<int64_t>(kUnusual + 1, static_cast<int64_t>(norms.size()));
+  std::partial_sort(norms.begin(), norms.begin() + longest, norms.end(), std::greater<>());
+  double usual = norms[0];
+  for (int64_t k = 1; k < longest; ++k)
+    if (norms[k] < norms[k - 1] / 4) usual = norms[k];
+  double square = 0;
+  for (const double c : centre) square += c * scale * (c * scale);
+  return {usual, norms[0], std::sqrt(square), static_cast<int64_t>(centre.size())};
+}
+
 }  // namespace
 
 template <typename T>
@@ -87,29 +103,21 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
     for_each_task(parallel, panels, operations, [&](int64_t panel) { batch.kernels().pack(task, panel); });
 
   double rho = 0;
-  for (RowNorms& row : prepared.norms) {
-    rho = std::max(rho, row.residual / (row.norm + kTiny));
-    prepared.largest_norm = std::max(prepared.largest_norm, row.norm);
-  }
+  for (const RowNorms& row : prepared.norms) rho = std::max(rho, row.residual / (row.norm + kTiny));
   // |0 - v|^2 / 2 is 1/2 where the score is 1; between two zero rows it is 0, and the score likewise 1.
   if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
       if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += task.scale * task.scale / 2;
   prepared.kappa = kappa(rho, batch.d);
   prepared.scale = task.scale;
-  prepared.d = batch.d;
-  double square = 0;
-  for (const double c : centre) square += c * task.scale * (c * task.scale);
-  prepared.centre_norm = std::sqrt(square);
+  if (batch.distance == Distance::kInnerProduct) prepared.product = product_scale(prepared.norms, centre, task.scale);
   return prepared;
 }
 
 RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t representative, bool farthest) {
   const RowNorms& row = prepared.norms[representative];
-  const RowTerms nearest =
-      distance == Distance::kInnerProduct
-          ? product_terms(row, prepared.kappa, prepared.largest_norm, prepared.centre_norm, prepared.d)
-          : difference_terms(row, prepared.kappa);
+  const RowTerms nearest = distance == Distance::kInnerProduct ? product_terms(row, prepared.kappa, prepared.product)
+                                                               : difference_terms(row, prepared.kappa);
   return farthest ? fasttriplet::farthest(nearest) : nearest;
 }
 

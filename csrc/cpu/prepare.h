@@ -18,10 +18,8 @@ struct Prepared {
   int64_t padded = 0;                                                  // M rounded up to whole panels
   std::vector<RowNorms> norms;                                         // [M]
   double kappa = 0;                                                    // core/bound.h
-  double largest_norm = 0;
-  double centre_norm = 0;  // scaled
-  int64_t d = 0;
-  double scale = 1;  // power of two; 0 where nothing can be screened
+  ProductScale product = {};                                           // of inner products
+  double scale = 1;                                                    // power of two; 0 where nothing can be screened
 };
 
 template <typename T>

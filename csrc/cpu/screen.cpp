@@ -1,6 +1,7 @@
 #include "cpu/screen.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <mutex>
 #include <optional>
@@ -37,13 +38,15 @@ class LocalAnchors {
     found_.push_back({static_cast<int32_t>(anchor), static_cast<int32_t>(candidate), lower});
   }
 
-  // The caller holds the block's lock.
-  void merge(const Settler& settler) {
+  // The caller holds the block's lock. Returns how many full lists were settled.
+  int64_t merge(const Settler& settler) {
     for (const Found& found : found_) {
       double& best = search_.anchors[found.anchor].best;
       best = std::min(best, best_[found.anchor - begin_]);
     }
-    for (const Found& found : found_) search_.offer(found.anchor, found.candidate, found.lower, settler);
+    int64_t settled = 0;
+    for (const Found& found : found_) settled += search_.offer(found.anchor, found.candidate, found.lower, settler);
+    return settled;
   }
 
  private:
@@ -107,9 +110,10 @@ void Search::set(int64_t row, const RowTerms& row_terms, bool is_anchor, bool is
   anchors[row].best = is_anchor ? kNothingSeen : -std::numeric_limits<double>::infinity();
 }
 
-void Search::offer(int64_t row, int32_t candidate, double lower, const Settler& settler) {
+bool Search::offer(int64_t row, int32_t candidate, double lower, const Settler& settler) {
   Anchor& anchor = anchors[row];
-  if (!(lower <= anchor.best)) return;
+  if (!(lower <= anchor.best)) return false;
+  bool full = false;
   if (anchor.count == kListLength) {
     int32_t kept = 0;
     for (int32_t k = 0; k < anchor.count; ++k)
@@ -118,10 +122,12 @@ void Search::offer(int64_t row, int32_t candidate, double lower, const Settler& 
         anchor.lower[kept++] = anchor.lower[k];
       }
     anchor.count = kept;
-    if (kept == kListLength) settle(row, settler);
+    full = kept == kListLength;
+    if (full) settle(row, settler);
   }
   anchor.candidates[anchor.count] = candidate;
   anchor.lower[anchor.count++] = float_below(lower);
+  return full;
 }
 
 void Search::settle(int64_t row, const Settler& settler) {
@@ -139,8 +145,14 @@ void Search::settle(int64_t row, const Settler& settler) {
   anchor.count = 0;
 }
 
-void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
-                Search& farthest, const Settler& settler, const Parallel& parallel) {
+int64_t Search::scored() const {
+  int64_t total = 0;
+  for (const Anchor& anchor : anchors) total += anchor.scored;
+  return total;
+}
+
+bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
+                Search& farthest, const Settler& settler, const Parallel& parallel, bool may_give_up) {
   const int64_t m = static_cast<int64_t>(classes.size());
   const double operations =
       static_cast<double>(m) * static_cast<double>(m) * static_cast<double>(prepared.depth + 4) / 16;
@@ -152,8 +164,11 @@ void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
   std::vector<int32_t> padded_classes(classes);
   padded_classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
   std::vector<std::mutex> locks(blocks);
+  std::atomic<int64_t> settled{0};
+  const auto too_coarse = [&] { return may_give_up && settled.load(std::memory_order_relaxed) > m; };
 
   for_each_task(parallel, blocks * (blocks + 1) / 2, operations, [&](int64_t index) {
+    if (too_coarse()) return;
     const BlockPair pair = block_pair(index, blocks);
     const auto local = [&](Search& search, int64_t of) {
       const std::lock_guard<std::mutex> guard(locks[of]);
@@ -182,15 +197,14 @@ void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     tier.screen(task);
     {
       const std::lock_guard<std::mutex> guard(locks[pair.i]);
-      context.nearest_rows->merge(settler);
-      context.farthest_rows->merge(settler);
+      settled += context.nearest_rows->merge(settler) + context.farthest_rows->merge(settler);
     }
     if (!diagonal) {
       const std::lock_guard<std::mutex> guard(locks[pair.j]);
-      context.nearest_columns->merge(settler);
-      context.farthest_columns->merge(settler);
+      settled += context.nearest_columns->merge(settler) + context.farthest_columns->merge(settler);
     }
   });
+  return !too_coarse();
 }
 
 }  // namespace fasttriplet::cpu

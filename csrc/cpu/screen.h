@@ -50,8 +50,10 @@ class Search {
   bool empty() const { return anchors.empty(); }
   void set(int64_t row, const RowTerms& terms, bool is_anchor, bool is_candidate);
 
-  void offer(int64_t row, int32_t candidate, double lower, const Settler& settler);
+  // True where the anchor's list was full and had to be settled.
+  bool offer(int64_t row, int32_t candidate, double lower, const Settler& settler);
   void settle(int64_t row, const Settler& settler);
+  int64_t scored() const;  // exact scores taken for all anchors
 
   double sign;
   std::vector<float> keys;      // [padded M], +infinity for what is no candidate, padding among it
@@ -59,8 +61,9 @@ class Search {
   std::vector<Anchor> anchors;  // [M]
 };
 
-// Walks all pairs; afterwards every anchor's list holds its winner. Returns nothing else.
-void run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
-                Search& farthest, const Settler& settler, const Parallel& parallel);
+// Walks all pairs; afterwards every anchor's list holds its winner. With `may_give_up` it stops early, and returns
+// false, once an anchor in the mean has had a full list settled: then the products are too coarse for these rows.
+bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
+                Search& farthest, const Settler& settler, const Parallel& parallel, bool may_give_up);
 
 }  // namespace fasttriplet::cpu

@@ -99,6 +99,7 @@ struct RowKernels {
 
 struct Tier {
   const char* name;
+  const Tier* finer;  // the tier that screens in float32 where bfloat16 is too coarse; null where this one does
   Layout layout;
   void (*screen)(const ScreenTask& task);
   RowKernels<float> float32;

@@ -21,6 +21,7 @@ FT_TARGET_BEGIN("avx2,fma")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx2Tier = {"avx2", avx2::kLayout, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
+const Tier kAvx2Tier = {
+    "avx2", nullptr, avx2::kLayout, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

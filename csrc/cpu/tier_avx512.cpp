@@ -21,7 +21,7 @@ FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx512Tier = {"avx512", avx512::kLayout, avx512::screen, avx512::row_kernels<float>(),
-                          avx512::row_kernels<double>()};
+const Tier kAvx512Tier = {
+    "avx512", nullptr, avx512::kLayout, avx512::screen, avx512::row_kernels<float>(), avx512::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

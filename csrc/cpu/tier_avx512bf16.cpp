@@ -21,7 +21,11 @@ FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx512Bf16Tier = {"avx512bf16", avx512bf16::kLayout, avx512bf16::screen, avx512bf16::row_kernels<float>(),
+const Tier kAvx512Bf16Tier = {"avx512bf16",
+                              &kAvx512Tier,
+                              avx512bf16::kLayout,
+                              avx512bf16::screen,
+                              avx512bf16::row_kernels<float>(),
                               avx512bf16::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

@@ -16,6 +16,10 @@
 #include "cpu/exact-inl.h"
 
 namespace fasttriplet::cpu {
-const Tier kPortableTier = {"portable", portable::kLayout, portable::screen, portable::row_kernels<float>(),
+const Tier kPortableTier = {"portable",
+                            nullptr,
+                            portable::kLayout,
+                            portable::screen,
+                            portable::row_kernels<float>(),
                             portable::row_kernels<double>()};
 }  // namespace fasttriplet::cpu

@@ -150,8 +150,9 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   Array<double> constant(m);  // of each anchor, left out of its keys: core/bound.h
   for (int64_t r = 0; r < m; ++r) {
     const bool product = batch.distance == Distance::kInnerProduct;
+    const double centre = prepared.product.centre_norm;
     constant.mutable_data()[r] =
-        product ? prepared.norms[r].centre_dot + prepared.centre_norm * prepared.centre_norm : 0.0;
+        product ? prepared.norms[r].centre_dot + centre * centre + search.terms[r].anchor_slack / 2 : 0.0;
   }
   result["constant"] = constant;
   result["source"] = Array<int32_t>(m, groups.source.data());

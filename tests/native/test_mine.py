@@ -164,6 +164,25 @@ def test_survivors_are_few_on_random_unit_vectors(native, tier, dtype):
     assert one["exact_positives"] <= 2 * 2000 and one["exact_negatives"] == 0
 
 
+def test_rows_too_close_for_bfloat16_are_screened_in_float32(native, tier):
+    """Two tight clusters far apart, a class each: all distances of a row agree to three digits."""
+    random = np.random.default_rng(0)
+    ends = random.standard_normal((1, 64)) / 8 * [[1], [-1]]
+    rows = (ends[np.arange(700) % 2] + 1e-3 * random.standard_normal((700, 64))).astype(np.float32)
+    mined = check(native, rows, np.arange(700) % 2, EUCLIDEAN, tier)
+    wasted = 9 * 700 if native.screens_in_bfloat16(tier) else 0  # until the coarse screen is given up
+    assert mined["exact_negatives"] <= wasted + 8 * 700
+
+
+@pytest.mark.parametrize("lengths", [[1e6], [1e6, 3e3, 50]])
+def test_a_few_long_rows_do_not_blur_inner_products(native, tier, lengths):
+    rows = np.random.default_rng(0).standard_normal((700, 64))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[10 : 10 + len(lengths)] *= np.array(lengths)[:, None]
+    mined = check(native, rows.astype(np.float32), np.arange(700) // 4, INNER, tier)
+    assert mined["exact_negatives"] <= (4 + len(lengths)) * 700
+
+
 @pytest.mark.parametrize("threads", [1, 8])
 def test_products_that_overflow_to_nan_are_the_hardest(native, tier, threads):
     random = np.random.default_rng(0)
