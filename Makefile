@@ -48,8 +48,8 @@ format: $(VENV)/.installed  ## rewrite the sources in the style that lint asks f
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(FORMATTED)
 
-bench: $(VENV)/.installed  ## verify, then time the loss against torch.mm and the reference
-	$(PY) -m benchmarks.bench_loss
+bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (15 minutes)
+	$(PY) -m benchmarks.report
 
 native: $(VENV)/.installed  ## build the module that binds the kernels to NumPy for tests/native
 	@$(BIN)/cmake -S . -B build/native $(CMAKE_FLAGS) --log-level=WARNING

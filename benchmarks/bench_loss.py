@@ -1,136 +1,106 @@
 """Forward plus backward of the batch-hard loss, verified and then timed in turn with ``torch.mm(X, X.T)``.
 
-The yardstick is the one matrix product that other implementations start with, float32, of the same batch. Run it with
-``make bench`` or ``python -m benchmarks.bench_loss``; see ``--help``.
+The yardstick is the one matrix product that other implementations start with, float32, of the same batch. Run it as
+``python -m benchmarks.bench_loss``; see ``--help``. ``make bench`` runs it for every table of ``results/cpu.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
+import json
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 import fasttriplet
 from benchmarks import peers
-from benchmarks.measure import in_turn, machine
-from fasttriplet import reference
+from benchmarks.cases import batch, size, step, verify, verify_peer
+from benchmarks.measure import Timing, in_turn, machine, table
+from benchmarks.peak_memory import added_mib_of_fresh_process
 from fasttriplet.check import DISTANCES
 
 DEFAULT_SIZES = ("256x128", "1024x128", "8192x128", "8192x512", "32768x128")
-
-
-def size(text: str) -> tuple[int, int]:
-    try:
-        n, d = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"a size must be NxD, two integers; got {text!r}") from None
-    if n < 1 or d < 1:
-        raise argparse.ArgumentTypeError(f"a size must be positive; got {text!r}")
-    return n, d
+DEFAULT_PEERS = ("gather", "pytorch-metric-learning", "reference")
+OURS = "fasttriplet"
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual = [name for name in ("gather", "pytorch-metric-learning") if name in peers.available()]
+    here = list(peers.available())
+    usual = [name for name in DEFAULT_PEERS if name in here]
     parser.add_argument("--sizes", type=size, nargs="+", default=[size(text) for text in DEFAULT_SIZES], metavar="NxD")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds of every size (default 7)")
+    parser.add_argument("--peer-rounds", type=int, default=7, help="rounds the peers take part in (default 7)")
+    parser.add_argument("--repeats", type=int, default=1, help="calls in a row that make one measurement (default 1)")
     parser.add_argument("--samples-per-class", type=int, default=4)
     parser.add_argument("--distance", default="euclidean", choices=DISTANCES)
     parser.add_argument("--dtype", default="float32", choices=("float64", "float32", "float16", "bfloat16"))
-    parser.add_argument("--reference-limit", type=int, default=8192, help="largest N of the reference and the peers")
-    parser.add_argument("--peers", nargs="*", default=usual, choices=list(peers.available()), help=f"default: {usual}")
+    parser.add_argument("--peer-limit", type=int, default=8192, help="largest N of the peers (default 8192)")
+    parser.add_argument("--peers", nargs="*", default=usual, choices=here, metavar="PEER", help=f"of {here}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--memory", action="store_true", help="also the peak of a fresh process")
+    parser.add_argument("--json", action="store_true", help="one line of JSON a size instead of a table")
     return parser.parse_args()
 
 
-def batch(n: int, d: int, samples_per_class: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Random unit vectors, as an embedding network gives them, and shuffled labels."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1).to(dtype)
-    labels = (torch.arange(n) // samples_per_class)[torch.randperm(n, generator=generator)]
-    return rows.requires_grad_(), labels
+def timings(n: int, d: int, arguments: argparse.Namespace) -> tuple[str, dict[str, Timing]]:
+    """What was verified, and seconds by contender."""
+    rows, labels = batch(n, d, arguments.samples_per_class, getattr(torch, arguments.dtype))
+    verified = verify(rows, labels, arguments.distance)
+    plain = rows.detach().float()
+    contenders: dict[str, Callable[[], object]] = {
+        "mm": lambda: torch.mm(plain, plain.T),
+        OURS: step(fasttriplet.batch_hard_triplet_loss, rows, labels, distance=arguments.distance),
+    }
+    if n <= arguments.peer_limit:
+        for name in arguments.peers:
+            peer = peers.available()[name]()
+            verify_peer(name, peer, rows, labels)
+            contenders[name] = step(peer, rows, labels)
+    few = dict.fromkeys(arguments.peers, arguments.peer_rounds)
+    few = {name: limit for name, limit in few.items() if name in contenders}
+    return verified, in_turn(contenders, arguments.rounds, repeats=arguments.repeats, fewer_rounds=few)
 
 
-def verify(rows: Tensor, labels: Tensor, distance: str) -> str:
-    """Raises AssertionError unless a sample of anchors is mined as float64 does; says what was compared."""
-    mined = fasttriplet.mine_batch_hard(rows, labels, distance=distance)
-    n = len(labels)
-    if n <= 2048:
-        expected = reference.mine_batch_hard(rows.detach().double(), labels, distance=distance)
-        assert torch.equal(mined.positives, expected.positives) and torch.equal(mined.negatives, expected.negatives)
-        return f"all {n} anchors"
-    wide = rows.detach().double()
-    anchors = torch.linspace(0, n - 1, 256).long().unique()
-    for anchor in anchors.tolist():
-        # The reference on one anchor against all: row `anchor` of its distance matrix.
-        pairs = torch.full((n,), anchor), torch.arange(n)
-        distances = reference.paired_distances(wide, *pairs, distance)
-        same = labels == labels[anchor]
-        nearest = -1 if same.all() else torch.where(same, torch.inf, distances).argmin()
-        assert mined.negatives[anchor] == nearest
-        same[anchor] = False
-        farthest = torch.where(same, distances, -torch.inf).argmax() if same.any() else torch.tensor(-1)
-        assert mined.positives[anchor] == farthest
-    return f"{len(anchors)} anchors"
+def result(n: int, d: int, arguments: argparse.Namespace) -> dict[str, object]:
+    verified, measured = timings(n, d, arguments)
+    mm = measured["mm"]
+    return {
+        "n": n,
+        "d": d,
+        "verified": verified,
+        "milliseconds": {name: timing.milliseconds() for name, timing in measured.items()},
+        "ratio": {name: timing.ratio(mm) for name, timing in measured.items() if name != "mm"},
+        "ours_to_peer": {
+            name: timing.ratio(measured[OURS]) for name, timing in measured.items() if name not in ("mm", OURS)
+        },
+        "added_mib": added_mib_of_fresh_process(n, d, arguments.samples_per_class) if arguments.memory else None,
+        "tier": fasttriplet.build_info()["tier"],
+    }
 
 
-def step(function: Callable[..., Tensor], rows: Tensor, labels: Tensor, distance: str) -> Callable[[], None]:
-    def run() -> None:
-        rows.grad = None
-        function(rows, labels, distance=distance).backward()
-
-    return run
-
-
-def peer_step(peer: peers.Peer, rows: Tensor, labels: Tensor) -> Callable[[], None]:
-    return step(lambda rows, labels, distance: peer(rows, labels), rows, labels, "euclidean")
-
-
-def added_mib(n: int, d: int, samples_per_class: int) -> str:
-    """Of float32 rows and euclidean distances, in a process of its own: this one's memory pools would hide it."""
-    command = [sys.executable, "-m", "benchmarks.peak_memory", str(n), str(d), str(samples_per_class)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    return run.stdout.strip() if run.returncode == 0 else "unknown"
+def row(found: dict, names: list[str]) -> list[str]:
+    milliseconds, ratio = found["milliseconds"], found["ratio"]
+    cells = [f"{found['n']} x {found['d']}", found["verified"], str(milliseconds["mm"]), str(milliseconds[OURS])]
+    cells += [str(ratio[name]) if name in ratio else "not run" for name in (OURS, *names)]
+    return [*cells, *([] if found["added_mib"] is None else [found["added_mib"]])]
 
 
 def main() -> None:
     arguments = options()
     torch.set_num_threads(arguments.threads)
+    if arguments.json:
+        for n, d in arguments.sizes:
+            print(json.dumps(result(n, d, arguments)), flush=True)
+        return
     print(f"{machine()}, tier {fasttriplet.build_info()['tier']}")
     print(
         f"forward + backward, {arguments.dtype}, {arguments.distance}, {arguments.samples_per_class} per class, "
         f"{arguments.rounds} rounds in turn; median (lowest to highest)\n"
     )
-    named = [*arguments.peers, "reference"]
-    columns = ["N x D", "verified", "mm ms", "fasttriplet ms", "fasttriplet / mm", *(f"{name} / mm" for name in named)]
-    columns.append("added peak MiB")
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for n, d in arguments.sizes:
-        rows, labels = batch(n, d, arguments.samples_per_class, getattr(torch, arguments.dtype))
-        verified = verify(rows, labels, arguments.distance)
-        plain = rows.detach().float()
-        contenders: dict[str, Callable[[], object]] = {
-            "mm": lambda plain=plain: torch.mm(plain, plain.T),
-            "fused": step(fasttriplet.batch_hard_triplet_loss, rows, labels, arguments.distance),
-        }
-        if n <= arguments.reference_limit:
-            contenders |= {name: peer_step(peers.available()[name], rows, labels) for name in arguments.peers}
-            contenders["reference"] = step(reference.batch_hard_triplet_loss, rows, labels, arguments.distance)
-        timings = in_turn(contenders, arguments.rounds)
-        cells = (
-            f"{n} x {d}",
-            verified,
-            timings["mm"].milliseconds(),
-            timings["fused"].milliseconds(),
-            timings["fused"].ratio(timings["mm"]),
-            *(timings[name].ratio(timings["mm"]) if name in timings else "not run" for name in named),
-            added_mib(n, d, arguments.samples_per_class),
-        )
-        print("| " + " | ".join(cells) + " |", flush=True)
+    columns = ["N x D", "verified", "mm ms", f"{OURS} ms", *(f"{name} / mm" for name in (OURS, *arguments.peers))]
+    columns += ["added peak MiB"] if arguments.memory else []
+    print(table(columns, [row(result(n, d, arguments), arguments.peers) for n, d in arguments.sizes]))
 
 
 if __name__ == "__main__":

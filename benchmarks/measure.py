@@ -6,51 +6,86 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 
+class Spread(NamedTuple):
+    """Median, lowest and highest of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        decimals = 3 if self.median < 0.3 else 2 if self.median < 3 else 1
+        return f"{self.median:.{decimals}f} ({self.low:.{decimals}f} to {self.high:.{decimals}f})"
+
+
 class Timing(NamedTuple):
-    """Seconds of every round, in the order they were run."""
+    """Seconds a call, of every round in the order they were run."""
 
     seconds: list[float]
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+    def milliseconds(self) -> Spread:
+        return Spread.of([1e3 * value for value in self.seconds])
 
-    def milliseconds(self) -> str:
-        low, high = min(self.seconds), max(self.seconds)
-        return f"{1e3 * self.median:.2f} ({1e3 * low:.2f} to {1e3 * high:.2f})"
-
-    def ratio(self, yardstick: Timing) -> str:
-        """Median and spread of the ratios to the yardstick, round by round: what drifts with the machine cancels."""
-        ratios = [mine / its for mine, its in zip(self.seconds, yardstick.seconds, strict=True)]
-        return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    def ratio(self, yardstick: Timing) -> Spread:
+        """Of the ratios to the yardstick, round by round: what drifts with the machine cancels."""
+        # A slow contender may have been left out of the later rounds.
+        return Spread.of([mine / its for mine, its in zip(self.seconds, yardstick.seconds, strict=False)])
 
 
-def in_turn(contenders: dict[str, Callable[[], object]], rounds: int, warmups: int = 1) -> dict[str, Timing]:
-    """Runs all contenders once per round, one after the other, ``rounds`` times after ``warmups`` that do not count."""
+def in_turn(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warmups: int = 1,
+    repeats: int = 1,
+    fewer_rounds: Mapping[str, int] | None = None,
+) -> dict[str, Timing]:
+    """Runs all contenders one after the other, ``rounds`` times after ``warmups`` that do not count.
+
+    ``repeats`` calls in a row make one measurement, for calls of microseconds. ``fewer_rounds`` names contenders that
+    take part in the first few rounds only.
+    """
+    limits = dict.fromkeys(contenders, rounds) | dict(fewer_rounds or {})
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(warmups + rounds):
+    for number in range(-warmups, rounds):
         for name, run in contenders.items():
+            if number >= limits[name]:
+                continue
             start = time.perf_counter()
-            run()
+            for _ in range(repeats):
+                run()
             elapsed = time.perf_counter() - start
-            if number >= warmups:
-                seconds[name].append(elapsed)
+            if number >= 0:
+                seconds[name].append(elapsed / repeats)
     return {name: Timing(values) for name, values in seconds.items()}
 
 
-def machine() -> str:
-    """One line: processor, cores, threads, PyTorch."""
-    processor = platform.processor() or platform.machine()
+def processor() -> str:
+    name = platform.processor() or platform.machine()
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        processor = found[1] if found else processor
+        return found[1] if found else name
     except OSError:
-        pass
-    return f"{processor}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+        return name
+
+
+def machine() -> str:
+    """One line: processor, threads, PyTorch."""
+    return f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -1,18 +1,22 @@
 """Prints how many MiB one forward and backward add to a fresh process at its peak, inputs not counted.
 
-``python -m benchmarks.peak_memory N D [SAMPLES_PER_CLASS]``; the gradient, N * D * 4 bytes, is part of what is added.
-Linux only: the kernel keeps the peak and can start it anew.
+``python -m benchmarks.peak_memory N D [SAMPLES_PER_CLASS [CONTENDER]]``; the gradient, N * D * 4 bytes, is part of what
+is added. The contender is ``fasttriplet`` or a name of ``benchmarks.peers``. Linux only: the kernel keeps the peak and
+can start it anew.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
 import fasttriplet
+from benchmarks import peers
+from benchmarks.cases import batch, step
 
 
 def peak_mib() -> float:
@@ -21,19 +25,22 @@ def peak_mib() -> float:
     return int(found[1]) / 1024
 
 
-def added_mib(n: int, d: int, samples_per_class: int = 4) -> float:
-    def step(embeddings: torch.Tensor, labels: torch.Tensor) -> None:
-        fasttriplet.batch_hard_triplet_loss(embeddings, labels).backward()
-
-    torch.manual_seed(0)
-    step(torch.randn(16, d, requires_grad=True), torch.arange(16) // 4)  # the libraries are up
-    embeddings = torch.randn(n, d, requires_grad=True)
-    labels = torch.arange(n) // samples_per_class
+def added_mib(n: int, d: int, samples_per_class: int = 4, contender: str = "fasttriplet") -> float:
+    loss = fasttriplet.batch_hard_triplet_loss if contender == "fasttriplet" else peers.available()[contender]()
+    step(loss, *batch(16, d, 4))()  # the libraries are up
+    run = step(loss, *batch(n, d, samples_per_class))
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_mib()
-    step(embeddings, labels)
+    run()
     return peak_mib() - before
 
 
+def added_mib_of_fresh_process(n: int, d: int, samples_per_class: int, contender: str = "fasttriplet") -> str:
+    """As printed, or "unknown": memory pools of this process would hide it."""
+    command = [sys.executable, "-m", "benchmarks.peak_memory", str(n), str(d), str(samples_per_class), contender]
+    run = subprocess.run(command, capture_output=True, text=True)
+    return run.stdout.strip() if run.returncode == 0 else "unknown"
+
+
 if __name__ == "__main__":
-    print(f"{added_mib(*(int(argument) for argument in sys.argv[1:])):.1f}")
+    print(f"{added_mib(*(int(argument) for argument in sys.argv[1:4]), *sys.argv[4:]):.1f}")

@@ -1,19 +1,29 @@
-"""The same loss as others compute it, each with the [N, N] matrix it builds: euclidean, margin 0.3, mean of all.
+"""The same loss as others compute it: euclidean, margin 0.3, mean of all.
 
-Formulas are written from their publications; ``pytorch-metric-learning`` is itself called where it is installed. All
-want every anchor to have a positive and a negative. In float32 none of them is exact (near ties and far-off rows).
+Formulas are written from their publications; ``pytorch-metric-learning`` and KeOps are themselves called where they are
+installed. All want every anchor to have a positive and a negative. In float32 none of them is exact (near ties and
+far-off rows). All but KeOps build [N, N] matrices.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from fasttriplet import reference
+
 MARGIN = 0.3
 Peer = Callable[[Tensor, Tensor], Tensor]
+
+
+def loss_of_pairs(rows: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    ap = (rows - rows[positives]).norm(dim=1)
+    an = (rows - rows[negatives]).norm(dim=1)
+    return torch.relu(ap - an + MARGIN).mean()
 
 
 def gather(rows: Tensor, labels: Tensor) -> Tensor:
@@ -24,9 +34,7 @@ def gather(rows: Tensor, labels: Tensor) -> Tensor:
         same = labels[:, None] == labels
         negatives = squared.masked_fill(same, torch.inf).argmin(1)
         positives = squared.masked_fill(~same, -torch.inf).fill_diagonal_(-torch.inf).argmax(1)
-    ap = (rows - rows[positives]).norm(dim=1)
-    an = (rows - rows[negatives]).norm(dim=1)
-    return torch.relu(ap - an + MARGIN).mean()
+    return loss_of_pairs(rows, positives, negatives)
 
 
 def masks(rows: Tensor, labels: Tensor) -> Tensor:
@@ -53,10 +61,13 @@ def sentence_transformers_formula(rows: Tensor, labels: Tensor) -> Tensor:
     return torch.relu(hardest_positive - hardest_negative + MARGIN).mean()
 
 
-def pytorch_metric_learning() -> Peer | None:
-    """Its ``BatchHardMiner`` and ``TripletMarginLoss``, averaged over all triplets; None where it is not installed."""
-    if importlib.util.find_spec("pytorch_metric_learning") is None:
-        return None
+def reference_loss(rows: Tensor, labels: Tensor) -> Tensor:
+    """``fasttriplet.reference``, the specification: written to be read."""
+    return reference.batch_hard_triplet_loss(rows, labels, margin=MARGIN)
+
+
+def pytorch_metric_learning() -> Peer:
+    """Its ``BatchHardMiner`` and ``TripletMarginLoss``, averaged over all triplets."""
     from pytorch_metric_learning import distances, losses, miners, reducers
 
     metric = distances.LpDistance(normalize_embeddings=False)
@@ -65,10 +76,40 @@ def pytorch_metric_learning() -> Peer | None:
     return lambda rows, labels: loss(rows, labels, miner(rows, labels))
 
 
-def available() -> dict[str, Peer]:
-    """Peers by name, fastest first."""
-    peers: dict[str, Peer] = {"gather": gather, "masks": masks, "sentence-transformers": sentence_transformers_formula}
-    installed = pytorch_metric_learning()
-    if installed is not None:
-        peers["pytorch-metric-learning"] = installed
+def keops() -> Peer:
+    """Two streamed reductions of KeOps mine, without a matrix; the chosen pairs are differentiated as in ``gather``."""
+    from pykeops.torch import LazyTensor
+
+    def loss(rows: Tensor, labels: Tensor) -> Tensor:
+        fixed = rows.detach()
+        x, y = LazyTensor(fixed[:, None].contiguous()), LazyTensor(fixed[None].contiguous())
+        ids = labels.to(rows.dtype)  # exact up to 2^24 in float32
+        other = ((LazyTensor(ids[:, None, None]) - LazyTensor(ids[None, :, None])) ** 2 - 0.5).step()
+        squared = ((x - y) ** 2).sum(-1)
+        far = 1e30  # above any squared distance here
+        negatives = (squared + (1 - other) * far).argmin(1).view(-1)
+        positives = (squared - other * far).argmax(1).view(-1)
+        return loss_of_pairs(rows, positives, negatives)
+
+    return loss
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def available() -> dict[str, Callable[[], Peer]]:
+    """What makes each peer, by name."""
+    peers: dict[str, Callable[[], Peer]] = {
+        "gather": lambda: gather,
+        "masks": lambda: masks,
+        "masks compiled": functools.partial(torch.compile, masks, dynamic=False),
+        "sentence-transformers": lambda: sentence_transformers_formula,
+        "reference": lambda: reference_loss,
+        "reference compiled": functools.partial(torch.compile, reference_loss, dynamic=False),
+    }
+    if installed("pytorch_metric_learning"):
+        peers["pytorch-metric-learning"] = pytorch_metric_learning
+    if installed("pykeops"):
+        peers["KeOps"] = keops
     return peers

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import fasttriplet
-from benchmarks.bench_loss import step, verify
-from benchmarks.measure import in_turn, machine
+from benchmarks.cases import step, verify
+from benchmarks.measure import in_turn, machine, table
 
 INNER = "inner_product"
 
@@ -44,19 +44,24 @@ def batches(n: int, d: int) -> dict[str, tuple[Tensor, Tensor, str]]:
     }
 
 
+def worst_cases_table(n: int, d: int, rounds: int = 3) -> str:
+    cases = batches(n, d)
+    plain = cases["random unit vectors"][0].clone()
+    rows = []
+    for name, (embeddings, labels, distance) in cases.items():
+        leaf = embeddings.clone().requires_grad_()
+        verify(leaf, labels, distance)
+        run = step(fasttriplet.batch_hard_triplet_loss, leaf, labels, distance=distance)
+        timings = in_turn({"mm": lambda: torch.mm(plain, plain.T), "fused": run}, rounds=rounds)
+        rows.append([name, str(timings["fused"].ratio(timings["mm"]))])
+    return table(["batch", "fasttriplet / mm"], rows)
+
+
 def main() -> None:
     given = [int(argument) for argument in sys.argv[1:3]]
     n, d = given + [4096, 128][len(given) :]
     print(f"{machine()}, tier {fasttriplet.build_info()['tier']}; {n} x {d}, forward + backward, 3 rounds in turn\n")
-    print("| batch | fasttriplet / mm |\n|---|---|")
-    cases = batches(n, d)
-    plain = cases["random unit vectors"][0].clone()
-    for name, (rows, labels, distance) in cases.items():
-        leaf = rows.clone().requires_grad_()
-        verify(leaf, labels, distance)
-        run = step(fasttriplet.batch_hard_triplet_loss, leaf, labels, distance)
-        timings = in_turn({"mm": lambda: torch.mm(plain, plain.T), "fused": run}, rounds=3)
-        print(f"| {name} | {timings['fused'].ratio(timings['mm'])} |", flush=True)
+    print(worst_cases_table(n, d))
 
 
 if __name__ == "__main__":

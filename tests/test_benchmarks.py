@@ -4,16 +4,20 @@ import pytest
 import torch
 
 import fasttriplet
-from benchmarks import peers
+from benchmarks import cases, measure, peers, stages
 
 
-@pytest.mark.parametrize("name", list(peers.available()))
+# Compiled ones compile the same functions for a minute; KeOps compiles as long. Each is checked before it is timed.
+EAGER = [name for name in peers.available() if "compiled" not in name and name != "KeOps"]
+
+
+@pytest.mark.parametrize("name", EAGER)
 def test_peers_agree_on_a_batch_without_near_ties(name):
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(96, 16, generator=generator, dtype=torch.float64), dim=1)
     labels = torch.arange(96) // 4
     results = []
-    for function in (fasttriplet.batch_hard_triplet_loss, peers.available()[name]):
+    for function in (fasttriplet.batch_hard_triplet_loss, peers.available()[name]()):
         leaf = rows.clone().requires_grad_()
         loss = function(leaf, labels)
         loss.backward()
@@ -29,3 +33,29 @@ def test_the_benchmark_runs_and_verifies(capsys, monkeypatch):
     bench_loss.main()
     table = capsys.readouterr().out
     assert "| 32 x 8 | all 32 anchors |" in table and "gather / mm" in table
+
+
+def test_a_peer_that_computes_something_else_is_not_timed():
+    rows, labels = cases.batch(32, 8, 4)
+    cases.verify_peer("gather", peers.gather, rows, labels)
+    with pytest.raises(AssertionError, match="half computes"):
+        cases.verify_peer("half", lambda rows, labels: peers.gather(rows, labels) / 2, rows, labels)
+
+
+def test_stages_add_up():
+    found = stages.microseconds(*cases.batch(64, 16, 4), rounds=5)
+    parts = sum(found[name] for name in (*stages.STAGES, "backward", "around"))
+    assert all(value >= 0 for value in found.values()) and found["screen"] > 0
+    assert parts >= 0.999 * found["whole"]
+    assert 1 <= found["survivors"] <= 64
+
+
+def test_turns_and_spreads():
+    calls = []
+    timings = measure.in_turn(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, repeats=2, fewer_rounds={"b": 1}
+    )
+    assert "".join(calls) == "aabb" + "aabb" + "aa" + "aa"
+    assert len(timings["a"].seconds) == 3 and len(timings["b"].seconds) == 1
+    ratio = measure.Timing([2.0, 6.0]).ratio(measure.Timing([1.0, 2.0, 1.0]))
+    assert ratio == (2.5, 2.0, 3.0) and str(ratio) == "2.50 (2.00 to 3.00)"

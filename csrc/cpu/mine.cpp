@@ -1,6 +1,7 @@
 #include "cpu/mine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -39,19 +40,31 @@ class Miner {
         farthest_(groups_.representatives()),
         nearest_(groups_.representatives()) {}
 
-  bool run(const MineOutput& output, MineCounts* counts) {
+  bool run(const MineOutput& output, MineReport* report) {
+    lap(Stage::kPrepare);
     score_small_classes();
+    lap(Stage::kPositives);
     const bool has_negatives = groups_.classes() > 1 && groups_.representatives() > 1;
     if (has_negatives || largest_class() > kPairwiseClass) screen();
     for_each_range(parallel_, batch_.n, 256, 20.0 * static_cast<double>(batch_.n),
                    [&](int64_t begin, int64_t end) { write(begin, end, output); });
     if (!survey_.all_finite) override_non_finite(output);
-    counts_.representatives = groups_.representatives();
-    if (counts != nullptr) *counts = counts_;
+    lap(Stage::kWrite);
+    report_.representatives = groups_.representatives();
+    if (report != nullptr) *report = report_;
     return survey_.all_finite;
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  // The time since the last lap goes to `stage`; some 25 ns, so it is always on.
+  void lap(Stage stage) {
+    const Clock::time_point now = Clock::now();
+    report_.seconds[static_cast<int>(stage)] += std::chrono::duration<double>(now - last_lap_).count();
+    last_lap_ = now;
+  }
+
   int32_t class_size(int32_t c) const { return groups_.representative_begin[c + 1] - groups_.representative_begin[c]; }
   int32_t largest_class() const {
     int32_t largest = 0;
@@ -63,9 +76,9 @@ class Miner {
   void score_small_classes() {
     for (int32_t c = 0; c < groups_.classes(); ++c)
       if (class_size(c) <= kPairwiseClass)
-        counts_.exact_positives += static_cast<int64_t>(class_size(c)) * (class_size(c) - 1) / 2;
+        report_.exact_positives += static_cast<int64_t>(class_size(c)) * (class_size(c) - 1) / 2;
     constexpr int64_t kGrain = 64;
-    const double operations = static_cast<double>(counts_.exact_positives) * static_cast<double>(batch_.d);
+    const double operations = static_cast<double>(report_.exact_positives) * static_cast<double>(batch_.d);
     for_each_range(parallel_, groups_.classes(), kGrain, operations, [&](int64_t first, int64_t last) {
       for (int64_t c = first; c < last; ++c)
         if (class_size(static_cast<int32_t>(c)) <= kPairwiseClass) score_class(static_cast<int32_t>(c));
@@ -102,15 +115,18 @@ class Miner {
       const bool screened = class_size(groups_.representative_class[r]) > kPairwiseClass;
       farthest.set(r, terms_of(prepared, batch_.distance, r, true), screened, screened);
     }
+    lap(Stage::kPrepare);
     const Settler settler{[this](int32_t a, int32_t b) { return score_of(a, b); }, groups_.source.data()};
     const bool done = run_screen(tier, prepared, groups_.representative_class, nearest, farthest, settler, parallel_,
                                  tier.finer != nullptr);
+    lap(Stage::kScreen);
     if (done) {
       settle(nearest, settler, nearest_);
       settle(farthest, settler, farthest_);
     }
-    counts_.exact_negatives += nearest.scored();
-    counts_.exact_positives += farthest.scored();
+    report_.exact_negatives += nearest.scored();
+    report_.exact_positives += farthest.scored();
+    lap(Stage::kSettle);
     return done;
   }
 
@@ -204,25 +220,26 @@ class Miner {
     return rows;
   }
 
+  Clock::time_point last_lap_ = Clock::now();  // first: the stage of what is initialised below has begun
   const Batch<T>& batch_;
   const Parallel& parallel_;
   const Survey survey_;
   const Groups groups_;
   const ExactScore<T> score_;
   std::vector<Pick> farthest_, nearest_;  // [M]
-  MineCounts counts_;
+  MineReport report_;
 };
 
 }  // namespace
 
 template <typename T>
 bool mine_batch_hard(const Batch<T>& batch, const int64_t* labels, const Parallel& parallel, const MineOutput& output,
-                     MineCounts* counts) {
+                     MineReport* report) {
   const KeepDenormals mode;
-  return Miner<T>(batch, labels, parallel).run(output, counts);
+  return Miner<T>(batch, labels, parallel).run(output, report);
 }
 
-template bool mine_batch_hard(const Batch<float>&, const int64_t*, const Parallel&, const MineOutput&, MineCounts*);
-template bool mine_batch_hard(const Batch<double>&, const int64_t*, const Parallel&, const MineOutput&, MineCounts*);
+template bool mine_batch_hard(const Batch<float>&, const int64_t*, const Parallel&, const MineOutput&, MineReport*);
+template bool mine_batch_hard(const Batch<double>&, const int64_t*, const Parallel&, const MineOutput&, MineReport*);
 
 }  // namespace fasttriplet::cpu

@@ -8,10 +8,20 @@
 
 namespace fasttriplet::cpu {
 
-struct MineCounts {
-  int64_t representatives = 0;  // rows the screen multiplied
-  int64_t exact_negatives = 0;  // exact scores taken to settle the nearest negatives
-  int64_t exact_positives = 0;  // exact scores taken for positives
+// The stages of a call, in their order.
+//   prepare    survey of the rows, classes and equal rows, packing for the screen
+//   positives  exact scores within small classes
+//   screen     low-precision products, tests, and lists that filled up
+//   settle     exact scores of what the screen left
+//   write      indices and distances out, rows that are not finite
+enum class Stage { kPrepare, kPositives, kScreen, kSettle, kWrite };
+inline constexpr int kStages = 5;
+
+struct MineReport {
+  int64_t representatives = 0;   // rows the screen multiplied
+  int64_t exact_negatives = 0;   // exact scores taken to settle the nearest negatives
+  int64_t exact_positives = 0;   // exact scores taken for positives
+  double seconds[kStages] = {};  // of the calling thread's time, waiting for others included
 };
 
 struct MineOutput {
@@ -21,9 +31,9 @@ struct MineOutput {
 };
 
 // Returns whether every row is finite. A row that is not is at distance NaN from every row, and NaN is the hardest of
-// all. `labels` [N]. `counts` may be null.
+// all. `labels` [N]. `report` may be null.
 template <typename T>
 bool mine_batch_hard(const Batch<T>& batch, const int64_t* labels, const Parallel& parallel, const MineOutput& output,
-                     MineCounts* counts);
+                     MineReport* report);
 
 }  // namespace fasttriplet::cpu

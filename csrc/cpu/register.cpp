@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -45,7 +47,7 @@ struct Mined {
   bool finite;
 };
 
-Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance) {
+Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance, MineReport* report = nullptr) {
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
   const Tensor rows = torch::stable::contiguous(embeddings);
@@ -58,7 +60,7 @@ Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance) {
   mined.finite = dispatch_dtype(rows, [&](auto* typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     const Batch<T> batch{rows.const_data_ptr<T>(), n, d, distance, chosen_tier()};
-    return mine_batch_hard(batch, ids.const_data_ptr<int64_t>(), TorchParallel(), output, nullptr);
+    return mine_batch_hard(batch, ids.const_data_ptr<int64_t>(), TorchParallel(), output, report);
   });
   return mined;
 }
@@ -66,6 +68,18 @@ Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance) {
 std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
   Mined mined = mine(embeddings, labels, distance_of(distance));
   return {mined.distances, mined.positives, mined.negatives};
+}
+
+std::tuple<Tensor, Tensor> profile_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
+  MineReport report;
+  mine(embeddings, labels, distance_of(distance), &report);
+  Tensor seconds = new_tensor({kStages}, ScalarType::Double), counts = new_tensor({3}, ScalarType::Long);
+  std::copy(std::begin(report.seconds), std::end(report.seconds), seconds.mutable_data_ptr<double>());
+  int64_t* count = counts.mutable_data_ptr<int64_t>();
+  count[0] = report.representatives;
+  count[1] = report.exact_negatives;
+  count[2] = report.exact_positives;
+  return {seconds, counts};
 }
 
 // on_missing = "error": says how many anchors lack a positive or a negative, and which is the first.
@@ -156,6 +170,7 @@ std::string build_info() {
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CPU, m) {
   m.impl("mine_batch_hard", TORCH_BOX(&fasttriplet::cpu::mine_operator));
+  m.impl("_mine_batch_hard_profile", TORCH_BOX(&fasttriplet::cpu::profile_operator));
   m.impl("batch_hard_loss", TORCH_BOX(&fasttriplet::cpu::loss_operator));
   m.impl("_batch_hard_loss_backward", TORCH_BOX(&fasttriplet::cpu::backward_operator));
 }

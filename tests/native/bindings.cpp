@@ -76,16 +76,17 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   Array<int64_t> positives(batch.n), negatives(batch.n);
   Array<double> distances({int64_t{2}, batch.n});
   const MineOutput output = {positives.mutable_data(), negatives.mutable_data(), distances.mutable_data()};
-  MineCounts counts;
-  const bool finite = mine_batch_hard(batch, labels.data(), StdParallel(threads), output, &counts);
+  MineReport report;
+  const bool finite = mine_batch_hard(batch, labels.data(), StdParallel(threads), output, &report);
   py::dict result;
   result["positives"] = positives;
   result["negatives"] = negatives;
   result["distances"] = distances;
   result["finite"] = finite;
-  result["representatives"] = counts.representatives;
-  result["exact_negatives"] = counts.exact_negatives;
-  result["exact_positives"] = counts.exact_positives;
+  result["representatives"] = report.representatives;
+  result["exact_negatives"] = report.exact_negatives;
+  result["exact_positives"] = report.exact_positives;
+  result["seconds"] = std::vector<double>(std::begin(report.seconds), std::end(report.seconds));
   return result;
 }
 

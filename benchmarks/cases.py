@@ -1,0 +1,74 @@
+"""What the benchmarks time: batches, one training step on them, and the checks that come before any timing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import fasttriplet
+from fasttriplet import reference
+
+#: Contenders that compute in float32 round their distances; a mean loss hardly moves.
+LOSS_TOLERANCE = 1e-4
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "NxD" of a command line."""
+    try:
+        n, d = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a size must be NxD, two integers; got {text!r}") from None
+    if n < 1 or d < 1:
+        raise argparse.ArgumentTypeError(f"a size must be positive; got {text!r}")
+    return n, d
+
+
+def batch(n: int, d: int, samples_per_class: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Random unit vectors [n, d], as an embedding network gives them, and shuffled labels [n]."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1).to(dtype)
+    labels = (torch.arange(n) // samples_per_class)[torch.randperm(n, generator=generator)]
+    return rows.requires_grad_(), labels
+
+
+def step(loss: Callable[..., Tensor], rows: Tensor, labels: Tensor, **options: object) -> Callable[[], None]:
+    """Forward plus backward; ``options`` go to the loss."""
+
+    def run() -> None:
+        rows.grad = None
+        loss(rows, labels, **options).backward()
+
+    return run
+
+
+def verify(rows: Tensor, labels: Tensor, distance: str) -> str:
+    """Raises AssertionError unless a sample of anchors is mined as float64 does; says what was compared."""
+    mined = fasttriplet.mine_batch_hard(rows, labels, distance=distance)
+    n = len(labels)
+    if n <= 2048:
+        expected = reference.mine_batch_hard(rows.detach().double(), labels, distance=distance)
+        assert torch.equal(mined.positives, expected.positives) and torch.equal(mined.negatives, expected.negatives)
+        return f"all {n} anchors"
+    wide = rows.detach().double()
+    anchors = torch.linspace(0, n - 1, 256).long().unique()
+    for anchor in anchors.tolist():
+        # The reference on one anchor against all: row `anchor` of its distance matrix.
+        pairs = torch.full((n,), anchor), torch.arange(n)
+        distances = reference.paired_distances(wide, *pairs, distance)
+        same = labels == labels[anchor]
+        nearest = -1 if same.all() else torch.where(same, torch.inf, distances).argmin()
+        assert mined.negatives[anchor] == nearest
+        same[anchor] = False
+        farthest = torch.where(same, distances, -torch.inf).argmax() if same.any() else torch.tensor(-1)
+        assert mined.positives[anchor] == farthest
+    return f"{len(anchors)} anchors"
+
+
+def verify_peer(name: str, loss: Callable[..., Tensor], rows: Tensor, labels: Tensor) -> None:
+    """Raises AssertionError unless a peer's loss is the exact one within LOSS_TOLERANCE."""
+    exact = fasttriplet.batch_hard_triplet_loss(rows, labels).item()
+    value = loss(rows, labels).item()
+    assert abs(value - exact) <= LOSS_TOLERANCE * abs(exact), f"{name} computes {value}, not {exact}"

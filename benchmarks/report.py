@@ -1,0 +1,252 @@
+"""Runs every benchmark and writes ``results/cpu.md`` and its plots: ``make bench``, some fifteen minutes on two cores.
+
+Each table is a process of its own, so that instruction sets and thread counts can be set, and every contender is
+checked before it is timed. ``--quick`` goes through the same motions on small batches, to try the report itself; it
+writes where ``--output`` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fasttriplet
+from benchmarks import peers
+from benchmarks.bench_loss import OURS
+from benchmarks.measure import Spread, machine, table
+from benchmarks.peak_memory import added_mib_of_fresh_process
+from benchmarks.plots import plot_memory, plot_small, plot_times
+from benchmarks.stages import stages_table
+from benchmarks.worst_cases import worst_cases_table
+from fasttriplet.check import DISTANCES
+
+RESULTS = Path(__file__).parent / "results"
+Found = dict[str, Any]
+
+LARGE = ("8192x128", "8192x512", "8192x2048", "32768x128")
+#: What each tier is held to, forward + backward / mm, in the order of LARGE.
+LIMITS = {"amx": (0.12, 0.14, 0.20, 0.08), "avx512": (0.35, 0.60, 0.65, 0.30), "avx2": (0.50, 0.65, 0.70, 0.45)}
+SMALL = ("128x128", "128x512", "256x128", "256x512")
+SMALL_LIMIT_US = 100  # beyond one mm
+PEER_LIMIT = 8192
+MEMORY_PEERS = ("gather", "reference", "pytorch-metric-learning")
+
+
+def measured(*arguments: str, sizes: Iterable[str], environment: dict[str, str] | None = None) -> list[Found]:
+    """Rows of bench_loss in a process of its own, spreads as tuples."""
+    command = [sys.executable, "-m", "benchmarks.bench_loss", "--json", *arguments, "--sizes", *sizes]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | (environment or {}))
+    found = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    for row in found:
+        for key in ("milliseconds", "ratio", "ours_to_peer"):
+            row[key] = {name: Spread(*values) for name, values in row[key].items()}
+    return found
+
+
+def name_of(row: Found) -> str:
+    return f"{row['n']} x {row['d']}"
+
+
+def against(spread: Spread, limit: float) -> str:
+    return f"{spread} {'within' if spread.median <= limit else 'MISSES'} {limit:g}"
+
+
+class Report:
+    def __init__(self, output: Path, quick: bool) -> None:
+        self.output, self.quick = output, quick
+        self.parts: list[str] = []
+        self.here = list(peers.available())
+
+    def sizes(self, sizes: Iterable[str]) -> list[str]:
+        """With --quick every batch has at most 256 rows of 16."""
+        sizes = list(sizes)
+        if not self.quick:
+            return sizes
+        return list(dict.fromkeys(f"{min(256, int(size.split('x')[0]))}x16" for size in sizes))
+
+    def rounds(self, count: int) -> str:
+        return "2" if self.quick else str(count)
+
+    def only_here(self, *names: str) -> list[str]:
+        return [name for name in names if name in self.here]
+
+    def add(self, *parts: str) -> None:
+        self.parts += parts
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / "cpu.md").write_text("\n\n".join(self.parts) + "\n")
+        print("\n\n".join(parts), end="\n\n", flush=True)
+
+    def head(self) -> None:
+        info = fasttriplet.build_info()
+        self.add(
+            "# Batch-hard triplet loss on the CPU",
+            f"Made by `make bench`. {machine()}; tier `{info['tier']}` of {info['tiers_available']}; {info['compiler']}.",
+            "Forward plus backward, float32, euclidean, 4 samples per class, random unit vectors, unless a table says "
+            "otherwise. `mm` is `torch.mm(X, X.T)` in float32 on the same batch. All contenders of a row run in turn, "
+            "in one process; median (lowest to highest) of the rounds. Before a row is timed, the mined indices are "
+            "compared with float64's and every peer's loss with the exact one.",
+        )
+
+    def large(self) -> None:
+        names = [name for name in self.here if name != "KeOps"]
+        arguments = ("--rounds", self.rounds(7), "--peer-rounds", self.rounds(3), "--memory", "--peers", *names)
+        rows = measured(*arguments, sizes=self.sizes(LARGE))
+        columns = ["N x D", "mm ms", f"{OURS} ms", *(f"{name} / mm" for name in (OURS, *names)), "added peak MiB"]
+        cells = [
+            [
+                name_of(row),
+                *(str(row["milliseconds"][name]) for name in ("mm", OURS)),
+                *(str(row["ratio"].get(name, "not run")) for name in (OURS, *names)),
+                row["added_mib"],
+            ]
+            for row in rows
+        ]
+        self.add("## Beside others", table(columns, cells))
+
+    def tiers(self) -> None:
+        cells = []
+        available = fasttriplet.build_info()["tiers_available"].split(",")
+        for tier in available:
+            environment = {"FASTTRIPLET_ISA": tier}
+            if tier == "avx2":
+                environment["MKL_ENABLE_INSTRUCTIONS"] = "AVX2"
+            arguments = ("--rounds", self.rounds(5), "--peers")
+            rows = measured(*arguments, sizes=self.sizes(LARGE), environment=environment)
+            limits = LIMITS.get(tier)
+            ratios = [row["ratio"][OURS] for row in rows]
+            shown = [against(*pair) for pair in zip(ratios, limits, strict=False)] if limits else map(str, ratios)
+            cells.append([f"`{tier}`", *shown])
+        missing = [f"`{tier}`" for tier in fasttriplet.build_info()["tiers"].split(",") if tier not in available]
+        self.add(
+            "## Instruction sets",
+            f"{OURS} / mm, each tier forced; beside `avx2` mm is held to AVX2 (`MKL_ENABLE_INSTRUCTIONS=AVX2`)."
+            + (f" This machine lacks {', '.join(missing)}." if missing else ""),
+            table(["tier", *(" x ".join(size.split("x")) for size in self.sizes(LARGE))], cells),
+        )
+
+    def variations(self) -> None:
+        threads = torch.get_num_threads()
+        few = ("--rounds", self.rounds(7), "--peers")
+        cases = {"as above": ()}
+        cases |= {name: ("--distance", name) for name in DISTANCES if name != "euclidean"}
+        cases |= {name: ("--dtype", name) for name in ("float16", "bfloat16", "float64")}
+        cases |= {f"{count} per class": ("--samples-per-class", str(count)) for count in (16, 64)}
+        cases["one thread"] = ("--threads", "1")
+        cells = []
+        baseline: list[Found] = []
+        for name, arguments in cases.items():
+            rows = measured(*few, *arguments, sizes=self.sizes(LARGE[:3]))
+            baseline = baseline or rows
+            times = [
+                row["milliseconds"][OURS].median / base["milliseconds"][OURS].median
+                for row, base in zip(rows, baseline, strict=True)
+            ]
+            cells.append([name, *(f"{time:.2f}" for time in times), *(str(row["ratio"][OURS]) for row in rows)])
+        sizes = [name_of(row) for row in baseline]
+        self.add(
+            "## Variations",
+            f"{threads} threads where nothing else is said; one thread's mm has one thread too.",
+            table(["", *(f"time, {size}" for size in sizes), *(f"/ mm, {size}" for size in sizes)], cells),
+        )
+
+    def small(self) -> None:
+        names = self.only_here("gather", "masks compiled", "reference compiled", "pytorch-metric-learning")
+        arguments = ("--rounds", self.rounds(25), "--repeats", "20", "--peer-rounds", self.rounds(25))
+        rows = measured(*arguments, "--peers", *names, sizes=self.sizes(SMALL))
+        cells = []
+        for row in rows:
+            milliseconds = row["milliseconds"]
+            ours, mm = 1e3 * milliseconds[OURS].median, 1e3 * milliseconds["mm"].median
+            limit = SMALL_LIMIT_US + mm
+            cells.append(
+                [
+                    name_of(row),
+                    f"{mm:.0f}",
+                    f"{ours:.0f} {'within' if ours <= limit else 'MISSES'} {limit:.0f}",
+                    *(f"{row['ours_to_peer'][name].median:.1f}" for name in names),
+                ]
+            )
+        self.add(
+            "## Small batches",
+            f"A measurement is 20 calls in a row. The limit is {SMALL_LIMIT_US} us + mm. Peers as multiples of "
+            f"{OURS}'s time.",
+            table(["N x D", "mm us", f"{OURS} us", *(f"{name} / {OURS}" for name in names)], cells),
+            "![Small batches](cpu_small.png)",
+        )
+        plot_small(rows, self.output / "cpu_small.png")
+
+    def worst_cases(self) -> None:
+        n, d = (256, 16) if self.quick else (4096, 128)
+        self.add(
+            "## Batches that are hard for a screen",
+            f"{n} x {d}; mm of random rows. Each is verified first.",
+            worst_cases_table(n, d),
+        )
+
+    def growth(self) -> None:
+        names = self.only_here("gather", "masks compiled", "pytorch-metric-learning", "KeOps")
+        sizes = self.sizes(f"{2**power}x128" for power in range(7, 16))
+        rows = []
+        for size in sizes:
+            n = int(size.split("x")[0])
+            repeats = max(1, 1024 // n)
+            few = ("--rounds", self.rounds(5), "--peer-rounds", self.rounds(3), "--repeats", str(repeats))
+            rows += measured(*few, "--peers", *names, sizes=[size])
+        plot_times(rows, self.output / "cpu_time.png")
+        memory: dict[str, dict[int, float]] = {}
+        for name in (OURS, *self.only_here(*MEMORY_PEERS)):
+            for size in sizes:
+                n, d = (int(part) for part in size.split("x"))
+                if n >= 1024 and (name == OURS or n <= PEER_LIMIT):
+                    memory.setdefault(name, {})[n] = float(added_mib_of_fresh_process(n, d, 4, name))
+        if memory:
+            plot_memory(memory, self.output / "cpu_memory.png")
+        n, d = (256, 16) if self.quick else (65536, 128)
+        input_mib = n * d * 4 / 2**20
+        beyond = float(added_mib_of_fresh_process(n, d, 4)) - input_mib
+        self.add(
+            "## Growth with N",
+            "![Time](cpu_time.png)",
+            "![Memory](cpu_memory.png)",
+            f"At {n} x {d}, forward and backward take {beyond:.1f} MiB beyond the input and the gradient, "
+            f"{beyond / input_mib:.2f} times the input's {input_mib:.0f} MiB (limit 3).",
+        )
+
+    def stages(self) -> None:
+        sizes = self.sizes((*SMALL[::2], "256x512", "1024x128", *LARGE[:3]))
+        self.add(
+            "## Where the time goes",
+            "Wall time by stage, as `python -m benchmarks.stages` prints it: prepare reads the rows, finds classes and "
+            "packs; positives are scored pair by pair; the screen multiplies and tests; settle scores what is left; "
+            "write puts the results out; backward gathers the gradient. Around is Python, autograd, PyTorch's "
+            "dispatcher and allocator, and the loss of the mined distances.",
+            stages_table([(int(n), int(d)) for n, d in (size.split("x") for size in sizes)]),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small batches and two rounds: tries the report itself")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to (default benchmarks/results)")
+    arguments = parser.parse_args()
+    report = Report(arguments.output, arguments.quick)
+    report.head()
+    report.large()
+    report.tiers()
+    report.variations()
+    report.small()
+    report.growth()
+    report.worst_cases()
+    report.stages()
+
+
+if __name__ == "__main__":
+    main()
