@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 import fasttriplet
 from benchmarks import peers
 from benchmarks.cases import batch, step

@@ -88,7 +88,8 @@ class Report:
         info = fasttriplet.build_info()
         self.add(
             "# Batch-hard triplet loss on the CPU",
-            f"Made by `make bench`. {machine()}; tier `{info['tier']}` of {info['tiers_available']}; {info['compiler']}.",
+            f"Made by `make bench`. {machine()}; {info['compiler']}; tier `{info['tier']}`, the first this CPU has of "
+            f"{', '.join(info['tiers'].split(','))}.",
             "Forward plus backward, float32, euclidean, 4 samples per class, random unit vectors, unless a table says "
             "otherwise. `mm` is `torch.mm(X, X.T)` in float32 on the same batch. All contenders of a row run in turn, "
             "in one process; median (lowest to highest) of the rounds. Before a row is timed, the mined indices are "

@@ -4,8 +4,8 @@
 STABLE_TORCH_LIBRARY(fasttriplet, m) {
   // distances [2, N] float64 (to the positive, to the negative), positives [N] int64, negatives [N] int64.
   m.def("mine_batch_hard(Tensor embeddings, Tensor labels, int distance) -> (Tensor, Tensor, Tensor)");
-  // seconds [5] float64 of the stages prepare, positives, screen, settle, write; counts [3] int64 of rows screened, exact
-  // scores for negatives, exact scores for positives. For benchmarks.
+  // seconds [5] float64 of the stages prepare, positives, screen, settle, write; counts [3] int64 of rows screened,
+  // exact scores for negatives, exact scores for positives. For benchmarks.
   m.def("_mine_batch_hard_profile(Tensor embeddings, Tensor labels, int distance) -> (Tensor, Tensor)");
   // loss [N] or [], slopes [N] float64 of d loss / d d_ap, and what mine_batch_hard returns.
   m.def(

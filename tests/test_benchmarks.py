@@ -6,7 +6,6 @@ import torch
 import fasttriplet
 from benchmarks import cases, measure, peers, stages
 
-
 # Compiled ones compile the same functions for a minute; KeOps compiles as long. Each is checked before it is timed.
 EAGER = [name for name in peers.available() if "compiled" not in name and name != "KeOps"]
 
