@@ -30,6 +30,9 @@ constexpr int64_t kTileWords = kSide * kSide;
 static_assert(kLanes == kSide);
 constexpr Layout kLayout = {kWidth, 2, kSide, 2};
 
+// GCC's intrinsics do not say that they read memory: stores before them must not be put off or dropped.
+FT_INLINE void settle_stores(const void* to) { asm volatile("" ::"r"(to) : "memory"); }
+
 // The shapes of the tiles on this thread; given back at the end, since saved state costs at every thread switch.
 class TileSession {
  public:
@@ -43,6 +46,7 @@ class TileSession {
       config.bytes_per_row[tile] = kSide * sizeof(float);
       config.rows[tile] = kSide;
     }
+    settle_stores(&config);
     _tile_loadconfig(&config);
   }
   ~TileSession() { _tile_release(); }
@@ -57,6 +61,7 @@ class Tile {
     constexpr int kStride = kSide * sizeof(float);
     const float* rows = panels.data + kLayout.copies * i * panels.depth;
     const float* columns = panels.data + (kLayout.copies * j + kWidth) * panels.depth;
+    settle_stores(panels.data);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
