@@ -39,7 +39,10 @@ class BatchHardLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = _BatchHardLossBackward.apply(grad_loss, *ctx.saved_tensors, ctx.distance, ctx.soft_margin)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = _BatchHardLossBackward.apply(grad_loss, *ctx.saved_tensors, ctx.distance, ctx.soft_margin)
+        else:  # 15 us less a call
+            gradient = torch.ops.fasttriplet._batch_hard_loss_backward(grad_loss, *ctx.saved_tensors, ctx.distance)
         return gradient, None, None, None, None, None, None
 
 

@@ -42,7 +42,7 @@ inline double kappa(double rho, int64_t d) { return 2 * rho + rho * rho + accumu
 // What the screen knows of one prepared row; everything in float64 and in scaled units.
 struct RowNorms {
   double half_square;  // |x|^2 / 2 of the exact prepared row
-  double norm;         // |x^| of the rounded row
+  double norm;         // |x^| of the rounded row, or a little more: |x| + residual
   double residual;     // |x - x^|
   double centre_dot;   // c.x
 };

@@ -95,32 +95,44 @@ inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* re
   *result = {most + sum(defect), sum(square), sum(probe)};
 }
 
-// Eight finite float32 numbers rounded to bfloat16, ties to even.
-FT_INLINE void round_to_bfloat16(float* p) {
-  typedef uint32_t Bits __attribute__((vector_size(32)));
-  Bits bits;
-  __builtin_memcpy(&bits, p, sizeof bits);
-  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
-  __builtin_memcpy(p, &bits, sizeof bits);
+// Eight entries as the screen multiplies them; `words` gets them, 8 words or 4.
+template <int kPerWord>
+FT_INLINE Wide round_to_words(const Wide& exact, float* words) {
+  Narrow rounded = __builtin_convertvector(exact, Narrow);
+  if constexpr (kPerWord == 1) {
+    __builtin_memcpy(words, &rounded, sizeof rounded);
+  } else {  // bfloat16: the upper halves, ties to even
+    typedef uint32_t Bits __attribute__((vector_size(32)));
+    typedef uint64_t Pairs __attribute__((vector_size(32)));
+    typedef uint32_t Words __attribute__((vector_size(16)));
+    Bits bits = (Bits)rounded;
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+    rounded = (Narrow)bits;
+    const Pairs pairs = (Pairs)bits;  // the first entry of a pair is the lower: these CPUs are little-endian
+    const Words packed = __builtin_convertvector(((pairs >> 32) & 0xffff0000) | ((pairs >> 16) & 0xffff), Words);
+    __builtin_memcpy(words, &packed, sizeof packed);
+  }
+  return __builtin_convertvector(rounded, Wide);
 }
 
 // One panel: (x factor - centre) scale, rounded to float32 or bfloat16, in the words and the order of the tier's tiles,
 // and the norms of its rows.
 template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
-  alignas(64) float chunk[kWidth][kChunk];
-  Wide half_square[kWidth], norm[kWidth], residual[kWidth], centre_dot[kWidth];
+  constexpr int64_t kChunk = 64;  // entries of a row at a time: 48 rows of them are 12 KB of the first cache
+  constexpr int64_t kPerWord = kLayout.per_word, kWords = kChunk / kPerWord;
+  alignas(64) float words[kWidth][kWords];
+  Wide half_square[kWidth], residual[kWidth], centre_dot[kWidth];
   const int64_t first = panel * kWidth;
   const int64_t lanes = task.count - first < kWidth ? task.count - first : kWidth;
-  for (int64_t lane = 0; lane < kWidth; ++lane) {
-    half_square[lane] = norm[lane] = residual[lane] = centre_dot[lane] = Wide{};
-    if (lane >= lanes)
-      for (int64_t k = 0; k < kChunk; ++k) chunk[lane][k] = 0;
-  }
+  for (int64_t lane = 0; lane < kWidth; ++lane) half_square[lane] = residual[lane] = centre_dot[lane] = Wide{};
+  if (lanes < kWidth) __builtin_memset(words, 0, sizeof words);
   const Wide scale = splat(task.scale);
+  const int64_t depth = kLayout.depth(task.d);
   float* out = task.panels + panel * kLayout.panel_words(task.d);
   for (int64_t begin = 0; begin < task.d; begin += kChunk) {
     const int64_t length = task.d - begin < kChunk ? task.d - begin : kChunk;
+    if (length < kChunk) __builtin_memset(words, 0, sizeof words);
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const int64_t source = task.source[first + lane];
       const T* row = task.rows + source * task.d + begin;
@@ -131,20 +143,19 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
         const Wide x = whole ? load_wide(row + k) : load_tail(row + k, length - k);
         const Wide c = whole ? load_wide(centre + k) : load_tail(centre + k, length - k);
         const Wide exact = (x * factor - c) * scale;
-        store_wide(chunk[lane] + k, exact);
-        if constexpr (kLayout.per_word == 2) round_to_bfloat16(chunk[lane] + k);
-        const Wide rounded = load_wide(chunk[lane] + k);
+        const Wide rounded = round_to_words<kPerWord>(exact, words[lane] + k / kPerWord);
         half_square[lane] += exact * exact;
-        norm[lane] += rounded * rounded;
         residual[lane] += (exact - rounded) * (exact - rounded);
         centre_dot[lane] += exact * (c * scale);
       }
     }
-    put_words(chunk, begin, length, kLayout.depth(task.d), out);
+    const int64_t word = begin / kPerWord;
+    put_words(words[0], kWords, word, depth - word < kWords ? depth - word : kWords, depth, out);
   }
-  for (int64_t lane = 0; lane < lanes; ++lane)
-    task.norms[first + lane] = {sum(half_square[lane]) / 2, __builtin_sqrt(sum(norm[lane])),
-                                __builtin_sqrt(sum(residual[lane])), sum(centre_dot[lane])};
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const double square = sum(half_square[lane]), distance = __builtin_sqrt(sum(residual[lane]));
+    task.norms[first + lane] = {square / 2, __builtin_sqrt(square) + distance, distance, sum(centre_dot[lane])};
+  }
 }
 
 // gradient = sum over edges of weight (x - y); for cosine (sum weight (u - v) - u sum weight distance) / |x|; -sum

@@ -5,11 +5,9 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "core/bound.h"
 #include "core/options.h"
-#include "cpu/inline.h"
 
 namespace fasttriplet::cpu {
 
@@ -27,17 +25,6 @@ struct Layout {
   }
   int64_t panel_words(int64_t d) const { return copies * width * depth(d); }
 };
-
-// The word of two bfloat16 entries, each given as a float32 with a zero lower half.
-FT_INLINE float word_of(float first, float second) {
-  uint32_t low, high;
-  std::memcpy(&low, &first, sizeof low);
-  std::memcpy(&high, &second, sizeof high);
-  low = low >> 16 | high;
-  float word;
-  std::memcpy(&word, &low, sizeof word);
-  return word;
-}
 
 struct Panels {
   const float* data;  // [panels, panel words]

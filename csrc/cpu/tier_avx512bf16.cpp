@@ -14,6 +14,8 @@ FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
 #include "cpu/vec_avx512bf16.h"
 
 // Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
+#include "cpu/transpose-inl.h"
+
 #include "cpu/tile_vectors-inl.h"
 
 #include "cpu/screen-inl.h"

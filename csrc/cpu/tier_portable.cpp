@@ -10,6 +10,8 @@
 #include "cpu/vec_portable.h"
 
 // Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
+#include "cpu/transpose-inl.h"
+
 #include "cpu/tile_vectors-inl.h"
 
 #include "cpu/screen-inl.h"

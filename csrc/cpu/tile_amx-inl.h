@@ -90,21 +90,16 @@ class Tile {
   alignas(64) float dots_[kHeight][kWidth];
 };
 
-constexpr int64_t kChunk = 64;  // entries of a row packed at once: two tiles
-
-// Entries [begin, begin + length) of a panel's rows, rounded already; words behind the length are zeros.
-FT_INLINE void put_words(const float (&chunk)[kWidth][kChunk], int64_t begin, int64_t length, int64_t depth,
+// Words [begin, begin + count) of a panel's rows, of `stride` words each; zeros up to whole tiles lie behind the count.
+FT_INLINE void put_words(const float* words, int64_t stride, int64_t begin, int64_t count, int64_t depth,
                          float* panel) {
-  for (int64_t word = begin / 2; word < begin / 2 + kChunk / 2 && word < depth; ++word) {
-    const int64_t k = 2 * word - begin, step = word / kSide, within = word % kSide;
-    for (int64_t lane = 0; lane < kWidth; ++lane) {
-      // An odd length leaves half a word, whose other half is one of the zeros up to a multiple of 8.
-      const float value = k < length ? word_of(chunk[lane][k], chunk[lane][k + 1]) : 0;
-      float* tile = panel + (2 * step + lane / kSide) * kTileWords;
-      tile[lane % kSide * kSide + within] = value;
-      tile[kWidth * depth + within * kSide + lane % kSide] = value;
+  for (int64_t k = 0; k < count; k += kSide)
+    for (int half = 0; half < 2; ++half) {
+      const float* from = words + half * kSide * stride + k;
+      float* rows = panel + (2 * (begin + k) / kSide + half) * kTileWords;
+      for (int r = 0; r < kSide; ++r) Vec::store(rows + r * kSide, Vec::load(from + r * stride));
+      transpose<Vec>(from, stride, rows + kWidth * depth, kSide, kSide);
     }
-  }
 }
 
 }  // namespace fasttriplet::cpu::FT_TIER

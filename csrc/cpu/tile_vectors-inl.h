@@ -50,15 +50,12 @@ class Tile {
   Lanes acc_[kHeight][kVectors];
 };
 
-constexpr int64_t kChunk = 64;  // entries of a row packed at once: 48 rows x 64 floats are 12 KB of the first cache
-
-// Entries [begin, begin + length) of a panel's rows, rounded already; behind the length up to a multiple of 8 are
-// zeros.
-FT_INLINE void put_words(const float (&chunk)[kWidth][kChunk], int64_t begin, int64_t length, int64_t, float* panel) {
-  float* out = panel + begin / kLayout.per_word * kWidth;
-  for (int64_t k = 0; k < length; k += kLayout.per_word)
-    for (int64_t lane = 0; lane < kWidth; ++lane)
-      *out++ = kLayout.per_word == 2 ? word_of(chunk[lane][k], chunk[lane][k + 1]) : chunk[lane][k];
+// Words [begin, begin + count) of a panel's rows, of `stride` words each.
+FT_INLINE void put_words(const float* words, int64_t stride, int64_t begin, int64_t count, int64_t, float* panel) {
+  for (int64_t k = 0; k < count; k += kLanes)
+    for (int c = 0; c < kVectors; ++c)
+      transpose<Vec>(words + c * kLanes * stride + k, stride, panel + (begin + k) * kWidth + c * kLanes, kWidth,
+                     count - k);
 }
 
 }  // namespace fasttriplet::cpu::FT_TIER

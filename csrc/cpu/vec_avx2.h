@@ -23,6 +23,12 @@ struct Avx2Vec {
   static FT_INLINE Lanes add(Lanes a, Lanes b) { return _mm256_add_ps(a, b); }
   static FT_INLINE Lanes negate(Lanes a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
+  static FT_INLINE Lanes zip_low(Lanes a, Lanes b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+  }
+  static FT_INLINE Lanes zip_high(Lanes a, Lanes b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+  }
   static FT_INLINE Mask at_least(Lanes a, Lanes b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
   static FT_INLINE Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
   static FT_INLINE Mask none() { return _mm256_setzero_ps(); }

@@ -24,6 +24,13 @@ struct Avx512Vec {
   static FT_INLINE Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
   static FT_INLINE Lanes negate(Lanes a) { return _mm512_sub_ps(_mm512_setzero_ps(), a); }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
+  static FT_INLINE Lanes zip_low(Lanes a, Lanes b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+  }
+  static FT_INLINE Lanes zip_high(Lanes a, Lanes b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                                  b);
+  }
   static FT_INLINE Mask at_least(Lanes a, Lanes b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
   static FT_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
   static FT_INLINE Mask none() { return 0; }

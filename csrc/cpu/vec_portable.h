@@ -26,6 +26,10 @@ struct PortableVec {
   static FT_INLINE Lanes negate(Lanes a) { return -a; }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return a * b + c; }
 
+  // Entries of a and b in turn: of the lower halves, of the upper halves.
+  static FT_INLINE Lanes zip_low(Lanes a, Lanes b) { return Lanes{a[0], b[0], a[1], b[1]}; }
+  static FT_INLINE Lanes zip_high(Lanes a, Lanes b) { return Lanes{a[2], b[2], a[3], b[3]}; }
+
   // Lanes where a >= b, false for NaN.
   static FT_INLINE Mask at_least(Lanes a, Lanes b) { return a >= b; }
   static FT_INLINE Mask either(Mask a, Mask b) { return a | b; }
