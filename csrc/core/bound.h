@@ -23,6 +23,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 namespace fasttriplet {
@@ -92,10 +93,16 @@ inline RowTerms farthest(const RowTerms& nearest) {
           nearest.anchor_slack, nearest.candidate_slack};
 }
 
-// float32 numbers just below or above a float64 one.
+// The largest float32 number that is not above `value`. Not by nextafterf, a call: this runs at every hit of the
+// screen.
 inline float float_below(double value) {
-  const float rounded = static_cast<float>(value);
-  return rounded > value ? std::nextafterf(rounded, -std::numeric_limits<float>::infinity()) : rounded;
+  float rounded = static_cast<float>(value);
+  if (!(static_cast<double>(rounded) > value)) return rounded;
+  uint32_t bits;
+  std::memcpy(&bits, &rounded, sizeof bits);
+  bits = bits << 1 == 0 ? 0x80000001u : bits & 0x80000000u ? bits + 1 : bits - 1;
+  std::memcpy(&rounded, &bits, sizeof rounded);
+  return rounded;
 }
 
 // The scan tests  sign * dot >= key_of_candidate + threshold_of_anchor  in float32, and must not fail where

@@ -19,9 +19,10 @@ class Parallel {
   virtual void run(int64_t workers, const std::function<void()>& body) const = 0;
 };
 
-// Waking a thread costs about 10 us, more on a busy machine, so a worker must have some 100 us of work: 2^18 float64
-// operations. Measured at N = 256, D = 128: alone 0.15 ms, with a second thread for a quarter of this 0.4 ms.
-inline constexpr double kOperationsPerWorker = 1 << 18;
+// Waking a thread costs about 10 us, more on a busy machine, so a worker must have some 50 us of work: 2^17 float64
+// operations. Measured at N = 256, D = 128: a quarter of this gains nothing on a quiet machine, and on a busy one the
+// call takes 0.4 ms instead of 0.15.
+inline constexpr double kOperationsPerWorker = 1 << 17;
 
 // Calls f(task) for every task in [0, tasks), each once, in no particular order; alone where there is too little to
 // share.

@@ -13,7 +13,7 @@ double median_of_three(double a, double b, double c) { return std::max(std::min(
 
 // A centre changes no winner, only how tight the bound is. Entry by entry the median of three medians of three rows:
 // it sits inside the batch as the mean does, but a few far rows do not move it. Where it would not at least halve the
-// norm of most of those rows the centre is zero: rows of very different norms must each keep their own precision.
+// norm of most of those rows it is empty, zero: rows of very different norms must each keep their own precision.
 template <typename T>
 std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const Groups& groups) {
   constexpr int64_t kSamples = 9;
@@ -38,8 +38,7 @@ std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const
   }
   int64_t halved = 0;
   for (int64_t s = 0; s < kSamples; ++s) halved += centred_square[s] <= square[s] / 4;
-  if (2 * halved < kSamples) centre.assign(batch.d, 0.0);
-  return centre;
+  return 2 * halved < kSamples ? std::vector<double>() : centre;
 }
 
 // The power of two that brings every entry below 1. Zero, which makes the screen pass every pair on to exact scoring,
@@ -57,7 +56,8 @@ double scale_of(const Survey& survey, const Groups& groups, const std::vector<do
 }
 
 // Up to four rows that are far longer than all others are not usual; each of them is looked at by every anchor.
-ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre, double scale) {
+ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre, double scale,
+                           int64_t d) {
   constexpr int64_t kUnusual = 4;
   std::vector<double> norms(rows.size());
   std::transform(rows.begin(), rows.end(), norms.begin(), [](const RowNorms& row) { return row.norm; });
@@ -68,7 +68,7 @@ ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<
     if (norms[k] < norms[k - 1] / 4) usual = norms[k];
   double square = 0;
   for (const double c : centre) square += c * scale * (c * scale);
-  return {usual, norms[0], std::sqrt(square), static_cast<int64_t>(centre.size())};
+  return {usual, norms[0], std::sqrt(square), d};
 }
 
 }  // namespace
@@ -92,8 +92,9 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
                             groups.source.data(),
                             m,
                             survey.factors.empty() ? nullptr : survey.factors.data(),
-                            centre.data(),
+                            centre.empty() ? nullptr : centre.data(),
                             scale_of(survey, groups, centre),
+                            survey.rows.data(),
                             prepared.panels.get(),
                             prepared.norms.data()};
   const double operations = 4.0 * static_cast<double>(m) * static_cast<double>(batch.d);
@@ -110,7 +111,8 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
       if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += task.scale * task.scale / 2;
   prepared.kappa = kappa(rho, batch.d);
   prepared.scale = task.scale;
-  if (batch.distance == Distance::kInnerProduct) prepared.product = product_scale(prepared.norms, centre, task.scale);
+  if (batch.distance == Distance::kInnerProduct)
+    prepared.product = product_scale(prepared.norms, centre, task.scale, batch.d);
   return prepared;
 }
 

@@ -1,5 +1,6 @@
 // The CPU kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows
 // PyTorch.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -40,7 +41,26 @@ auto dispatch_dtype(const Tensor& embeddings, F&& f) {
                                                         : f(static_cast<const float*>(nullptr));
 }
 
-Tensor new_tensor(std::vector<int64_t> shape, ScalarType dtype) { return torch::stable::empty(shape, dtype); }
+// By the C shim that the stable ABI rests on: torch::stable::empty looks the operator up by name, 1 us a tensor.
+Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType dtype) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t axis = shape.size(); axis-- > 0; stride *= shape[axis]) strides[axis] = stride;
+  const int32_t code = dtype == ScalarType::Double  ? aoti_torch_dtype_float64()
+                       : dtype == ScalarType::Float ? aoti_torch_dtype_float32()
+                                                    : aoti_torch_dtype_int64();
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                         strides.data(), code, aoti_torch_device_type_cpu(), 0,
+                                                         &handle));
+  return Tensor(handle);
+}
+
+// Likewise: asked first, since contiguous and to are looked up by name even where they have nothing to do.
+Tensor packed(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+Tensor as_int64(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Long ? tensor : torch::stable::to(tensor, ScalarType::Long);
+}
 
 struct Mined {
   Tensor positives, negatives, distances;
@@ -50,8 +70,8 @@ struct Mined {
 Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance, MineReport* report = nullptr) {
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
-  const Tensor rows = torch::stable::contiguous(embeddings);
-  const Tensor ids = torch::stable::contiguous(torch::stable::to(labels, ScalarType::Long));
+  const Tensor rows = packed(embeddings);
+  const Tensor ids = packed(as_int64(labels));
   const int64_t n = rows.size(0), d = rows.size(1);
   Mined mined{new_tensor({n}, ScalarType::Long), new_tensor({n}, ScalarType::Long),
               new_tensor({2, n}, ScalarType::Double), true};
@@ -132,9 +152,9 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   check_saved(negatives, "negatives", ScalarType::Long, 1, n);
   check_saved(distances, "distances", ScalarType::Double, 2, n);
   check_saved(slopes, "slopes", ScalarType::Double, 1, n);
-  const Tensor rows = torch::stable::contiguous(embeddings), upstream = torch::stable::contiguous(grad_loss);
-  const Tensor p = torch::stable::contiguous(positives), q = torch::stable::contiguous(negatives);
-  const Tensor value = torch::stable::contiguous(distances), slope = torch::stable::contiguous(slopes);
+  const Tensor rows = packed(embeddings), upstream = packed(grad_loss);
+  const Tensor p = packed(positives), q = packed(negatives);
+  const Tensor value = packed(distances), slope = packed(slopes);
   const MinedPairs pairs = {p.const_data_ptr<int64_t>(), q.const_data_ptr<int64_t>(), value.const_data_ptr<double>(),
                             slope.const_data_ptr<double>()};
   check_partners(pairs.positives, n, "positives");

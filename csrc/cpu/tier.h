@@ -56,13 +56,14 @@ template <typename T>
 struct PackTask {
   const T* rows;  // [N, D]
   int64_t d;
-  const int32_t* source;  // [packed N] row of the batch
-  int64_t count;          // packed N; the last panel is padded with zeros
-  const double* factors;  // [N] 1 / |x|, or null
-  const double* centre;   // [D]
-  double scale;           // power of two
-  float* panels;          // [panels, panel words]
-  RowNorms* norms;        // [packed N]
+  const int32_t* source;     // [packed N] row of the batch
+  int64_t count;             // packed N; the last panel is padded with zeros
+  const double* factors;     // [N] 1 / |x|, or null
+  const double* centre;      // [D], or null: zero
+  double scale;              // power of two
+  const RowSurvey* surveys;  // [N]
+  float* panels;             // [panels, panel words]
+  RowNorms* norms;           // [packed N]
 };
 
 struct Edge {

@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "core/distance.h"
 #include "cpu/inline.h"
 #include "cpu/isa.h"

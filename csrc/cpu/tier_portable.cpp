@@ -1,4 +1,6 @@
 // The portable tier: what the compiler makes of four-lane vectors on any machine.
+#include <type_traits>
+
 #include "core/distance.h"
 #include "cpu/inline.h"
 #include "cpu/isa.h"
