@@ -50,11 +50,13 @@ void mined_backward(const Batch<T>& batch, const MinedPairs& pairs, const T* ups
   const std::vector<double> factors =
       batch.distance == Distance::kCosine ? normalising_factors(batch, parallel) : std::vector<double>();
   const IncomingEdges incoming = incoming_edges(pairs, n);
+  std::vector<double> weights(2 * n);  // once an edge, though both of its ends use it: a division each
+  for (int64_t e = 0; e < 2 * n; ++e) {
+    const double slope = pairs.slopes[e / 2] * static_cast<double>(upstream[per_anchor ? e / 2 : 0]);
+    weights[e] = edge_weight(batch.distance, e & 1 ? -slope : slope, pairs.distances[(e & 1) * n + e / 2]);
+  }
   const auto edge = [&](int64_t e, int64_t partner) {
-    const int64_t anchor = e / 2;
-    const double slope = pairs.slopes[anchor] * static_cast<double>(upstream[per_anchor ? anchor : 0]);
-    const double distance = pairs.distances[(e & 1) * n + anchor];
-    return Edge{partner, edge_weight(batch.distance, e & 1 ? -slope : slope, distance), distance};
+    return Edge{partner, weights[e], pairs.distances[(e & 1) * n + e / 2]};
   };
   const auto gather = batch.kernels().gather[static_cast<int>(batch.distance)];
   const double operations = 4.0 * static_cast<double>(incoming.edges.size()) * static_cast<double>(d);

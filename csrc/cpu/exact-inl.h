@@ -4,46 +4,6 @@
 
 namespace fasttriplet::cpu::FT_TIER {
 
-constexpr int64_t kStep = 8;
-typedef double Wide __attribute__((vector_size(64)));
-typedef float Narrow __attribute__((vector_size(32)));
-
-FT_INLINE Wide splat(double x) { return Wide{x, x, x, x, x, x, x, x}; }
-
-FT_INLINE Wide load_wide(const float* p) {
-  Narrow narrow;
-  __builtin_memcpy(&narrow, p, sizeof narrow);
-  return __builtin_convertvector(narrow, Wide);
-}
-FT_INLINE Wide load_wide(const double* p) {
-  Wide wide;
-  __builtin_memcpy(&wide, p, sizeof wide);
-  return wide;
-}
-
-// The first `count` of eight entries, zeros behind them.
-template <typename T>
-FT_INLINE Wide load_tail(const T* p, int64_t count) {
-  T buffer[kStep] = {};
-  for (int64_t k = 0; k < count; ++k) buffer[k] = p[k];
-  return load_wide(buffer);
-}
-
-FT_INLINE void store_wide(float* p, const Wide& wide) {
-  const Narrow narrow = __builtin_convertvector(wide, Narrow);
-  __builtin_memcpy(p, &narrow, sizeof narrow);
-}
-FT_INLINE void store_wide(double* p, const Wide& wide) { __builtin_memcpy(p, &wide, sizeof wide); }
-
-template <typename T>
-FT_INLINE void store_tail(T* p, const Wide& wide, int64_t count) {
-  T buffer[kStep];
-  store_wide(buffer, wide);
-  for (int64_t k = 0; k < count; ++k) p[k] = buffer[k];
-}
-
-FT_INLINE double sum(Wide a) { return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7])); }
-
 // One entry's term of a score.
 template <typename Kind>
 FT_INLINE Wide score_term(Wide x, Wide y, Wide x_factor, Wide y_factor) {
@@ -59,7 +19,7 @@ FT_INLINE Wide score_term(Wide x, Wide y, Wide x_factor, Wide y_factor) {
 template <typename Kind, typename T>
 inline double score(const T* x, const T* y, int64_t d, double x_factor, double y_factor) {
   const Wide fx = splat(x_factor), fy = splat(y_factor);
-  Wide even = {}, odd = {};  // two chains halve the wait on the adder
+  Wide even = zeros(), odd = zeros();  // two chains halve the wait on the adder
   int64_t k = 0;
   for (; k + 2 * kStep <= d; k += 2 * kStep) {
     even += score_term<Kind>(load_wide(x + k), load_wide(y + k), fx, fy);
@@ -79,13 +39,12 @@ inline double score(const T* x, const T* y, int64_t d, double x_factor, double y
 
 template <typename T>
 inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* result) {
-  Wide largest = {}, square = {}, probe = {}, defect = {};
+  Wide largest = zeros(), square = zeros(), probe = zeros(), defect = zeros();
   for (int64_t k = 0; k < d; k += kStep) {
     const bool whole = k + kStep <= d;
     const Wide x = whole ? load_wide(row + k) : load_tail(row + k, d - k);
     const Wide w = whole ? load_wide(weights + k) : load_tail(weights + k, d - k);
-    const Wide magnitude = x < 0 ? -x : x;
-    largest = magnitude > largest ? magnitude : largest;
+    largest = larger(magnitude(x), largest);
     square += x * x;
     probe += x * w;
     defect += x - x;  // zero for finite entries, NaN for others
@@ -95,28 +54,28 @@ inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* re
   *result = {most + sum(defect), sum(square), sum(probe)};
 }
 
-// Eight entries as the screen multiplies them, float32 or bfloat16; `words` gets them, 8 words or 4.
-template <int kPerWord>
-FT_INLINE Narrow round_to_words(Narrow entries, float* words) {
-  if constexpr (kPerWord == 1) {
-    __builtin_memcpy(words, &entries, sizeof entries);
-    return entries;
+// Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 and packed into 4 words,
+// `words`.
+FT_INLINE void round_to_words(float* entries, float* words) {
+  if constexpr (kLayout.per_word == 1) {
+    __builtin_memcpy(words, entries, kStep * sizeof *entries);
   } else {  // the upper halves, ties to even
     typedef uint32_t Bits __attribute__((vector_size(32)));
     typedef uint64_t Pairs __attribute__((vector_size(32)));
     typedef uint32_t Words __attribute__((vector_size(16)));
-    Bits bits = (Bits)entries;
+    Bits bits;
+    __builtin_memcpy(&bits, entries, sizeof bits);
     bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+    __builtin_memcpy(entries, &bits, sizeof bits);
     const Pairs pairs = (Pairs)bits;  // the first entry of a pair is the lower: these CPUs are little-endian
     const Words packed = __builtin_convertvector(((pairs >> 32) & 0xffff0000) | ((pairs >> 16) & 0xffff), Words);
     __builtin_memcpy(words, &packed, sizeof packed);
-    return (Narrow)bits;
   }
 }
 
 // What a panel's rows add up to while they are packed, by lane.
 struct PanelSums {
-  Wide square[kWidth] = {}, residual[kWidth] = {}, centre_dot[kWidth] = {};
+  Wide square[kWidth], residual[kWidth], centre_dot[kWidth];
 };
 
 // `length` entries of a row from `begin` on, as words, and their sums.
@@ -128,28 +87,30 @@ FT_INLINE void pack_entries(const PackTask<T>& task, int64_t source, int64_t beg
   for (int64_t k = 0; k < length; k += kStep) {
     const bool whole = k + kStep <= length;
     const Wide x = whole ? load_wide(row + k) : load_tail(row + k, length - k);
-    Wide c = {};
+    Wide c = zeros();
     if (task.centre) {
       const double* centre = task.centre + begin + k;
       c = whole ? load_wide(centre) : load_tail(centre, length - k);
     }
     const Wide exact = (x * factor - c) * scale;
-    const Narrow rounded_to =
-        round_to_words<kLayout.per_word>(__builtin_convertvector(exact, Narrow), words + k / kLayout.per_word);
-    const Wide rounded = __builtin_convertvector(rounded_to, Wide);
+    float entries[kStep];
+    store_wide(entries, exact);
+    round_to_words(entries, words + k / kLayout.per_word);
+    const Wide rounded = load_wide(entries);
     sums.square[lane] += exact * exact;
     sums.residual[lane] += (exact - rounded) * (exact - rounded);
     sums.centre_dot[lane] += exact * (c * scale);
   }
 }
 
-// Likewise of float32 rows that are scaled only, four times as fast: x scale and its distance to the rounded value are
-// float32 numbers themselves, or vanish beside kTiny. Returns the sum of squared distances, a little too large.
+// Likewise of float32 rows that are scaled only, several times as fast: x scale and its distance to the rounded value
+// are float32 numbers themselves, or vanish beside kTiny. Returns the sum of squared distances, a little too large.
 FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t length, float* words) {
-  Narrow residual = {};
+  typedef float Entries __attribute__((vector_size(4 * kStep)));
   const float factor = static_cast<float>(scale);
+  Entries lost = {};  // sums of squares, by lane
   for (int64_t k = 0; k < length; k += kStep) {
-    Narrow x;
+    Entries x, rounded;
     if (k + kStep <= length) {
       __builtin_memcpy(&x, row + k, sizeof x);
     } else {
@@ -158,11 +119,12 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t leng
       __builtin_memcpy(&x, tail, sizeof x);
     }
     x *= factor;
-    const Narrow lost = x - round_to_words<kLayout.per_word>(x, words + k / kLayout.per_word);
-    residual += lost * lost;
+    rounded = x;
+    round_to_words(reinterpret_cast<float*>(&rounded), words + k / kLayout.per_word);
+    lost += (x - rounded) * (x - rounded);
   }
   float total = 0;
-  for (int64_t lane = 0; lane < kStep; ++lane) total += residual[lane];
+  for (int64_t lane = 0; lane < kStep; ++lane) total += lost[lane];
   return total * (1 + 0x1p-18);  // above the roundings of a chunk's sum
 }
 
@@ -174,15 +136,16 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
   constexpr int64_t kPerWord = kLayout.per_word, kWords = kChunk / kPerWord;
   const bool plain = std::is_same_v<T, float> && task.factors == nullptr && task.centre == nullptr &&
                      task.scale > 0x1p-120 && task.scale < 0x1p120;  // a float32 number
-  alignas(64) float words[kWidth][kWords] = {};
+  alignas(64) float words[kWidth][kWords];
   PanelSums sums;
   double plain_residual[kWidth] = {};
+  if (!plain) __builtin_memset(&sums, 0, sizeof sums);
   const int64_t first = panel * kWidth, depth = kLayout.depth(task.d);
   const int64_t lanes = task.count - first < kWidth ? task.count - first : kWidth;
   float* out = task.panels + panel * kLayout.panel_words(task.d);
   for (int64_t begin = 0; begin < task.d; begin += kChunk) {
     const int64_t length = task.d - begin < kChunk ? task.d - begin : kChunk;
-    if (length < kChunk) __builtin_memset(words, 0, sizeof words);
+    if (length < kChunk || lanes < kWidth) __builtin_memset(words, 0, sizeof words);  // what lies beside is zero
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const int64_t source = task.source[first + lane];
       if constexpr (std::is_same_v<T, float>)
@@ -200,7 +163,8 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
     const double square =
         plain ? task.surveys[task.source[first + lane]].square * task.scale * task.scale : sum(sums.square[lane]);
     const double distance = __builtin_sqrt(plain ? plain_residual[lane] : sum(sums.residual[lane]));
-    task.norms[first + lane] = {square / 2, __builtin_sqrt(square) + distance, distance, sum(sums.centre_dot[lane])};
+    task.norms[first + lane] = {square / 2, __builtin_sqrt(square) + distance, distance,
+                                plain ? 0.0 : sum(sums.centre_dot[lane])};
   }
 }
 
@@ -217,7 +181,7 @@ inline void gather(const T* rows, int64_t d, const double* factors, int64_t targ
     const bool whole = k + kStep <= d;
     Wide own = whole ? load_wide(rows + target * d + k) : load_tail(rows + target * d + k, d - k);
     if constexpr (Kind::kNormalised) own = own * own_factor;
-    Wide total = {};
+    Wide total = zeros();
     for (int64_t e = 0; e < count; ++e) {
       const T* row = rows + edges[e].partner * d + k;
       Wide other = whole ? load_wide(row) : load_tail(row, d - k);

@@ -2,6 +2,7 @@
 #pragma once
 
 #define FT_INLINE inline __attribute__((always_inline))
+#define FT_INLINE_LAMBDA __attribute__((always_inline))
 
 // A region whose functions are compiled for an instruction set: FT_TARGET_BEGIN("avx2,fma") ... FT_TARGET_END.
 // Include every header above the region; nothing from the standard library may be instantiated inside it, since the

@@ -186,7 +186,7 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     ScreenTask task;
     task.panels = {prepared.panels.get(), prepared.depth};
     task.row_begin = pair.i * block;
-    task.row_end = std::min((pair.i + 1) * block, prepared.padded);
+    task.row_end = std::min((pair.i + 1) * block, m);
     task.column_begin = pair.j * block;
     task.column_end = std::min((pair.j + 1) * block, prepared.padded);
     task.classes = padded_classes.data();

@@ -34,7 +34,7 @@ struct Panels {
 // A task of the scan: all pairs i < j with i in rows, j in columns, in packed order. Thresholds are the task's own.
 struct ScreenTask {
   Panels panels;
-  int64_t row_begin, row_end;        // [begin, end), begin a multiple of width
+  int64_t row_begin, row_end;        // [begin, end), begin a multiple of width; tiles may reach to the next one
   int64_t column_begin, column_end;  // likewise; never left of the rows
   const int32_t* classes;            // [padded N] ascending
   struct Search {

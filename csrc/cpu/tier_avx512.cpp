@@ -17,6 +17,7 @@ FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 
 // Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
 #include "cpu/transpose-inl.h"
+#include "cpu/wide-inl.h"
 
 #include "cpu/tile_vectors-inl.h"
 

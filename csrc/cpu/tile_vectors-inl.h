@@ -8,7 +8,6 @@
 
 namespace fasttriplet::cpu::FT_TIER {
 
-using Vec = FT_VEC;
 using Lanes = Vec::Lanes;
 using Mask = Vec::Mask;
 

@@ -33,6 +33,10 @@ struct Avx2Vec {
   static FT_INLINE Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
   static FT_INLINE Mask none() { return _mm256_setzero_ps(); }
   static FT_INLINE unsigned bits(Mask m) { return static_cast<unsigned>(_mm256_movemask_ps(m)); }
+
+  typedef double Part __attribute__((vector_size(32)));  // of wide-inl.h
+  static FT_INLINE Part widen(const float* p) { return (Part)_mm256_cvtps_pd(_mm_loadu_ps(p)); }
+  static FT_INLINE void narrow(float* p, Part v) { _mm_storeu_ps(p, _mm256_cvtpd_ps((__m256d)v)); }
 };
 
 }  // namespace fasttriplet::cpu::FT_TIER

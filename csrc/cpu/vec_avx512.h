@@ -35,6 +35,10 @@ struct Avx512Vec {
   static FT_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
   static FT_INLINE Mask none() { return 0; }
   static FT_INLINE unsigned bits(Mask m) { return m; }
+
+  typedef double Part __attribute__((vector_size(64)));  // of wide-inl.h
+  static FT_INLINE Part widen(const float* p) { return (Part)_mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+  static FT_INLINE void narrow(float* p, Part v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps((__m512d)v)); }
 };
 
 }  // namespace fasttriplet::cpu::FT_TIER

@@ -35,6 +35,13 @@ struct PortableVec {
   static FT_INLINE Mask either(Mask a, Mask b) { return a | b; }
   static FT_INLINE Mask none() { return Mask{}; }
   static FT_INLINE unsigned bits(Mask m) { return (m[0] & 1u) | (m[1] & 2u) | (m[2] & 4u) | (m[3] & 8u); }
+
+  typedef double Part __attribute__((vector_size(16)));  // of wide-inl.h
+  static FT_INLINE Part widen(const float* p) { return Part{p[0], p[1]}; }
+  static FT_INLINE void narrow(float* p, Part v) {
+    p[0] = static_cast<float>(v[0]);
+    p[1] = static_cast<float>(v[1]);
+  }
 };
 
 }  // namespace fasttriplet::cpu::FT_TIER
