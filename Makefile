@@ -21,7 +21,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan lint format bench native wheel clean help
+.PHONY: demo test test-asan test-aarch64 lint format bench native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -36,6 +36,9 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
 		$(PY) -m pytest --capture=sys tests/native
+
+test-aarch64: $(VENV)/.installed  ## cross-compile for aarch64 Linux and run the tests of the kernels emulated
+	build_tools/aarch64.sh $(BIN)
 
 lint: $(VENV)/.installed  ## check style and types
 	$(BIN)/ruff check $(PYTHON_CODE)
@@ -66,7 +69,7 @@ clean:  ## remove what was built, but not .venv
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 help:  ## show this list
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 # PyTorch comes first: the rest is then installed beside it, and the extension is built against it.
 $(VENV)/.torch: $(CONSTRAINTS)

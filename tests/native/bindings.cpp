@@ -168,6 +168,13 @@ double score(const Array<T>& x, const Array<T>& y, int distance, const std::stri
 }
 
 template <typename T>
+Array<double> factors(const Array<T>& rows) {
+  const std::vector<double> factors =
+      normalising_factors(batch_of(rows, static_cast<int>(Distance::kCosine), kPortableTier.name), StdParallel(1));
+  return Array<double>(factors.size(), factors.data());
+}
+
+template <typename T>
 Array<T> backward(const Array<T>& rows, const Array<int64_t>& positives, const Array<int64_t>& negatives,
                   const Array<double>& distances, const Array<double>& slopes, const Array<T>& upstream, int distance,
                   const std::string& tier, int64_t threads) {
@@ -195,6 +202,7 @@ void bind(py::module_& m, const char* suffix) {
   m.def(name("mine_").c_str(), mine<T>);
   m.def(name("screen_intervals_").c_str(), screen_intervals<T>);
   m.def(name("score_").c_str(), score<T>);
+  m.def(name("factors_").c_str(), factors<T>);
   m.def(name("backward_").c_str(), backward<T>);
 }
 

@@ -11,12 +11,11 @@ def suffix(rows):
 
 
 def scores(native, rows, distance, tier):
-    """[N, N] exact scores, each from the kernel's own float64 sum, so that ties are ties to the bit."""
-    wide = rows.astype(np.float64)
-    norms = np.sqrt((wide * wide).sum(1))
-    factors = (
-        np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0) if distance == COSINE else np.ones(len(rows))
-    )
+    """[N, N] exact scores, each from the kernel's own float64 sums, so that ties are ties to the bit.
+
+    The norms too: NumPy adds in another order, and one rounding of a norm parts or swaps cosines that are nearly equal.
+    """
+    factors = getattr(native, f"factors_{suffix(rows)}")(rows) if distance == COSINE else np.ones(len(rows))
     score = getattr(native, f"score_{suffix(rows)}")
     n = len(rows)
     matrix = np.zeros((n, n))

@@ -38,6 +38,16 @@ def test_the_cosine_of_a_zero_row_is_zero(native, tier):
     assert native.score_float64(x, x, COSINE, tier, 0.0, 0.0) == 1.0
 
 
+@pytest.mark.parametrize("d", WIDTHS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normalising_factors(native, d, dtype):
+    rows = np.random.default_rng(d).standard_normal((9, d)).astype(dtype)
+    rows[3] = 0
+    norms = [math.hypot(*map(float, row)) for row in rows]
+    expected = [1 / norm if norm > 0 else 0 for norm in norms]
+    np.testing.assert_allclose(getattr(native, f"factors_{suffix(rows)}")(rows), expected, rtol=1e-14)
+
+
 def gradient_oracle(rows, positives, negatives, distances, slopes, upstream, distance):
     rows = rows.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1)
