@@ -42,6 +42,8 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> int:
 
 def check_margin(margin: object) -> float:
     """A finite real number, as a float."""
+    if type(margin) is float and -math.inf < margin < math.inf:  # nearly always, and at once
+        return margin
     if isinstance(margin, bool) or not isinstance(margin, Real):
         raise TypeError(f"margin must be a real number; got {type(margin).__name__}")
     try:

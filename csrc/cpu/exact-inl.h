@@ -40,18 +40,21 @@ inline double score(const T* x, const T* y, int64_t d, double x_factor, double y
 template <typename T>
 inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* result) {
   Wide largest = zeros(), square = zeros(), probe = zeros(), defect = zeros();
-  for (int64_t k = 0; k < d; k += kStep) {
-    const bool whole = k + kStep <= d;
-    const Wide x = whole ? load_wide(row + k) : load_tail(row + k, d - k);
-    const Wide w = whole ? load_wide(weights + k) : load_tail(weights + k, d - k);
+  const auto add = [&](Wide x, Wide w) FT_INLINE_LAMBDA {
     largest = larger(magnitude(x), largest);
     square += x * x;
     probe += x * w;
-    defect += x - x;  // zero for finite entries, NaN for others
-  }
+    if constexpr (std::is_same_v<T, double>) defect += x - x;  // zero for finite entries, NaN for others
+  };
+  int64_t k = 0;
+  for (; k + kStep <= d; k += kStep) add(load_wide(row + k), load_wide(weights + k));
+  if (k < d) add(load_tail(row + k, d - k), load_tail(weights + k, d - k));
   double most = 0;
   for (int64_t lane = 0; lane < kStep; ++lane) most = largest[lane] > most ? largest[lane] : most;
-  *result = {most + sum(defect), sum(square), sum(probe)};
+  const double total = sum(square);
+  // Squares of float32 entries do not overflow in float64: their sum alone tells whether all are finite.
+  const double finite = std::is_same_v<T, double> ? sum(defect) : total - total;
+  *result = {most + finite, total, sum(probe)};
 }
 
 // Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 and packed into 4 words,
@@ -177,24 +180,23 @@ inline void gather(const T* rows, int64_t d, const double* factors, int64_t targ
   if constexpr (Kind::kNormalised)
     for (int64_t e = 0; e < count; ++e) shrink += edges[e].weight * edges[e].distance;
   const Wide own_factor = splat(Kind::kNormalised ? factors[target] : 1.0);
-  for (int64_t k = 0; k < d; k += kStep) {
-    const bool whole = k + kStep <= d;
-    Wide own = whole ? load_wide(rows + target * d + k) : load_tail(rows + target * d + k, d - k);
+  const auto gradient_at = [&](int64_t k, auto&& load) FT_INLINE_LAMBDA {
+    Wide own = load(rows + target * d + k);
     if constexpr (Kind::kNormalised) own = own * own_factor;
     Wide total = zeros();
     for (int64_t e = 0; e < count; ++e) {
-      const T* row = rows + edges[e].partner * d + k;
-      Wide other = whole ? load_wide(row) : load_tail(row, d - k);
+      Wide other = load(rows + edges[e].partner * d + k);
       if constexpr (Kind::kNormalised) other = other * splat(factors[edges[e].partner]);
       const Wide weight = splat(edges[e].weight);
       total += Kind::kProduct ? -weight * other : weight * (own - other);
     }
-    if constexpr (Kind::kNormalised) total = (total - splat(shrink) * own) * own_factor;
-    if (whole)
-      store_wide(gradient + k, total);
-    else
-      store_tail(gradient + k, total, d - k);
-  }
+    return Kind::kNormalised ? (total - splat(shrink) * own) * own_factor : total;
+  };
+  int64_t k = 0;
+  for (; k + kStep <= d; k += kStep)
+    store_wide(gradient + k, gradient_at(k, [](const T* p) FT_INLINE_LAMBDA { return load_wide(p); }));
+  if (k < d)
+    store_tail(gradient + k, gradient_at(k, [&](const T* p) FT_INLINE_LAMBDA { return load_tail(p, d - k); }), d - k);
 }
 
 template <typename T>

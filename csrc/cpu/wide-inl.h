@@ -45,7 +45,8 @@ FT_INLINE Wide zeros() {
   return by_part([](int) FT_INLINE_LAMBDA { return Wide::Part{}; });
 }
 FT_INLINE Wide magnitude(Wide a) {
-  return by_part([&](int p) FT_INLINE_LAMBDA { return a.part[p] < 0 ? -a.part[p] : a.part[p]; });
+  typedef int64_t Bits __attribute__((vector_size(sizeof(Wide::Part))));
+  return by_part([&](int p) FT_INLINE_LAMBDA { return (Wide::Part)((Bits)a.part[p] & INT64_MAX); });
 }
 // The second where either is NaN.
 FT_INLINE Wide larger(Wide a, Wide b) {
@@ -56,9 +57,11 @@ FT_INLINE Wide load_wide(const float* from) {
   return by_part([&](int p) FT_INLINE_LAMBDA { return Vec::widen(from + p * Wide::kPartLanes); });
 }
 FT_INLINE Wide load_wide(const double* from) {
-  Wide wide;
-  __builtin_memcpy(&wide, from, sizeof wide);
-  return wide;
+  return by_part([&](int p) FT_INLINE_LAMBDA {
+    Wide::Part part;
+    __builtin_memcpy(&part, from + p * Wide::kPartLanes, sizeof part);
+    return part;
+  });
 }
 
 // The first `count` of eight entries, zeros behind them.
@@ -72,7 +75,10 @@ FT_INLINE Wide load_tail(const T* from, int64_t count) {
 FT_INLINE void store_wide(float* to, Wide wide) {
   for (int p = 0; p < Wide::kParts; ++p) Vec::narrow(to + p * Wide::kPartLanes, wide.part[p]);
 }
-FT_INLINE void store_wide(double* to, Wide wide) { __builtin_memcpy(to, &wide, sizeof wide); }
+FT_INLINE void store_wide(double* to, Wide wide) {
+  for (int p = 0; p < Wide::kParts; ++p)
+    __builtin_memcpy(to + p * Wide::kPartLanes, &wide.part[p], sizeof wide.part[p]);
+}
 
 template <typename T>
 FT_INLINE void store_tail(T* to, Wide wide, int64_t count) {
