@@ -30,10 +30,10 @@ class BatchHardLoss(torch.autograd.Function):
         on_missing: int,
     ) -> Tensor:
         # Not setup_context: binding its arguments costs 20 us a call, as much as all the rest at small N.
-        loss, *mined = torch.ops.fasttriplet.batch_hard_loss(
+        loss, values, pairs = torch.ops.fasttriplet.batch_hard_loss(
             embeddings, labels, margin, distance, soft_margin, reduction, on_missing
         )
-        ctx.save_for_backward(embeddings, *mined)
+        ctx.save_for_backward(embeddings, values, pairs)
         ctx.distance, ctx.soft_margin = distance, soft_margin
         return loss
 
@@ -52,31 +52,27 @@ class _BatchHardLossBackward(torch.autograd.Function):
         ctx: Any,
         grad_loss: Tensor,
         embeddings: Tensor,
-        slopes: Tensor,
-        distances: Tensor,
-        positives: Tensor,
-        negatives: Tensor,
+        values: Tensor,
+        pairs: Tensor,
         distance: int,
         soft_margin: bool,
     ) -> Tensor:
-        ctx.save_for_backward(grad_loss, embeddings, slopes, positives, negatives)
+        ctx.save_for_backward(grad_loss, embeddings, values, pairs)
         ctx.distance, ctx.soft_margin = distance, soft_margin
-        return torch.ops.fasttriplet._batch_hard_loss_backward(
-            grad_loss, embeddings, slopes, distances, positives, negatives, distance
-        )
+        return torch.ops.fasttriplet._batch_hard_loss_backward(grad_loss, embeddings, values, pairs, distance)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        grad_loss, embeddings, slopes, positives, negatives = ctx.saved_tensors
+        grad_loss, embeddings, values, pairs = ctx.saved_tensors
         with torch.enable_grad():
             upstream = grad_loss.detach().requires_grad_()
             rows = embeddings.detach().requires_grad_()
             gradient = _gradient_by_autograd(
-                upstream, rows, slopes, positives, negatives, DISTANCES[ctx.distance], ctx.soft_margin
+                upstream, rows, values[0], pairs[0], pairs[1], DISTANCES[ctx.distance], ctx.soft_margin
             )
         second = torch.autograd.grad(gradient, (upstream, rows), cotangent, allow_unused=True)
-        return *second, None, None, None, None, None, None
+        return *second, None, None, None, None
 
 
 def _gradient_by_autograd(
@@ -117,15 +113,11 @@ def _pair_distances(rows: Tensor, first: Tensor, second: Tensor, distance: str) 
     return torch.where(squared == 0, 0, torch.where(squared == 0, 1, squared).sqrt())
 
 
-def _mined_like(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.register_fake("fasttriplet::mine_batch_hard")
+def _(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
     n = embeddings.shape[0]
     indices = embeddings.new_empty(n, dtype=torch.int64)
     return embeddings.new_empty((2, n), dtype=torch.float64), indices, torch.empty_like(indices)
-
-
-@torch.library.register_fake("fasttriplet::mine_batch_hard")
-def _(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
-    return _mined_like(embeddings)
 
 
 @torch.library.register_fake("fasttriplet::batch_hard_loss")
@@ -137,20 +129,13 @@ def _(
     soft_margin: bool,
     reduction: int,
     on_missing: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     n = embeddings.shape[0]
     loss = embeddings.new_empty((n,) if REDUCTIONS[reduction] == "none" else ())
-    return loss, embeddings.new_empty(n, dtype=torch.float64), *_mined_like(embeddings)
+    values = embeddings.new_empty((3, n), dtype=torch.float64)
+    return loss, values, embeddings.new_empty((2, n), dtype=torch.int64)
 
 
 @torch.library.register_fake("fasttriplet::_batch_hard_loss_backward")
-def _(
-    grad_loss: Tensor,
-    embeddings: Tensor,
-    slopes: Tensor,
-    distances: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    distance: int,
-) -> Tensor:
+def _(grad_loss: Tensor, embeddings: Tensor, values: Tensor, pairs: Tensor, distance: int) -> Tensor:
     return embeddings.new_empty(embeddings.shape)

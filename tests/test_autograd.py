@@ -177,15 +177,22 @@ def test_meta_tensors_give_shapes():
 
 def test_the_backward_operator_refuses_what_forward_did_not_make():
     embeddings = leaf(dtype=torch.float32).detach()
-    loss, slopes, distances, positives, negatives = OPS.batch_hard_loss(embeddings, LABELS, 0.3, 0, False, 2, 0)
+    loss, values, pairs = OPS.batch_hard_loss(embeddings, LABELS, 0.3, 0, False, 2, 0)
     backward = OPS._batch_hard_loss_backward
-    with pytest.raises(ValueError, match=r"positives must hold -1 or an index below 12; got 12 at index 0"):
-        backward(loss, embeddings, slopes, distances, torch.full_like(positives, 12), negatives, 0)
-    with pytest.raises(ValueError, match=r"slopes must be what batch_hard_loss returned .* got Float \[12\]"):
-        backward(loss, embeddings, slopes.float(), distances, positives, negatives, 0)
-    with pytest.raises(ValueError, match=r"distances must be .* got Double \[12\]"):
-        backward(loss, embeddings, slopes, slopes, positives, negatives, 0)
+    for row in (0, 1):
+        wrong = pairs.clone()
+        wrong[row, 5] = 12
+        with pytest.raises(
+            ValueError, match=rf"pairs must hold -1 or an index below 12; got 12 in row {row} at index 5"
+        ):
+            backward(loss, embeddings, values, wrong, 0)
+    with pytest.raises(ValueError, match=r"values must be what batch_hard_loss returned .* got Float \[3, 12\]"):
+        backward(loss, embeddings, values.float(), pairs, 0)
+    with pytest.raises(ValueError, match=r"values must be .* got Double \[12\]"):
+        backward(loss, embeddings, values[0], pairs, 0)
+    with pytest.raises(ValueError, match=r"pairs must be .* got Long \[1, 12\]"):
+        backward(loss, embeddings, values, pairs[:1], 0)
     with pytest.raises(ValueError, match=r"grad_loss must have .* shape \[\] or \[12\]; got Float \[3\]"):
-        backward(torch.ones(3), embeddings, slopes, distances, positives, negatives, 0)
+        backward(torch.ones(3), embeddings, values, pairs, 0)
     with pytest.raises(ValueError, match=r"distance must be a code from 0 to 3; got 4"):
-        backward(loss, embeddings, slopes, distances, positives, negatives, 4)
+        backward(loss, embeddings, values, pairs, 4)

@@ -62,37 +62,38 @@ Tensor as_int64(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Long ? tensor : torch::stable::to(tensor, ScalarType::Long);
 }
 
-struct Mined {
-  Tensor positives, negatives, distances;
-  bool finite;
-};
-
-Mined mine(const Tensor& embeddings, const Tensor& labels, Distance distance, MineReport* report = nullptr) {
-  check_embeddings(embeddings);
-  check_labels(labels, embeddings);
-  const Tensor rows = packed(embeddings);
-  const Tensor ids = packed(as_int64(labels));
-  const int64_t n = rows.size(0), d = rows.size(1);
-  Mined mined{new_tensor({n}, ScalarType::Long), new_tensor({n}, ScalarType::Long),
-              new_tensor({2, n}, ScalarType::Double), true};
-  const MineOutput output = {mined.positives.mutable_data_ptr<int64_t>(), mined.negatives.mutable_data_ptr<int64_t>(),
-                             mined.distances.mutable_data_ptr<double>()};
-  mined.finite = dispatch_dtype(rows, [&](auto* typed) {
+// Returns whether every row is finite.
+bool mine(const Tensor& embeddings, const Tensor& labels, Distance distance, const MineOutput& output,
+          MineReport* report = nullptr) {
+  const Tensor rows = packed(embeddings), ids = packed(as_int64(labels));
+  return dispatch_dtype(rows, [&](auto* typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
-    const Batch<T> batch{rows.const_data_ptr<T>(), n, d, distance, chosen_tier()};
+    const Batch<T> batch{rows.const_data_ptr<T>(), rows.size(0), rows.size(1), distance, chosen_tier()};
     return mine_batch_hard(batch, ids.const_data_ptr<int64_t>(), TorchParallel(), output, report);
   });
-  return mined;
+}
+
+std::tuple<Tensor, Tensor, Tensor> mine_reported(const Tensor& embeddings, const Tensor& labels, int64_t distance,
+                                                 MineReport* report) {
+  check_embeddings(embeddings);
+  check_labels(labels, embeddings);
+  const int64_t n = embeddings.size(0);
+  Tensor positives = new_tensor({n}, ScalarType::Long), negatives = new_tensor({n}, ScalarType::Long);
+  Tensor distances = new_tensor({2, n}, ScalarType::Double);
+  mine(embeddings, labels, distance_of(distance),
+       {positives.mutable_data_ptr<int64_t>(), negatives.mutable_data_ptr<int64_t>(),
+        distances.mutable_data_ptr<double>()},
+       report);
+  return {distances, positives, negatives};
 }
 
 std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
-  Mined mined = mine(embeddings, labels, distance_of(distance));
-  return {mined.distances, mined.positives, mined.negatives};
+  return mine_reported(embeddings, labels, distance, nullptr);
 }
 
 std::tuple<Tensor, Tensor> profile_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
   MineReport report;
-  mine(embeddings, labels, distance_of(distance), &report);
+  mine_reported(embeddings, labels, distance, &report);
   Tensor seconds = new_tensor({kStages}, ScalarType::Double), counts = new_tensor({3}, ScalarType::Long);
   std::copy(std::begin(report.seconds), std::end(report.seconds), seconds.mutable_data_ptr<double>());
   int64_t* count = counts.mutable_data_ptr<int64_t>();
@@ -116,19 +117,20 @@ void refuse_missing(const int64_t* positives, const int64_t* negatives, int64_t 
                                 " anchors without, the first at index " + std::to_string(first));
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const Tensor& labels,
-                                                                 double margin, int64_t distance, bool soft_margin,
-                                                                 int64_t reduction, int64_t on_missing) {
+std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const Tensor& labels, double margin,
+                                                 int64_t distance, bool soft_margin, int64_t reduction,
+                                                 int64_t on_missing) {
+  check_embeddings(embeddings);
+  check_labels(labels, embeddings);
   const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
-  Mined mined = mine(embeddings, labels, distance_of(distance));
   const int64_t n = embeddings.size(0);
-  const int64_t* positives = mined.positives.const_data_ptr<int64_t>();
-  const int64_t* negatives = mined.negatives.const_data_ptr<int64_t>();
+  Tensor pairs = new_tensor({2, n}, ScalarType::Long), values = new_tensor({3, n}, ScalarType::Double);
+  int64_t *positives = pairs.mutable_data_ptr<int64_t>(), *negatives = positives + n;
+  double *slopes = values.mutable_data_ptr<double>(), *distances = slopes + n;
+  const bool finite = mine(embeddings, labels, distance_of(distance), {positives, negatives, distances});
   if (options.on_missing == OnMissing::kError) refuse_missing(positives, negatives, n);
-  Tensor slopes = new_tensor({n}, ScalarType::Double);
   std::vector<double> losses(n);
-  const double reduced = reduce_losses(positives, negatives, mined.distances.const_data_ptr<double>(), n, options,
-                                       !mined.finite, losses.data(), slopes.mutable_data_ptr<double>());
+  const double reduced = reduce_losses(positives, negatives, distances, n, options, !finite, losses.data(), slopes);
   Tensor loss = dispatch_dtype(embeddings, [&](auto* typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     const bool per_anchor = options.reduction == Reduction::kNone;
@@ -140,30 +142,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_operator(const Tensor& e
       *out = static_cast<T>(reduced);
     return result;
   });
-  return {loss, slopes, mined.distances, mined.positives, mined.negatives};
+  return {loss, values, pairs};
 }
 
-Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& slopes,
-                         const Tensor& distances, const Tensor& positives, const Tensor& negatives, int64_t distance) {
+Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& values, const Tensor& pairs,
+                         int64_t distance) {
   check_embeddings(embeddings);
   check_upstream(grad_loss, embeddings);
   const int64_t n = embeddings.size(0), d = embeddings.size(1);
-  check_saved(positives, "positives", ScalarType::Long, 1, n);
-  check_saved(negatives, "negatives", ScalarType::Long, 1, n);
-  check_saved(distances, "distances", ScalarType::Double, 2, n);
-  check_saved(slopes, "slopes", ScalarType::Double, 1, n);
+  check_saved(values, "values", ScalarType::Double, 3, n);
+  check_saved(pairs, "pairs", ScalarType::Long, 2, n);
   const Tensor rows = packed(embeddings), upstream = packed(grad_loss);
-  const Tensor p = packed(positives), q = packed(negatives);
-  const Tensor value = packed(distances), slope = packed(slopes);
-  const MinedPairs pairs = {p.const_data_ptr<int64_t>(), q.const_data_ptr<int64_t>(), value.const_data_ptr<double>(),
-                            slope.const_data_ptr<double>()};
-  check_partners(pairs.positives, n, "positives");
-  check_partners(pairs.negatives, n, "negatives");
+  const Tensor packed_values = packed(values), packed_pairs = packed(pairs);
+  const double* slopes = packed_values.const_data_ptr<double>();
+  const int64_t* positives = packed_pairs.const_data_ptr<int64_t>();
+  check_partners(positives, 2 * n, n, "pairs");
+  const MinedPairs mined = {positives, positives + n, slopes + n, slopes};
   Tensor gradient = new_tensor({n, d}, embeddings.scalar_type());
   dispatch_dtype(rows, [&](auto* typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     const Batch<T> batch{rows.const_data_ptr<T>(), n, d, distance_of(distance), chosen_tier()};
-    mined_backward(batch, pairs, upstream.const_data_ptr<T>(), upstream.dim() == 1, TorchParallel(),
+    mined_backward(batch, mined, upstream.const_data_ptr<T>(), upstream.dim() == 1, TorchParallel(),
                    gradient.template mutable_data_ptr<T>());
   });
   return gradient;
