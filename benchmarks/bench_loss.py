@@ -40,7 +40,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--memory", action="store_true", help="also the peak of a fresh process")
     parser.add_argument("--json", action="store_true", help="one line of JSON a size instead of a table")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.peers and arguments.distance != "euclidean":
+        parser.error("--peers compute euclidean distances; leave them out (--peers without a name) for another")
+    return arguments
 
 
 def timings(n: int, d: int, arguments: argparse.Namespace) -> tuple[str, dict[str, Timing]]:
@@ -83,7 +86,7 @@ def row(found: dict, names: list[str]) -> list[str]:
     milliseconds, ratio = found["milliseconds"], found["ratio"]
     cells = [f"{found['n']} x {found['d']}", found["verified"], str(milliseconds["mm"]), str(milliseconds[OURS])]
     cells += [str(ratio[name]) if name in ratio else "not run" for name in (OURS, *names)]
-    return [*cells, *([] if found["added_mib"] is None else [found["added_mib"]])]
+    return [*cells, *([] if found["added_mib"] is None else [f"{found['added_mib']:.1f}"])]
 
 
 def main() -> None:

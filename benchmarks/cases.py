@@ -29,7 +29,8 @@ def size(text: str) -> tuple[int, int]:
 def batch(n: int, d: int, samples_per_class: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Random unit vectors [n, d], as an embedding network gives them, and shuffled labels [n]."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1).to(dtype)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    rows = torch.nn.functional.normalize(torch.randn(n, d, generator=generator, dtype=exact), dim=1).to(dtype)
     labels = (torch.arange(n) // samples_per_class)[torch.randperm(n, generator=generator)]
     return rows.requires_grad_(), labels
 
@@ -45,8 +46,12 @@ def step(loss: Callable[..., Tensor], rows: Tensor, labels: Tensor, **options: o
 
 
 def verify(rows: Tensor, labels: Tensor, distance: str) -> str:
-    """Raises AssertionError unless a sample of anchors is mined as float64 does; says what was compared."""
+    """Raises AssertionError unless a sample of anchors is mined as float64 does; says what was compared.
+
+    The loss and its gradient too must be those of the mined pairs, differentiated by PyTorch in float64.
+    """
     mined = fasttriplet.mine_batch_hard(rows, labels, distance=distance)
+    verify_gradient(rows, labels, distance, mined)
     n = len(labels)
     if n <= 2048:
         expected = reference.mine_batch_hard(rows.detach().double(), labels, distance=distance)
@@ -65,6 +70,24 @@ def verify(rows: Tensor, labels: Tensor, distance: str) -> str:
         farthest = torch.where(same, distances, -torch.inf).argmax() if same.any() else torch.tensor(-1)
         assert mined.positives[anchor] == farthest
     return f"{len(anchors)} anchors"
+
+
+def verify_gradient(rows: Tensor, labels: Tensor, distance: str, mined: fasttriplet.MinedTriplets) -> None:
+    leaf, wide = rows.detach().clone().requires_grad_(), rows.detach().double().requires_grad_()
+    loss = fasttriplet.batch_hard_triplet_loss(leaf, labels, distance=distance)
+    loss.backward()
+    anchors, positives, negatives = mined.triplets()
+    if len(anchors) == 0:
+        assert loss.item() == 0 and not leaf.grad.any()
+        return
+    ap = reference.paired_distances(wide, anchors, positives, distance)
+    an = reference.paired_distances(wide, anchors, negatives, distance)
+    expected = torch.relu(ap - an + 0.3).mean()
+    expected.backward()
+    resolution = torch.finfo(rows.dtype).eps
+    torch.testing.assert_close(loss.double(), expected, rtol=2 * resolution, atol=0)
+    largest = wide.grad.abs().max().item()
+    torch.testing.assert_close(leaf.grad.double(), wide.grad, rtol=4 * resolution, atol=4 * resolution * largest)
 
 
 def verify_peer(name: str, loss: Callable[..., Tensor], rows: Tensor, labels: Tensor) -> None:

@@ -7,6 +7,7 @@ can start it anew.
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
 import sys
@@ -27,17 +28,21 @@ def added_mib(n: int, d: int, samples_per_class: int = 4, contender: str = "fast
     loss = fasttriplet.batch_hard_triplet_loss if contender == "fasttriplet" else peers.available()[contender]()
     step(loss, *batch(16, d, 4))()  # the libraries are up
     run = step(loss, *batch(n, d, samples_per_class))
+    ctypes.CDLL(None).malloc_trim(0)  # what making the batch has freed must not be there to be used again
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_mib()
     run()
     return peak_mib() - before
 
 
-def added_mib_of_fresh_process(n: int, d: int, samples_per_class: int, contender: str = "fasttriplet") -> str:
-    """As printed, or "unknown": memory pools of this process would hide it."""
+def added_mib_of_fresh_process(n: int, d: int, samples_per_class: int, contender: str = "fasttriplet") -> float | None:
+    """In a process of its own, since memory pools of this one would hide it; None where that cannot be measured."""
     command = [sys.executable, "-m", "benchmarks.peak_memory", str(n), str(d), str(samples_per_class), contender]
     run = subprocess.run(command, capture_output=True, text=True)
-    return run.stdout.strip() if run.returncode == 0 else "unknown"
+    if run.returncode != 0:
+        print(f"no peak of {contender} at {n} x {d}: {run.stderr.strip()[-200:]}", file=sys.stderr)
+        return None
+    return float(run.stdout)
 
 
 if __name__ == "__main__":

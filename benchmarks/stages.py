@@ -47,7 +47,7 @@ def microseconds(rows: Tensor, labels: Tensor, rounds: int) -> dict[str, float]:
         samples["backward"].append(1e6 * (end - middle))
         survivors = counts[1].item() / max(1, counts[0].item())
     medians = {name: Spread.of(values).median for name, values in samples.items()}
-    medians["around"] = max(0.0, medians["whole"] - sum(medians[name] for name in (*STAGES, "backward")))
+    medians["around"] = medians["whole"] - sum(medians[name] for name in (*STAGES, "backward"))
     return medians | {"survivors": survivors}
 
 

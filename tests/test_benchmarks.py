@@ -1,10 +1,12 @@
 """What the benchmarks compare with computes the same loss."""
 
+import re
+
 import pytest
 import torch
 
 import fasttriplet
-from benchmarks import cases, measure, peers, stages
+from benchmarks import cases, measure, peers, report, stages
 
 # Compiled ones compile the same functions for a minute; KeOps compiles as long. Each is checked before it is timed.
 EAGER = [name for name in peers.available() if "compiled" not in name and name != "KeOps"]
@@ -41,12 +43,34 @@ def test_a_peer_that_computes_something_else_is_not_timed():
         cases.verify_peer("half", lambda rows, labels: peers.gather(rows, labels) / 2, rows, labels)
 
 
-def test_stages_add_up():
+def test_every_stage_is_timed():
     found = stages.microseconds(*cases.batch(64, 16, 4), rounds=5)
-    parts = sum(found[name] for name in (*stages.STAGES, "backward", "around"))
-    assert all(value >= 0 for value in found.values()) and found["screen"] > 0
-    assert parts >= 0.999 * found["whole"]
+    parts = [found[name] for name in (*stages.STAGES, "backward")]
+    assert min(parts) > 0  # every stage has run and was timed
+    assert max(parts) < found["whole"] < 1e6
     assert 1 <= found["survivors"] <= 64
+
+
+@pytest.mark.slow
+def test_the_report_goes_through_its_motions(tmp_path):
+    made = report.Report(tmp_path, quick=True)
+    made.head()
+    made.small()
+    made.growth()
+    text = (tmp_path / "cpu.md").read_text()
+    assert "| 256 x 16 |" in text and "times the input's" in text
+    pictures = re.findall(r"\]\((\w+\.png)\)", text)
+    assert sorted(pictures) == ["cpu_memory.png", "cpu_small.png", "cpu_time.png"]
+    for picture in pictures:
+        assert (tmp_path / picture).stat().st_size > 10_000
+
+
+def test_a_wrong_gradient_is_not_timed(monkeypatch):
+    rows, labels = cases.batch(32, 8, 4)
+    right = fasttriplet.batch_hard_triplet_loss
+    monkeypatch.setattr(fasttriplet, "batch_hard_triplet_loss", lambda *a, **k: right(*a, **k) + 1e-3 * a[0].sum())
+    with pytest.raises(AssertionError):
+        cases.verify(rows, labels, "euclidean")
 
 
 def test_turns_and_spreads():

@@ -1,6 +1,6 @@
 // The screen's bound: what a low-precision dot product still says for sure about a pair.
 //
-// // The screen multiplies rounded rows x^ of the prepared rows x (less a centre c, scaled by a power of two). With |x
+// The screen multiplies rounded rows x^ of the prepared rows x (less a centre c, scaled by a power of two). With |x
 // - x^| <= r_x and the products summed in float32,
 //
 //   |x.y - fl(x^.y^)| <= |x^| r_y + |y^| r_x + r_x r_y + g |x^| |y^|        (Cauchy-Schwarz)
@@ -17,10 +17,11 @@
 // pair with lower > S, and the pair with the smallest key is never rejected. E is split between the two rows so that
 // the test needs one number a row: for differences E <= kappa ((|x^| + tiny)^2 + (|y^| + tiny)^2) / 2, which never
 // exceeds a few roundings of the key's own terms; inner products have no such terms, so the anchor carries E against
-// the largest norm. Inner products can be centred as well: -(x + c).(y + c) is -x.y - c.y up to a constant of the
-// anchor.
+// the usual norm and the few longer candidates theirs (ProductScale). Inner products can be centred as well: -(x +
+// c).(y + c) is -x.y - c.y up to a constant of the anchor.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -111,8 +112,11 @@ inline float float_below(double value) {
 // round up.
 inline float candidate_key(double candidate) { return float_below(candidate); }
 
+// Finite where nothing has been seen yet: added to the infinite key of a row that is no candidate it must stay
+// infinite.
 inline float anchor_threshold(double anchor, double best) {
-  return float_below(anchor - best - 0x1p-52 * (std::fabs(anchor) + std::fabs(best)));
+  constexpr double kLowest = -std::numeric_limits<float>::max();
+  return float_below(std::max(anchor - best - 0x1p-52 * (std::fabs(anchor) + std::fabs(best)), kLowest));
 }
 
 }  // namespace fasttriplet

@@ -10,7 +10,9 @@ namespace {
 
 struct Entry {
   const Tier* tier;
-  bool available;  // the CPU has the instructions and the operating system saves their registers
+  // Whether the CPU has the instructions and the operating system saves their registers. Asked only where it matters,
+  // since for AMX asking is a request to the kernel.
+  bool (*available)();
 };
 
 #if defined(__x86_64__)
@@ -26,12 +28,12 @@ bool has_avx512() {
 const std::vector<Entry>& table() {
   static const std::vector<Entry> entries = {
 #if defined(__x86_64__)
-      {&kAmxTier, has_avx512() && amx_permitted()},
-      {&kAvx512Bf16Tier, has_avx512() && __builtin_cpu_supports("avx512bf16")},
-      {&kAvx512Tier, has_avx512()},
-      {&kAvx2Tier, has_avx2()},
+      {&kAmxTier, [] { return has_avx512() && amx_permitted(); }},
+      {&kAvx512Bf16Tier, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; }},
+      {&kAvx512Tier, has_avx512},
+      {&kAvx2Tier, has_avx2},
 #endif
-      {&kPortableTier, true},
+      {&kPortableTier, [] { return true; }},
   };
   return entries;
 }
@@ -39,7 +41,7 @@ const std::vector<Entry>& table() {
 std::vector<std::string> names(bool only_available) {
   std::vector<std::string> result;
   for (const Entry& entry : table())
-    if (entry.available || !only_available) result.emplace_back(entry.tier->name);
+    if (!only_available || entry.available()) result.emplace_back(entry.tier->name);
   return result;
 }
 
@@ -50,7 +52,7 @@ std::vector<std::string> tiers_available() { return names(true); }
 
 const Tier& tier_named(const std::string& name) {
   for (const Entry& entry : table())
-    if (entry.available && name == entry.tier->name) return *entry.tier;
+    if (name == entry.tier->name && entry.available()) return *entry.tier;
   std::string available;
   for (const std::string& tier : tiers_available()) available += (available.empty() ? "" : ", ") + tier;
   throw std::invalid_argument("FASTTRIPLET_ISA must be one of the tiers this CPU can run (" + available + "); got '" +

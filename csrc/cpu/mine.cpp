@@ -118,7 +118,7 @@ class Miner {
     lap(Stage::kPrepare);
     const Settler settler{[this](int32_t a, int32_t b) { return score_of(a, b); }, groups_.source.data()};
     const bool done = run_screen(tier, prepared, groups_.representative_class, nearest, farthest, settler, parallel_,
-                                 tier.finer != nullptr);
+                                 tier.finer != nullptr && prepared.scale != 0);
     lap(Stage::kScreen);
     if (done) {
       settle(nearest, settler, nearest_);

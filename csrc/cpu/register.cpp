@@ -45,14 +45,14 @@ auto dispatch_dtype(const Tensor& embeddings, F&& f) {
 Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType dtype) {
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;
-  for (size_t axis = shape.size(); axis-- > 0; stride *= shape[axis]) strides[axis] = stride;
+  for (size_t axis = shape.size(); axis-- > 0; stride *= std::max<int64_t>(shape[axis], 1)) strides[axis] = stride;
   const int32_t code = dtype == ScalarType::Double  ? aoti_torch_dtype_float64()
                        : dtype == ScalarType::Float ? aoti_torch_dtype_float32()
                                                     : aoti_torch_dtype_int64();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                         strides.data(), code, aoti_torch_device_type_cpu(), 0,
-                                                         &handle));
+  if (aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code,
+                               aoti_torch_device_type_cpu(), 0, &handle) != AOTI_TORCH_SUCCESS)
+    throw std::runtime_error("PyTorch could not allocate a tensor of " + std::to_string(stride) + " elements");
   return Tensor(handle);
 }
 

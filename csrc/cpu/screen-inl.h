@@ -17,7 +17,7 @@ FT_INLINE Mask hits(Lanes dot, float row_key, float row_threshold, const float* 
   const Lanes signed_dot = kPositive ? Vec::negate(dot) : dot;
   const Lanes row_limit = Vec::add(Vec::load(column_key), Vec::set1(row_threshold));
   const Lanes column_limit = Vec::add(Vec::load(column_threshold), Vec::set1(row_key));
-  return Vec::either(Vec::at_least(signed_dot, row_limit), Vec::at_least(signed_dot, column_limit));
+  return Vec::at_least(signed_dot, Vec::smaller(row_limit, column_limit));
 }
 
 // Tests a tile for one search. Pure: strictly above the diagonal, all pairs negative, or all positive. Otherwise what

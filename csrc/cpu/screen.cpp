@@ -165,7 +165,7 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
   std::vector<int32_t> padded_classes(classes);
   padded_classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
   std::vector<std::mutex> locks(blocks);
-  std::atomic<int64_t> settled{0};
+  std::atomic<int64_t> settled{0}, finished{0};
   const auto too_coarse = [&] { return may_give_up && settled.load(std::memory_order_relaxed) > m; };
 
   for_each_task(parallel, blocks * (blocks + 1) / 2, operations, [&](int64_t index) {
@@ -204,8 +204,9 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
       const std::lock_guard<std::mutex> guard(locks[pair.j]);
       settled += context.nearest_columns->merge(settler) + context.farthest_columns->merge(settler);
     }
+    ++finished;
   });
-  return !too_coarse();
+  return finished == blocks * (blocks + 1) / 2;
 }
 
 }  // namespace fasttriplet::cpu

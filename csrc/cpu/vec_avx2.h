@@ -22,6 +22,7 @@ struct Avx2Vec {
   static FT_INLINE Lanes zero() { return _mm256_setzero_ps(); }
   static FT_INLINE Lanes add(Lanes a, Lanes b) { return _mm256_add_ps(a, b); }
   static FT_INLINE Lanes negate(Lanes a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
+  static FT_INLINE Lanes smaller(Lanes a, Lanes b) { return _mm256_min_ps(a, b); }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
   static FT_INLINE Lanes zip_low(Lanes a, Lanes b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);

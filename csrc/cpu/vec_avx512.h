@@ -11,6 +11,8 @@
 
 namespace fasttriplet::cpu::FT_TIER {
 
+// Some intrinsics are used with a mask of all lanes: gcc 12 warns of the plain forms (its bug 105593) and makes the
+// same code of these.
 struct Avx512Vec {
   using Lanes = __m512;
   using Mask = __mmask16;
@@ -23,6 +25,7 @@ struct Avx512Vec {
   static FT_INLINE Lanes zero() { return _mm512_setzero_ps(); }
   static FT_INLINE Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
   static FT_INLINE Lanes negate(Lanes a) { return _mm512_sub_ps(_mm512_setzero_ps(), a); }
+  static FT_INLINE Lanes smaller(Lanes a, Lanes b) { return _mm512_maskz_min_ps(0xffff, a, b); }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
   static FT_INLINE Lanes zip_low(Lanes a, Lanes b) {
     return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
@@ -37,7 +40,6 @@ struct Avx512Vec {
   static FT_INLINE unsigned bits(Mask m) { return m; }
 
   typedef double Part __attribute__((vector_size(64)));  // of wide-inl.h
-  // With a mask of all lanes: gcc 12 warns of the plain forms (its bug 105593), and makes the same code of these.
   static FT_INLINE Part widen(const float* p) { return (Part)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p)); }
   static FT_INLINE void narrow(float* p, Part v) { _mm256_storeu_ps(p, _mm512_maskz_cvtpd_ps(0xff, (__m512d)v)); }
 };

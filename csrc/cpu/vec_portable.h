@@ -24,6 +24,7 @@ struct PortableVec {
   static FT_INLINE Lanes zero() { return Lanes{}; }
   static FT_INLINE Lanes add(Lanes a, Lanes b) { return a + b; }
   static FT_INLINE Lanes negate(Lanes a) { return -a; }
+  static FT_INLINE Lanes smaller(Lanes a, Lanes b) { return a < b ? a : b; }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return a * b + c; }
 
   // Entries of a and b in turn: of the lower halves, of the upper halves.

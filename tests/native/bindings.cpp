@@ -119,7 +119,7 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   Context context{search, lower.mutable_data(), upper.mutable_data(), m, 0};
   std::vector<int32_t> classes(groups.representative_class);
   classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
-  const std::vector<float> always(prepared.padded, -std::numeric_limits<float>::infinity());
+  const std::vector<float> always(prepared.padded, std::numeric_limits<float>::lowest());
   const std::vector<float> never(prepared.padded, std::numeric_limits<float>::infinity());
   const ScreenTask::Search wanted = {search.keys.data(), always.data(), always.data()};
   const ScreenTask::Search other = {never.data(), never.data(), never.data()};

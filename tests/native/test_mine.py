@@ -118,11 +118,19 @@ def test_several_blocks(native, tier, distance, dtype, labels):
     check(native, rows, classes[labels].astype(np.int64), distance, tier, threads=4)
 
 
-@pytest.mark.parametrize("n", [*range(1, 14), 23, 24, 25, 47, 48, 49, 50, 95, 96, 97])
+@pytest.mark.parametrize("n", [*range(1, 14), 23, 24, 25, 31, 32, 33, 47, 48, 49, 50, 63, 64, 65, 95, 96, 97])
 def test_sizes_around_the_edges_of_tiles(native, tier, n):
     rows = np.random.default_rng(n).standard_normal((n, n % 19 + 1)).astype(np.float32)
     for labels in (np.arange(n) // 3, np.arange(n) % 2):
         check(native, rows, labels, EUCLIDEAN, tier)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 160])
+def test_depths_around_the_edges_of_tiles_and_chunks(native, tier, d):
+    rows = np.random.default_rng(d).standard_normal((70, d)).astype(np.float32)
+    for labels in (np.arange(70) // 3, np.zeros(70, np.int64)):
+        check(native, rows, labels, EUCLIDEAN, tier)
+        check(native, rows + 5, labels, INNER, tier)
 
 
 @pytest.mark.parametrize("count", [9, 30, 100])
@@ -143,6 +151,15 @@ def test_one_representative_for_equal_rows(native, tier):
     mined = check(native, rows, labels, EUCLIDEAN, tier)
     assert mined["representatives"] <= 25
     assert mined["exact_negatives"] <= 200
+
+
+def test_rows_that_are_anchors_only_still_find_their_negative(native, tier):
+    """Copies in many classes: all but the first few are no candidates. In the second block no copy is one, and the last
+    row, everybody's nearest by inner product, is met there before it has met a candidate itself."""
+    row = np.random.default_rng(0).standard_normal((1, 12)).astype(np.float32)
+    rows = np.concatenate([np.repeat(row, 400, 0), 3 * row])
+    mined = check(native, rows, np.arange(401), INNER, tier, threads=1)
+    assert (mined["negatives"][:400] == 400).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
