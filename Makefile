@@ -51,7 +51,7 @@ format: $(VENV)/.installed  ## rewrite the sources in the style that lint asks f
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(FORMATTED)
 
-bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (15 minutes)
+bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (20 minutes)
 	$(PY) -m benchmarks.report
 
 native: $(VENV)/.installed  ## build the module that binds the kernels to NumPy for tests/native

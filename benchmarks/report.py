@@ -1,4 +1,4 @@
-"""Runs every benchmark and writes ``results/cpu.md`` and its plots: ``make bench``, some fifteen minutes on two cores.
+"""Runs every benchmark and writes ``results/cpu.md`` and its plots: ``make bench``, some twenty minutes on two cores.
 
 Each table is a process of its own, so that instruction sets and thread counts can be set, and every contender is
 checked before it is timed. ``--quick`` goes through the same motions on small batches, to try the report itself; it
@@ -103,13 +103,13 @@ class Report:
             "otherwise. `mm` is `torch.mm(X, X.T)` in float32 on the same batch. All contenders of a row run in turn, "
             "in one process; median (lowest to highest) of the rounds. Like every contender, mm allocates its result, "
             "N x N floats, at each call. Before a row is timed, mined indices are compared with float64's (all "
-            "anchors up to N = 2048, 256 of them beyond), the loss and its gradient with those of the mined pairs in "
+            "anchors up to N = 2048, a sample beyond), the loss and its gradient with those of the mined pairs in "
             "float64, and every peer's loss with the exact one.",
         )
 
     def large(self) -> None:
         names = [name for name in self.here if name != "KeOps"]
-        arguments = ("--rounds", self.rounds(7), "--peer-rounds", self.rounds(3), "--memory", "--peers", *names)
+        arguments = ("--rounds", self.rounds(5), "--peer-rounds", self.rounds(2), "--memory", "--peers", *names)
         rows = measured(*arguments, sizes=self.sizes(LARGE))
         columns = [
             "N x D",
@@ -138,7 +138,7 @@ class Report:
             environment = {"FASTTRIPLET_ISA": tier}
             if tier == "avx2":
                 environment["MKL_ENABLE_INSTRUCTIONS"] = "AVX2"
-            arguments = ("--rounds", self.rounds(5), "--peers")
+            arguments = ("--rounds", self.rounds(3), "--peers")
             rows = measured(*arguments, sizes=self.sizes(LARGE), environment=environment)
             limits = LIMITS.get(tier)
             ratios = [row["ratio"][OURS] for row in rows]
@@ -154,7 +154,7 @@ class Report:
 
     def variations(self) -> None:
         threads = torch.get_num_threads()
-        few = ("--rounds", self.rounds(7), "--peers")
+        few = ("--rounds", self.rounds(3), "--peers")
         cases = {"as above": ()}
         cases |= {name: ("--distance", name) for name in DISTANCES if name != "euclidean"}
         cases |= {name: ("--dtype", name) for name in ("float16", "bfloat16", "float64")}
@@ -163,7 +163,7 @@ class Report:
         cells = []
         baseline: list[Found] = []
         for name, arguments in cases.items():
-            rows = measured(*few, *arguments, sizes=self.sizes(LARGE[:3]))
+            rows = measured(*few, *arguments, sizes=self.sizes(LARGE[:2]))
             baseline = baseline or rows
             # By their ratios to mm, since the machine drifts from process to process; but one thread's mm is another.
             times = [
@@ -224,7 +224,7 @@ class Report:
         for size in sizes:
             n = int(size.split("x")[0])
             repeats = max(1, 1024 // n)
-            few = ("--rounds", self.rounds(5), "--peer-rounds", self.rounds(3), "--repeats", str(repeats))
+            few = ("--rounds", self.rounds(5), "--peer-rounds", self.rounds(2), "--repeats", str(repeats))
             rows += measured(*few, "--peers", *names, sizes=[size])
         plot_times(rows, self.output / "cpu_time.png")
         memory: dict[str, dict[int, float]] = {}
@@ -256,7 +256,8 @@ class Report:
             "Wall time by stage, as `python -m benchmarks.stages` prints it: prepare reads the rows, finds classes and "
             "packs; positives are scored pair by pair; the screen multiplies and tests; settle scores what is left; "
             "write puts the results out; backward gathers the gradient. Around is Python, autograd, PyTorch's "
-            "dispatcher and allocator, and the loss of the mined distances.",
+            "dispatcher and allocator, and the loss of the mined distances: what is left of the whole, below zero where "
+            "the machine drifted.",
             stages_table([(int(n), int(d)) for n, d in (size.split("x") for size in sizes)]),
         )
 

@@ -39,7 +39,7 @@ def batches(n: int, d: int) -> dict[str, tuple[Tensor, Tensor, str]]:
         "tight classes of 4": (unit[fours] + 1e-3 * noise, fours, "euclidean"),
         "tight classes of 64": (unit[index // 64] + 1e-3 * noise, index // 64, "euclidean"),
         "collapsed": (unit[:1] + 1e-3 * noise, fours, "euclidean"),
-        "one-hot rows": (torch.eye(d)[index % d] * (1 + index[:, None] // d), fours, "euclidean"),
+        "one-hot rows of several lengths": (torch.eye(d)[index % d] * (1 + index[:, None] // d), fours, "euclidean"),
         "two tight far clusters, a class each": (ends + 1e-3 * noise, index % 2, "euclidean"),
         "one row a million times longer, inner product": (outlier, fours, INNER),
     }
