@@ -256,8 +256,8 @@ class Report:
             "Wall time by stage, as `python -m benchmarks.stages` prints it: prepare reads the rows, finds classes and "
             "packs; positives are scored pair by pair; the screen multiplies and tests; settle scores what is left; "
             "write puts the results out; backward gathers the gradient. Around is Python, autograd, PyTorch's "
-            "dispatcher and allocator, and the loss of the mined distances: what is left of the whole, below zero where "
-            "the machine drifted.",
+            "dispatcher and allocator, and the loss of the mined distances: what is left of the whole, below zero "
+            "where the machine drifted.",
             stages_table([(int(n), int(d)) for n, d in (size.split("x") for size in sizes)]),
         )
 
