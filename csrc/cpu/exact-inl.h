@@ -76,17 +76,17 @@ FT_INLINE void round_to_words(float* entries, float* words) {
   }
 }
 
-// What a panel's rows add up to while they are packed, by lane.
-struct PanelSums {
-  Wide square[kWidth], residual[kWidth], centre_dot[kWidth];
+// What the entries of a row add up to while they are packed.
+struct RowSums {
+  double square, residual, centre_dot;  // |x|^2, |x - x^|^2, c.x
 };
 
-// `length` entries of a row from `begin` on, as words, and their sums.
+// `length` entries of row `source` from `begin` on, as words.
 template <typename T>
-FT_INLINE void pack_entries(const PackTask<T>& task, int64_t source, int64_t begin, int64_t length, float* words,
-                            int64_t lane, PanelSums& sums) {
+FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, int64_t begin, int64_t length, float* words) {
   const T* row = task.rows + source * task.d + begin;
   const Wide factor = splat(task.factors ? task.factors[source] : 1.0), scale = splat(task.scale);
+  Wide square = zeros(), residual = zeros(), centre_dot = zeros();
   for (int64_t k = 0; k < length; k += kStep) {
     const bool whole = k + kStep <= length;
     const Wide x = whole ? load_wide(row + k) : load_tail(row + k, length - k);
@@ -100,21 +100,23 @@ FT_INLINE void pack_entries(const PackTask<T>& task, int64_t source, int64_t beg
     store_wide(entries, exact);
     round_to_words(entries, words + k / kLayout.per_word);
     const Wide rounded = load_wide(entries);
-    sums.square[lane] += exact * exact;
-    sums.residual[lane] += (exact - rounded) * (exact - rounded);
-    sums.centre_dot[lane] += exact * (c * scale);
+    square += exact * exact;
+    residual += (exact - rounded) * (exact - rounded);
+    centre_dot += exact * (c * scale);
   }
+  return {sum(square), sum(residual), sum(centre_dot)};
 }
 
-// Likewise of float32 rows that are scaled only, several times as fast: x scale and its distance to the rounded value
-// are float32 numbers themselves, or vanish beside kTiny. Returns the sum of squared distances, a little too large.
+// Likewise of a float32 row that is scaled only, several times as fast: x scale and its distance to the rounded value
+// are float32 numbers themselves, or vanish beside kTiny. Returns |x - x^|^2, a little too large; |x|^2 is known from
+// the survey and there is no centre.
 FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t length, float* words) {
   typedef float Entries __attribute__((vector_size(4 * kStep)));
   const float factor = static_cast<float>(scale);
-  Entries lost = {};  // sums of squares, by lane
+  Entries residual = {};
   for (int64_t k = 0; k < length; k += kStep) {
     Entries x, rounded;
-    if (k + kStep <= length) {
+    if (k + kStep <= length) {  // no copy of a length known only here: it would keep x in memory, four times as slow
       __builtin_memcpy(&x, row + k, sizeof x);
     } else {
       float tail[kStep] = {};
@@ -124,10 +126,10 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t leng
     x *= factor;
     rounded = x;
     round_to_words(reinterpret_cast<float*>(&rounded), words + k / kLayout.per_word);
-    lost += (x - rounded) * (x - rounded);
+    residual += (x - rounded) * (x - rounded);
   }
   float total = 0;
-  for (int64_t lane = 0; lane < kStep; ++lane) total += lost[lane];
+  for (int64_t lane = 0; lane < kStep; ++lane) total += residual[lane];
   return total * (1 + 0x1p-18);  // above the roundings of a chunk's sum
 }
 
@@ -140,11 +142,12 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
   const bool plain = std::is_same_v<T, float> && task.factors == nullptr && task.centre == nullptr &&
                      task.scale > 0x1p-120 && task.scale < 0x1p120;  // a float32 number
   alignas(64) float words[kWidth][kWords];
-  PanelSums sums;
-  double plain_residual[kWidth] = {};
-  if (!plain) __builtin_memset(&sums, 0, sizeof sums);
+  RowSums sums[kWidth] = {};
   const int64_t first = panel * kWidth, depth = kLayout.depth(task.d);
   const int64_t lanes = task.count - first < kWidth ? task.count - first : kWidth;
+  if (plain)
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      sums[lane].square = task.surveys[task.source[first + lane]].square * task.scale * task.scale;
   float* out = task.panels + panel * kLayout.panel_words(task.d);
   for (int64_t begin = 0; begin < task.d; begin += kChunk) {
     const int64_t length = task.d - begin < kChunk ? task.d - begin : kChunk;
@@ -153,21 +156,22 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
       const int64_t source = task.source[first + lane];
       if constexpr (std::is_same_v<T, float>)
         if (plain) {
-          plain_residual[lane] +=
+          sums[lane].residual +=
               pack_plain_entries(task.rows + source * task.d + begin, task.scale, length, words[lane]);
           continue;
         }
-      pack_entries(task, source, begin, length, words[lane], lane, sums);
+      const RowSums chunk = pack_entries(task, source, begin, length, words[lane]);
+      sums[lane].square += chunk.square;
+      sums[lane].residual += chunk.residual;
+      sums[lane].centre_dot += chunk.centre_dot;
     }
     const int64_t word = begin / kPerWord;
     put_words(words[0], kWords, word, depth - word < kWords ? depth - word : kWords, depth, out);
   }
   for (int64_t lane = 0; lane < lanes; ++lane) {
-    const double square =
-        plain ? task.surveys[task.source[first + lane]].square * task.scale * task.scale : sum(sums.square[lane]);
-    const double distance = __builtin_sqrt(plain ? plain_residual[lane] : sum(sums.residual[lane]));
-    task.norms[first + lane] = {square / 2, __builtin_sqrt(square) + distance, distance,
-                                plain ? 0.0 : sum(sums.centre_dot[lane])};
+    const double residual = __builtin_sqrt(sums[lane].residual);
+    task.norms[first + lane] = {sums[lane].square / 2, __builtin_sqrt(sums[lane].square) + residual, residual,
+                                sums[lane].centre_dot};
   }
 }
 

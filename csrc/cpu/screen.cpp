@@ -24,7 +24,6 @@ class LocalAnchors {
   LocalAnchors(Search& search, int64_t begin, int64_t end, int64_t padded_end)
       : search_(search), begin_(begin), end_(end), best_(end - begin), thresholds_(padded_end - begin, kNever) {
     if (search.empty()) return;
-    found_.reserve(8 * (end - begin));  // on random rows an anchor has 6 to 10 hits, those of all tasks together
     for (int64_t row = begin; row < end; ++row) lower_best(row, search.anchors[row].best);
   }
 
@@ -165,11 +164,15 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
   std::vector<int32_t> padded_classes(classes);
   padded_classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
   std::vector<std::mutex> locks(blocks);
-  std::atomic<int64_t> settled{0}, finished{0};
+  std::atomic<int64_t> settled{0};
+  std::atomic<bool> gave_up{false};
   const auto too_coarse = [&] { return may_give_up && settled.load(std::memory_order_relaxed) > m; };
 
   for_each_task(parallel, blocks * (blocks + 1) / 2, operations, [&](int64_t index) {
-    if (too_coarse()) return;
+    if (too_coarse()) {
+      gave_up = true;
+      return;
+    }
     const BlockPair pair = block_pair(index, blocks);
     const auto local = [&](Search& search, int64_t of) {
       const std::lock_guard<std::mutex> guard(locks[of]);
@@ -204,9 +207,8 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
       const std::lock_guard<std::mutex> guard(locks[pair.j]);
       settled += context.nearest_columns->merge(settler) + context.farthest_columns->merge(settler);
     }
-    ++finished;
   });
-  return finished == blocks * (blocks + 1) / 2;
+  return !gave_up;
 }
 
 }  // namespace fasttriplet::cpu

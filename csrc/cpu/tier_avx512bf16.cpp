@@ -2,8 +2,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include <type_traits>
-
 #include "core/distance.h"
 #include "cpu/inline.h"
 #include "cpu/isa.h"
@@ -12,17 +10,11 @@
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
 #define FT_TIER avx512bf16
 #define FT_VEC Avx512Bf16Vec
+#define FT_TILE "cpu/tile_vectors-inl.h"
 FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
 #include "cpu/vec_avx512bf16.h"
 
-// Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
-#include "cpu/transpose-inl.h"
-#include "cpu/wide-inl.h"
-
-#include "cpu/tile_vectors-inl.h"
-
-#include "cpu/screen-inl.h"
-#include "cpu/exact-inl.h"
+#include "cpu/kernels-inl.h"
 FT_TARGET_END
 
 namespace fasttriplet::cpu {

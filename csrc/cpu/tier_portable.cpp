@@ -1,6 +1,4 @@
 // The portable tier: what the compiler makes of four-lane vectors on any machine.
-#include <type_traits>
-
 #include "core/distance.h"
 #include "cpu/inline.h"
 #include "cpu/isa.h"
@@ -9,16 +7,10 @@
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
 #define FT_TIER portable
 #define FT_VEC PortableVec
+#define FT_TILE "cpu/tile_vectors-inl.h"
 #include "cpu/vec_portable.h"
 
-// Vectors, then tiles of them, then what uses their layout: blank lines keep the order.
-#include "cpu/transpose-inl.h"
-#include "cpu/wide-inl.h"
-
-#include "cpu/tile_vectors-inl.h"
-
-#include "cpu/screen-inl.h"
-#include "cpu/exact-inl.h"
+#include "cpu/kernels-inl.h"
 
 namespace fasttriplet::cpu {
 const Tier kPortableTier = {"portable",

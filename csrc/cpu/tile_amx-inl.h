@@ -97,7 +97,7 @@ FT_INLINE void put_words(const float* words, int64_t stride, int64_t begin, int6
       const float* from = words + half * kSide * stride + k;
       float* rows = panel + (2 * (begin + k) / kSide + half) * kTileWords;
       for (int r = 0; r < kSide; ++r) Vec::store(rows + r * kSide, Vec::load(from + r * stride));
-      transpose<Vec>(from, stride, rows + kWidth * depth, kSide, kSide);
+      transpose(from, stride, rows + kWidth * depth, kSide, kSide);
     }
 }
 

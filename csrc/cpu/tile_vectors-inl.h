@@ -53,8 +53,7 @@ class Tile {
 FT_INLINE void put_words(const float* words, int64_t stride, int64_t begin, int64_t count, int64_t, float* panel) {
   for (int64_t k = 0; k < count; k += kLanes)
     for (int c = 0; c < kVectors; ++c)
-      transpose<Vec>(words + c * kLanes * stride + k, stride, panel + (begin + k) * kWidth + c * kLanes, kWidth,
-                     count - k);
+      transpose(words + c * kLanes * stride + k, stride, panel + (begin + k) * kWidth + c * kLanes, kWidth, count - k);
 }
 
 }  // namespace fasttriplet::cpu::FT_TIER
