@@ -68,15 +68,16 @@ void check_labels(const Tensor& labels, const Tensor& embeddings) {
 
 void check_saved(const Tensor& tensor, const char* name, ScalarType dtype, int64_t leading, int64_t n) {
   if (tensor.scalar_type() != dtype || tensor.dim() != 2 || tensor.size(0) != leading || tensor.size(1) != n)
-    fail(std::string(name) + " must be what batch_hard_loss returned for these embeddings; got " + dtype_of(tensor) +
-         " " + shape_of(tensor));
+    fail(std::string(name) + " must be what batch_hard_loss returned for these embeddings, " +
+         torch::headeronly::toString(dtype) + " [" + std::to_string(leading) + ", " + std::to_string(n) + "]; got " +
+         dtype_of(tensor) + " " + shape_of(tensor));
 }
 
-void check_partners(const int64_t* partners, int64_t count, int64_t n, const char* name) {
-  for (int64_t i = 0; i < count; ++i)
-    if (partners[i] < -1 || partners[i] >= n)
-      fail(std::string(name) + " must hold -1 or an index below " + std::to_string(n) + "; got " +
-           std::to_string(partners[i]) + " in row " + std::to_string(i / n) + " at index " + std::to_string(i % n));
+void check_pairs(const int64_t* pairs, int64_t n) {
+  for (int64_t i = 0; i < 2 * n; ++i)
+    if (pairs[i] < -1 || pairs[i] >= n)
+      fail("pairs must hold -1 or an index below " + std::to_string(n) + "; got " + std::to_string(pairs[i]) +
+           " in row " + std::to_string(i / n) + " at index " + std::to_string(i % n));
 }
 
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings) {

@@ -19,7 +19,7 @@ void check_labels(const Tensor& labels, const Tensor& embeddings);
 // Tensors that the forward operator made; wrong ones mean a private operator was called by hand.
 void check_saved(const Tensor& tensor, const char* name, torch::headeronly::ScalarType dtype, int64_t leading,
                  int64_t n);
-void check_partners(const int64_t* partners, int64_t count, int64_t n, const char* name);  // -1 or an index below n
+void check_pairs(const int64_t* pairs, int64_t n);  // [2, N], each -1 or an index below N
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings);
 
 Distance distance_of(int64_t code);

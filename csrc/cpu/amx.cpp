@@ -17,10 +17,13 @@ constexpr long kTileData = 18;
 }  // namespace
 
 bool amx_permitted() {
-  unsigned eax, ebx, ecx, edx;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  if ((edx & kAmxTile) == 0 || (edx & kAmxBf16) == 0) return false;
-  return syscall(SYS_arch_prctl, kArchRequestPermission, kTileData) == 0;
+  static const bool permitted = [] {
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    if ((edx & kAmxTile) == 0 || (edx & kAmxBf16) == 0) return false;
+    return syscall(SYS_arch_prctl, kArchRequestPermission, kTileData) == 0;
+  }();
+  return permitted;
 }
 
 }  // namespace fasttriplet::cpu

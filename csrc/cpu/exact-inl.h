@@ -1,6 +1,6 @@
-// Everything exact: scores of pairs, surveys of rows, packing and the gather of gradients, in float64. Sums run over 16
-// fixed lanes in a fixed order with nothing fused, so every instruction set gives the same bits. Compiled once per
-// instruction set.
+// Everything exact: scores of pairs, surveys of rows, packing and the gather of gradients, in float64. Sums run over
+// eight fixed lanes (wide-inl.h), a score's over two chains of them, in a fixed order with nothing fused, so every
+// instruction set gives the same bits. Compiled once per instruction set.
 
 namespace fasttriplet::cpu::FT_TIER {
 
@@ -126,7 +126,7 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t leng
     x *= factor;
     rounded = x;
     round_to_words(reinterpret_cast<float*>(&rounded), words + k / kLayout.per_word);
-    residual += (x - rounded) * (x - rounded);
+    if constexpr (kLayout.per_word != 1) residual += (x - rounded) * (x - rounded);  // float32 rounds nothing off
   }
   float total = 0;
   for (int64_t lane = 0; lane < kStep; ++lane) total += residual[lane];

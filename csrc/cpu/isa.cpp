@@ -1,5 +1,6 @@
 #include "cpu/isa.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -62,7 +63,8 @@ const Tier& tier_named(const std::string& name) {
 const Tier& chosen_tier() {
   static const Tier& tier = []() -> const Tier& {
     const char* forced = std::getenv("FASTTRIPLET_ISA");
-    return forced != nullptr && *forced != '\0' ? tier_named(forced) : tier_named(tiers_available().front());
+    if (forced != nullptr && *forced != '\0') return tier_named(forced);
+    return *std::find_if(table().begin(), table().end(), [](const Entry& entry) { return entry.available(); })->tier;
   }();
   return tier;
 }

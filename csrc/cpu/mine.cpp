@@ -103,8 +103,7 @@ class Miner {
   // False where the tier's products are too coarse and a finer tier can do it.
   bool screen_by(const Tier& tier) {
     const int64_t m = groups_.representatives();
-    const Batch<T> batch{batch_.rows, batch_.n, batch_.d, batch_.distance, tier};
-    const Prepared prepared = prepare_rows(batch, survey_, groups_, parallel_);
+    const Prepared prepared = prepare_rows(batch_, tier, survey_, groups_, parallel_);
     Search nearest(1, prepared.padded), farthest(-1, prepared.padded);
     nearest.resize(m);
     if (largest_class() > kPairwiseClass) farthest.resize(m);

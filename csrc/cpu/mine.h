@@ -15,7 +15,7 @@ namespace fasttriplet::cpu {
 //   settle     exact scores of what the screen left
 //   write      indices and distances out, rows that are not finite
 enum class Stage { kPrepare, kPositives, kScreen, kSettle, kWrite };
-inline constexpr int kStages = 5;
+inline constexpr int kStages = static_cast<int>(Stage::kWrite) + 1;
 
 struct MineReport {
   int64_t representatives = 0;   // rows the screen multiplied

@@ -74,8 +74,9 @@ ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<
 }  // namespace
 
 template <typename T>
-Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups& groups, const Parallel& parallel) {
-  const Layout& layout = batch.tier.layout;
+Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const Groups& groups,
+                      const Parallel& parallel) {
+  const Layout& layout = tier.layout;
   const int64_t m = groups.representatives();
   const int64_t panels = (m + layout.width - 1) / layout.width, words = panels * layout.panel_words(batch.d);
   Prepared prepared;
@@ -101,7 +102,7 @@ Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups&
   if (task.scale == 0)  // differences may overflow: leave the rows and their norms at zero
     std::fill_n(prepared.panels.get(), words, 0.0f);
   else
-    for_each_task(parallel, panels, operations, [&](int64_t panel) { batch.kernels().pack(task, panel); });
+    for_each_task(parallel, panels, operations, [&](int64_t panel) { tier.rows(batch.rows).pack(task, panel); });
 
   double rho = 0;
   for (const RowNorms& row : prepared.norms) rho = std::max(rho, row.residual / (row.norm + kTiny));
@@ -123,7 +124,7 @@ RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t represent
   return farthest ? fasttriplet::farthest(nearest) : nearest;
 }
 
-template Prepared prepare_rows(const Batch<float>&, const Survey&, const Groups&, const Parallel&);
-template Prepared prepare_rows(const Batch<double>&, const Survey&, const Groups&, const Parallel&);
+template Prepared prepare_rows(const Batch<float>&, const Tier&, const Survey&, const Groups&, const Parallel&);
+template Prepared prepare_rows(const Batch<double>&, const Tier&, const Survey&, const Groups&, const Parallel&);
 
 }  // namespace fasttriplet::cpu

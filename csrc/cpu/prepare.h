@@ -22,8 +22,10 @@ struct Prepared {
   double scale = 1;                                                    // power of two; 0 where nothing can be screened
 };
 
+// `tier` is the one that will multiply them: the batch's or a finer one.
 template <typename T>
-Prepared prepare_rows(const Batch<T>& batch, const Survey& survey, const Groups& groups, const Parallel& parallel);
+Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const Groups& groups,
+                      const Parallel& parallel);
 
 // A representative's share of the bound, for the nearest or the farthest.
 RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t representative, bool farthest);

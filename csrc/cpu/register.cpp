@@ -52,7 +52,8 @@ Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType dtype) {
   AtenTensorHandle handle = nullptr;
   if (aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code,
                                aoti_torch_device_type_cpu(), 0, &handle) != AOTI_TORCH_SUCCESS)
-    throw std::runtime_error("PyTorch could not allocate a tensor of " + std::to_string(stride) + " elements");
+    throw std::runtime_error("PyTorch could not allocate a result of " + std::to_string(stride) + " " +
+                             torch::headeronly::toString(dtype) + " entries");
   return Tensor(handle);
 }
 
@@ -156,7 +157,7 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   const Tensor packed_values = packed(values), packed_pairs = packed(pairs);
   const double* slopes = packed_values.const_data_ptr<double>();
   const int64_t* positives = packed_pairs.const_data_ptr<int64_t>();
-  check_partners(positives, 2 * n, n, "pairs");
+  check_pairs(positives, n);
   const MinedPairs mined = {positives, positives + n, slopes + n, slopes};
   Tensor gradient = new_tensor({n, d}, embeddings.scalar_type());
   dispatch_dtype(rows, [&](auto* typed) {

@@ -22,9 +22,12 @@ constexpr int64_t kBlock = 384;
 class LocalAnchors {
  public:
   LocalAnchors(Search& search, int64_t begin, int64_t end, int64_t padded_end)
-      : search_(search), begin_(begin), end_(end), best_(end - begin), thresholds_(padded_end - begin, kNever) {
-    if (search.empty()) return;
-    for (int64_t row = begin; row < end; ++row) lower_best(row, search.anchors[row].best);
+      : search_(search), begin_(begin), end_(end), best_(end - begin), thresholds_(padded_end - begin, kNever) {}
+
+  // Takes over what is known so far. The caller holds the block's lock.
+  void load() {
+    if (search_.empty()) return;
+    for (int64_t row = begin_; row < end_; ++row) lower_best(row, search_.anchors[row].best);
   }
 
   const float* thresholds() const { return thresholds_.data(); }
@@ -175,9 +178,11 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     }
     const BlockPair pair = block_pair(index, blocks);
     const auto local = [&](Search& search, int64_t of) {
+      LocalAnchors anchors(search, of * block, std::min((of + 1) * block, m),
+                           std::min((of + 1) * block, prepared.padded));
       const std::lock_guard<std::mutex> guard(locks[of]);
-      return LocalAnchors(search, of * block, std::min((of + 1) * block, m),
-                          std::min((of + 1) * block, prepared.padded));
+      anchors.load();
+      return anchors;
     };
     LocalAnchors nearest_rows = local(nearest, pair.i), farthest_rows = local(farthest, pair.i);
     std::optional<LocalAnchors> nearest_columns, farthest_columns;

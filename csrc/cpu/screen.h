@@ -30,7 +30,8 @@ struct Winner {
   double score = std::numeric_limits<double>::infinity();  // times the search's sign
 };
 
-// Measured on random unit vectors an anchor keeps 1 to 3 candidates; a full list is settled on the spot.
+// Measured on random unit vectors an anchor keeps 1 candidate in float32, in bfloat16 1.3 at D = 128 and 5 at D = 2048;
+// a full list is settled on the spot.
 inline constexpr int32_t kListLength = 8;
 
 struct Anchor {

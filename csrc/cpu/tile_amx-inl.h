@@ -17,10 +17,6 @@
 
 namespace fasttriplet::cpu::FT_TIER {
 
-using Lanes = Vec::Lanes;
-using Mask = Vec::Mask;
-
-constexpr int kLanes = Vec::kLanes;
 constexpr int kSide = 16;  // rows, and words of a row, of the unit's tile
 constexpr int kVectors = 2;
 constexpr int kWidth = kVectors * kLanes;

@@ -8,10 +8,6 @@
 
 namespace fasttriplet::cpu::FT_TIER {
 
-using Lanes = Vec::Lanes;
-using Mask = Vec::Mask;
-
-constexpr int kLanes = Vec::kLanes;
 constexpr int kVectors = 3;
 constexpr int kWidth = kVectors * kLanes;
 constexpr int kHeight = kLanes == 16 ? 8 : 4;

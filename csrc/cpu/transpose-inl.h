@@ -5,8 +5,7 @@ namespace fasttriplet::cpu::FT_TIER {
 // to[c][r] = from[r][c] for r, c < kLanes, the first `count` rows of `to` only. Each of log2(kLanes) rounds interleaves
 // row i with row i + kLanes / 2; words move as float32 lanes, untouched.
 FT_INLINE void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t count) {
-  constexpr int kLanes = Vec::kLanes;
-  Vec::Lanes rows[kLanes], zipped[kLanes];
+  Lanes rows[kLanes], zipped[kLanes];
   for (int r = 0; r < kLanes; ++r) rows[r] = Vec::load(from + r * from_stride);
   for (int round = 1; round < kLanes; round *= 2) {
     for (int r = 0; r < kLanes / 2; ++r) {

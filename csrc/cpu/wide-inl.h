@@ -4,8 +4,6 @@
 
 namespace fasttriplet::cpu::FT_TIER {
 
-using Vec = FT_VEC;
-
 constexpr int64_t kStep = 8;
 
 struct Wide {

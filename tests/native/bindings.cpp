@@ -101,7 +101,7 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   std::vector<int64_t> labels(batch.n);
   for (int64_t i = 0; i < batch.n; ++i) labels[i] = farthest ? 0 : i;
   const Groups groups = group_rows(batch, labels.data(), survey);
-  const Prepared prepared = prepare_rows(batch, survey, groups, alone);
+  const Prepared prepared = prepare_rows(batch, batch.tier, survey, groups, alone);
   const int64_t m = groups.representatives();
   Search search(farthest ? -1 : 1, prepared.padded);
   search.resize(m);
@@ -211,7 +211,6 @@ void bind(py::module_& m, const char* suffix) {
 
 PYBIND11_MODULE(_native, m) {
   using namespace fasttriplet::cpu;
-  m.def("tiers_available", tiers_available);
   m.def("tiers_to_test", tiers_to_test);
   m.def("amx_is_emulated", [] { return emulated_tier() != nullptr; });
   m.def("amx_tiles_configured", fasttriplet::testing::amx_tiles_configured);

@@ -88,6 +88,19 @@ def test_rounding_the_terms_to_float32_rejects_nobody(native, anchor, candidate,
         assert dot >= limit
 
 
+def test_keys_are_the_largest_float32_not_above(native):
+    float32 = np.finfo(np.float32)
+    edges = [0.0, -0.0, float32.tiny, float32.smallest_subnormal, float32.max, 1.0, 1 + 2.0**-24, 1e-60, 1e300, np.inf]
+    values = [sign * step for value in edges for sign in (1, -1) for step in (value, np.nextafter(value, np.inf))]
+    values += list(
+        np.random.default_rng(0).standard_normal(1000) * 10.0 ** np.random.default_rng(1).uniform(-48, 37, 1000)
+    )
+    for value in values:
+        key = np.float32(native.candidate_key(value))
+        assert float(key) <= value
+        assert key == np.inf or float(np.nextafter(key, np.float32(np.inf))) > value
+
+
 @pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE])
 def test_the_interval_is_narrow(native, tier, distance):
     lower, upper, exact = intervals(native, rows_of("unit", np.float32), distance, tier, False)

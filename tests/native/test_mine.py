@@ -218,6 +218,17 @@ def test_non_finite_rows_are_reported(native, tier):
     assert (mined["negatives"][8:] == 7).all() and mined["negatives"][7] == 0
 
 
+def test_stages_are_told_apart(native, tier):
+    """Prepare, positives, screen, settle, write: a stage that has nothing to do takes no time."""
+    rows = np.random.default_rng(0).standard_normal((48, 300))
+    one_class = mine(native, rows, np.zeros(48, np.int64), EUCLIDEAN, tier)["seconds"]
+    assert one_class[2] == one_class[3] == 0 and min(one_class[0], one_class[1], one_class[4]) > 0
+    no_positives = mine(native, rows, np.arange(48), EUCLIDEAN, tier)["seconds"]
+    assert min(no_positives) > 0
+    # 1128 exact pairs against none, and nothing else differs so much.
+    assert one_class[1] > no_positives[1]
+
+
 def test_an_unknown_tier_is_refused(native):
     with pytest.raises(ValueError, match=r"must be one of the tiers this CPU can run \(.*portable\); got 'sse'"):
         native.tier_named("sse")
