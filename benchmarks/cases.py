@@ -11,6 +11,8 @@ from torch import Tensor
 import fasttriplet
 from fasttriplet import reference
 
+OURS, YARDSTICK = "fasttriplet", "mm"
+MARGIN = 0.3  # of every contender
 #: Contenders that compute in float32 round their distances; a mean loss hardly moves.
 LOSS_TOLERANCE = 1e-4
 
@@ -24,6 +26,21 @@ def size(text: str) -> tuple[int, int]:
     if n < 1 or d < 1:
         raise argparse.ArgumentTypeError(f"a size must be positive; got {text!r}")
     return n, d
+
+
+def positive(text: str) -> int:
+    """A count of a command line."""
+    try:
+        count = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a count must be an integer; got {text!r}") from None
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"a count must be positive; got {text!r}")
+    return count
+
+
+def shape_name(n: int, d: int) -> str:
+    return f"{n} x {d}"
 
 
 def batch(n: int, d: int, samples_per_class: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -74,7 +91,7 @@ def verify(rows: Tensor, labels: Tensor, distance: str) -> str:
 
 def verify_gradient(rows: Tensor, labels: Tensor, distance: str, mined: fasttriplet.MinedTriplets) -> None:
     leaf, wide = rows.detach().clone().requires_grad_(), rows.detach().double().requires_grad_()
-    loss = fasttriplet.batch_hard_triplet_loss(leaf, labels, distance=distance)
+    loss = fasttriplet.batch_hard_triplet_loss(leaf, labels, margin=MARGIN, distance=distance)
     loss.backward()
     anchors, positives, negatives = mined.triplets()
     if len(anchors) == 0:
@@ -82,7 +99,7 @@ def verify_gradient(rows: Tensor, labels: Tensor, distance: str, mined: fasttrip
         return
     ap = reference.paired_distances(wide, anchors, positives, distance)
     an = reference.paired_distances(wide, anchors, negatives, distance)
-    expected = torch.relu(ap - an + 0.3).mean()
+    expected = torch.relu(ap - an + MARGIN).mean()
     expected.backward()
     resolution = torch.finfo(rows.dtype).eps
     torch.testing.assert_close(loss.double(), expected, rtol=2 * resolution + 1e-13, atol=0)  # sums of N, in any order
@@ -92,6 +109,6 @@ def verify_gradient(rows: Tensor, labels: Tensor, distance: str, mined: fasttrip
 
 def verify_peer(name: str, loss: Callable[..., Tensor], rows: Tensor, labels: Tensor) -> None:
     """Raises AssertionError unless a peer's loss is the exact one within LOSS_TOLERANCE."""
-    exact = fasttriplet.batch_hard_triplet_loss(rows, labels).item()
+    exact = fasttriplet.batch_hard_triplet_loss(rows, labels, margin=MARGIN).item()
     value = loss(rows, labels).item()
     assert abs(value - exact) <= LOSS_TOLERANCE * abs(exact), f"{name} computes {value}, not {exact}"

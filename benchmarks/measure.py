@@ -47,18 +47,17 @@ def in_turn(
     contenders: Mapping[str, Callable[[], object]],
     rounds: int,
     *,
-    warmups: int = 1,
     repeats: int = 1,
     fewer_rounds: Mapping[str, int] | None = None,
 ) -> dict[str, Timing]:
-    """Runs all contenders one after the other, ``rounds`` times after ``warmups`` that do not count.
+    """Runs all contenders one after the other, ``rounds`` times after one that does not count.
 
     ``repeats`` calls in a row make one measurement, for calls of microseconds. ``fewer_rounds`` names contenders that
     take part in the first few rounds only.
     """
     limits = dict.fromkeys(contenders, rounds) | dict(fewer_rounds or {})
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(-warmups, rounds):
+    for number in range(-1, rounds):
         for name, run in contenders.items():
             if number >= limits[name]:
                 continue
@@ -71,18 +70,19 @@ def in_turn(
     return {name: Timing(values) for name, values in seconds.items()}
 
 
-def processor() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        return found[1] if found else name
-    except OSError:
-        return name
-
-
 def machine() -> str:
     """One line: processor, threads, PyTorch."""
-    return f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    processor = platform.processor() or platform.machine()
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        processor = found[1] if found else processor
+    except OSError:
+        pass
+    return f"{processor}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+def mib(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f}"
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

@@ -1,12 +1,12 @@
 """Prints how many MiB one forward and backward add to a fresh process at its peak, inputs not counted.
 
-``python -m benchmarks.peak_memory N D [SAMPLES_PER_CLASS [CONTENDER]]``; the gradient, N * D * 4 bytes, is part of what
-is added. The contender is ``fasttriplet`` or a name of ``benchmarks.peers``. Linux only: the kernel keeps the peak and
-can start it anew.
+``python -m benchmarks.peak_memory NxD [--contender NAME]``; the gradient, N * D * 4 bytes, is part of what is added.
+Linux only: the kernel keeps the peak and can start it anew.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import re
 import subprocess
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import fasttriplet
 from benchmarks import peers
-from benchmarks.cases import batch, step
+from benchmarks.cases import OURS, batch, positive, shape_name, size, step
 
 
 def peak_mib() -> float:
@@ -24,8 +24,8 @@ def peak_mib() -> float:
     return int(found[1]) / 1024
 
 
-def added_mib(n: int, d: int, samples_per_class: int = 4, contender: str = "fasttriplet") -> float:
-    loss = fasttriplet.batch_hard_triplet_loss if contender == "fasttriplet" else peers.available()[contender]()
+def added_mib(n: int, d: int, samples_per_class: int, contender: str) -> float:
+    loss = fasttriplet.batch_hard_triplet_loss if contender == OURS else peers.available()[contender]()
     step(loss, *batch(16, d, 4))()  # the libraries are up
     run = step(loss, *batch(n, d, samples_per_class))
     ctypes.CDLL(None).malloc_trim(0)  # what making the batch has freed must not be there to be used again
@@ -35,15 +35,25 @@ def added_mib(n: int, d: int, samples_per_class: int = 4, contender: str = "fast
     return peak_mib() - before
 
 
-def added_mib_of_fresh_process(n: int, d: int, samples_per_class: int, contender: str = "fasttriplet") -> float | None:
+def added_mib_of_fresh_process(n: int, d: int, samples_per_class: int, contender: str = OURS) -> float | None:
     """In a process of its own, since memory pools of this one would hide it; None where that cannot be measured."""
-    command = [sys.executable, "-m", "benchmarks.peak_memory", str(n), str(d), str(samples_per_class), contender]
+    command = [sys.executable, "-m", "benchmarks.peak_memory", f"{n}x{d}", "--contender", contender]
+    command += ["--samples-per-class", str(samples_per_class)]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode != 0:
-        print(f"no peak of {contender} at {n} x {d}: {run.stderr.strip()[-200:]}", file=sys.stderr)
+        print(f"no peak of {contender} at {shape_name(n, d)}: {run.stderr.strip()[-200:]}", file=sys.stderr)
         return None
     return float(run.stdout)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", type=size, metavar="NxD")
+    parser.add_argument("--samples-per-class", type=positive, default=4)
+    parser.add_argument("--contender", default=OURS, choices=(OURS, *peers.available()))
+    arguments = parser.parse_args()
+    print(f"{added_mib(*arguments.size, arguments.samples_per_class, arguments.contender):.1f}")
+
+
 if __name__ == "__main__":
-    print(f"{added_mib(*(int(argument) for argument in sys.argv[1:4]), *sys.argv[4:]):.1f}")
+    main()

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks.cases import MARGIN
 from fasttriplet import reference
 
-MARGIN = 0.3
 Peer = Callable[[Tensor, Tensor], Tensor]
 
 

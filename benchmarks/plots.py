@@ -10,8 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-OURS = "fasttriplet"
-YARDSTICK = "mm"
+from benchmarks.cases import OURS, YARDSTICK, shape_name
+
 LABELS = {YARDSTICK: "torch.mm(X, X.T) alone"}
 #: Distinct without colour too: ours is the only thick line, the yardstick the only dashed one.
 COLOURS = ("#4c72b0", "#8172b3", "#55a868", "#937860", "#64b5cd")
@@ -27,16 +27,16 @@ def _style(name: str, number: int) -> dict[str, Any]:
 
 
 def _lines(series: dict[str, dict[int, float]], unit: str, title: str, path: Path) -> None:
-    """Log-log lines over N; a name's label stands at the line's end."""
+    """Log-log lines over N, at D = 128."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     others = [name for name in series if name not in (OURS, YARDSTICK)]
     for name, values in series.items():
         number = others.index(name) if name in others else 0
         axes.plot(list(values), list(values.values()), label=LABELS.get(name, name), **_style(name, number))
-    ends = sorted({n for values in series.values() for n in values})
+    sizes = sorted({n for values in series.values() for n in values})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xticks(ends, [str(n) for n in ends])
+    axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.set(xlabel="N, rows of the batch (D = 128)", ylabel=unit, title=title)
     axes.grid(which="major", alpha=0.3)
     axes.legend(frameon=False)
@@ -70,7 +70,7 @@ def plot_small(rows: list[dict[str, Any]], path: Path) -> None:
         bars = axes.bar(places, heights, width * 0.92, label=LABELS.get(name, name), color=colour)
         axes.bar_label(bars, [f"{height:.0f}" for height in heights], fontsize=7, padding=1)
     middle = (len(names) - 1) * width / 2
-    axes.set_xticks([group + middle for group in range(len(rows))], [f"{row['n']} x {row['d']}" for row in rows])
+    axes.set_xticks([group + middle for group in range(len(rows))], [shape_name(row["n"], row["d"]) for row in rows])
     axes.set_yscale("log")
     axes.set(xlabel="N x D", ylabel="microseconds", title="Small batches, forward + backward")
     axes.legend(frameon=False, fontsize=8)

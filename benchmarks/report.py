@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import fasttriplet
-from benchmarks import peers
-from benchmarks.bench_loss import OURS
-from benchmarks.measure import Spread, machine, table
+from benchmarks import bench_loss, peers
+from benchmarks.cases import OURS, YARDSTICK, shape_name, size
+from benchmarks.measure import Spread, machine, mib, table
 from benchmarks.peak_memory import added_mib_of_fresh_process
 from benchmarks.plots import plot_memory, plot_small, plot_times
 from benchmarks.stages import stages_table
@@ -40,7 +40,6 @@ LIMITS: dict[str, tuple[float, ...]] = {
 }
 SMALL = ("128x128", "128x512", "256x128", "256x512")
 SMALL_LIMIT_US = 100  # beyond one mm
-PEER_LIMIT = 8192
 MEMORY_PEERS = ("gather", "reference", "pytorch-metric-learning")
 
 
@@ -50,17 +49,9 @@ def measured(*arguments: str, sizes: Iterable[str], environment: dict[str, str] 
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | (environment or {}))
     found = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
     for row in found:
-        for key in ("milliseconds", "ratio", "ours_to_peer"):
+        for key in ("milliseconds", "ratio"):
             row[key] = {name: Spread(*values) for name, values in row[key].items()}
     return found
-
-
-def name_of(row: Found) -> str:
-    return f"{row['n']} x {row['d']}"
-
-
-def mib(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1f}"
 
 
 def against(spread: Spread, limit: float) -> str:
@@ -76,10 +67,9 @@ class Report:
 
     def sizes(self, sizes: Iterable[str]) -> list[str]:
         """With --quick every batch has at most 256 rows of 16."""
-        sizes = list(sizes)
         if not self.quick:
-            return sizes
-        return list(dict.fromkeys(f"{min(256, int(size.split('x')[0]))}x16" for size in sizes))
+            return list(sizes)
+        return list(dict.fromkeys(f"{min(256, size(text)[0])}x16" for text in sizes))
 
     def rounds(self, count: int) -> str:
         return "2" if self.quick else str(count)
@@ -111,25 +101,8 @@ class Report:
         names = [name for name in self.here if name != "KeOps"]
         arguments = ("--rounds", self.rounds(5), "--peer-rounds", self.rounds(2), "--memory", "--peers", *names)
         rows = measured(*arguments, sizes=self.sizes(LARGE))
-        columns = [
-            "N x D",
-            "indices verified",
-            "mm ms",
-            f"{OURS} ms",
-            *(f"{name} / mm" for name in (OURS, *names)),
-            "added peak MiB",
-        ]
-        cells = [
-            [
-                name_of(row),
-                row["verified"],
-                *(str(row["milliseconds"][name]) for name in ("mm", OURS)),
-                *(str(row["ratio"].get(name, "not run")) for name in (OURS, *names)),
-                mib(row["added_mib"]),
-            ]
-            for row in rows
-        ]
-        self.add("## Beside others", table(columns, cells))
+        cells = [bench_loss.row(row, names, memory=True) for row in rows]
+        self.add("## Beside others", table(bench_loss.columns(names, memory=True), cells))
 
     def tiers(self) -> None:
         cells = []
@@ -143,13 +116,15 @@ class Report:
             limits = LIMITS.get(tier)
             ratios = [row["ratio"][OURS] for row in rows]
             shown = [against(*pair) for pair in zip(ratios, limits, strict=False)] if limits else map(str, ratios)
-            cells.append([f"`{tier}`", *shown, ", ".join(f"{row['milliseconds']['mm'].median:.0f}" for row in rows)])
+            cells.append(
+                [f"`{tier}`", *shown, ", ".join(f"{row['milliseconds'][YARDSTICK].median:.0f}" for row in rows)]
+            )
         missing = [f"`{tier}`" for tier in fasttriplet.build_info()["tiers"].split(",") if tier not in available]
         self.add(
             "## Instruction sets",
             f"{OURS} / mm, each tier forced; beside `avx2` mm is held to AVX2 (`MKL_ENABLE_INSTRUCTIONS=AVX2`)."
             + (f" This machine lacks {', '.join(missing)}." if missing else ""),
-            table(["tier", *(" x ".join(size.split("x")) for size in self.sizes(LARGE)), "mm ms"], cells),
+            table(["tier", *(shape_name(*size(text)) for text in self.sizes(LARGE)), "mm ms"], cells),
         )
 
     def variations(self) -> None:
@@ -166,22 +141,16 @@ class Report:
             rows = measured(*few, *arguments, sizes=self.sizes(LARGE[:2]))
             baseline = baseline or rows
             # By their ratios to mm, since the machine drifts from process to process; but one thread's mm is another.
-            times = [
-                self.cost(row, name == "one thread") / self.cost(base, name == "one thread")
-                for row, base in zip(rows, baseline, strict=True)
-            ]
+            unit = "milliseconds" if "--threads" in arguments else "ratio"
+            times = [row[unit][OURS].median / base[unit][OURS].median for row, base in zip(rows, baseline, strict=True)]
             cells.append([name, *(f"{time:.2f}" for time in times), *(str(row["ratio"][OURS]) for row in rows)])
-        sizes = [name_of(row) for row in baseline]
+        sizes = [shape_name(row["n"], row["d"]) for row in baseline]
         self.add(
             "## Variations",
             f"{threads} threads where nothing else is said; one thread's mm has one thread too. Cost is relative to "
             "the first row: of ratios to mm, of milliseconds for one thread.",
             table(["", *(f"cost, {size}" for size in sizes), *(f"/ mm, {size}" for size in sizes)], cells),
         )
-
-    @staticmethod
-    def cost(row: Found, in_milliseconds: bool) -> float:
-        return row["milliseconds" if in_milliseconds else "ratio"][OURS].median
 
     def small(self) -> None:
         names = self.only_here("gather", "masks compiled", "reference compiled", "pytorch-metric-learning")
@@ -190,14 +159,14 @@ class Report:
         cells = []
         for row in rows:
             milliseconds = row["milliseconds"]
-            ours, mm = 1e3 * milliseconds[OURS].median, 1e3 * milliseconds["mm"].low
+            ours, mm = 1e3 * milliseconds[OURS].median, 1e3 * milliseconds[YARDSTICK].low
             limit = SMALL_LIMIT_US + mm
             cells.append(
                 [
-                    name_of(row),
+                    shape_name(row["n"], row["d"]),
                     f"{mm:.0f}",
                     f"{ours:.0f} {'within' if ours <= limit else 'MISSES'} {limit:.0f}",
-                    *(f"{row['ours_to_peer'][name].median:.1f}" for name in names),
+                    *(f"{milliseconds[name].median / milliseconds[OURS].median:.1f}" for name in names),
                 ]
             )
         self.add(
@@ -210,43 +179,41 @@ class Report:
         plot_small(rows, self.output / "cpu_small.png")
 
     def worst_cases(self) -> None:
-        n, d = (256, 16) if self.quick else (4096, 128)
+        shape = size(*self.sizes(["4096x128"]))
         self.add(
             "## Batches that are hard for a screen",
-            f"{n} x {d}; mm of random rows. Each is verified first.",
-            worst_cases_table(n, d),
+            f"{shape_name(*shape)}; mm of random rows. Each is verified first.",
+            worst_cases_table(*shape),
         )
 
     def growth(self) -> None:
         names = self.only_here("gather", "masks compiled", "pytorch-metric-learning", "KeOps")
         sizes = self.sizes(f"{2**power}x128" for power in range(7, 16))
         rows = []
-        for size in sizes:
-            n = int(size.split("x")[0])
-            repeats = max(1, 1024 // n)
+        for text in sizes:
+            repeats = max(1, 1024 // size(text)[0])
             few = ("--rounds", self.rounds(5), "--peer-rounds", self.rounds(2), "--repeats", str(repeats))
-            rows += measured(*few, "--peers", *names, sizes=[size])
+            rows += measured(*few, "--peers", *names, sizes=[text])
         plot_times(rows, self.output / "cpu_time.png")
         memory: dict[str, dict[int, float]] = {}
         for name in (OURS, *self.only_here(*MEMORY_PEERS)):
-            for size in sizes:
-                n, d = (int(part) for part in size.split("x"))
-                if (n < 1024 and not self.quick) or (n > PEER_LIMIT and name != OURS):
-                    continue
-                added = added_mib_of_fresh_process(n, d, 4, name)
-                if added is not None:
-                    memory.setdefault(name, {})[n] = added
+            for n, d in map(size, sizes):
+                worth_a_process = n >= 1024 or self.quick
+                if worth_a_process and (name == OURS or bench_loss.takes_part(name, n, d)):
+                    added = added_mib_of_fresh_process(n, d, 4, name)
+                    if added is not None:
+                        memory.setdefault(name, {})[n] = added
         plot_memory(memory, self.output / "cpu_memory.png")
-        n, d = (256, 16) if self.quick else (65536, 128)
+        n, d = size(*self.sizes(["65536x128"]))
         input_mib = n * d * 4 / 2**20
         added = added_mib_of_fresh_process(n, d, 4)
-        beyond = float("nan") if added is None else added - input_mib
+        beyond = None if added is None else added - input_mib
+        times = "" if beyond is None else f", {beyond / input_mib:.2f} times the input's {input_mib:.0f} MiB (limit 3)"
         self.add(
             "## Growth with N",
             "![Time](cpu_time.png)",
             "![Memory](cpu_memory.png)",
-            f"At {n} x {d}, forward and backward take {beyond:.1f} MiB beyond the input and the gradient, "
-            f"{beyond / input_mib:.2f} times the input's {input_mib:.0f} MiB (limit 3).",
+            f"At {shape_name(n, d)}, forward and backward take {mib(beyond)} MiB beyond the input and the gradient{times}.",
         )
 
     def stages(self) -> None:
@@ -258,8 +225,18 @@ class Report:
             "write puts the results out; backward gathers the gradient. Around is Python, autograd, PyTorch's "
             "dispatcher and allocator, and the loss of the mined distances: what is left of the whole, below zero "
             "where the machine drifted.",
-            stages_table([(int(n), int(d)) for n, d in (size.split("x") for size in sizes)]),
+            stages_table([size(text) for text in sizes]),
         )
+
+    def run(self) -> None:
+        self.head()
+        self.large()
+        self.tiers()
+        self.variations()
+        self.small()
+        self.growth()
+        self.worst_cases()
+        self.stages()
 
 
 def main() -> None:
@@ -267,15 +244,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small batches and two rounds: tries the report itself")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to (default benchmarks/results)")
     arguments = parser.parse_args()
-    report = Report(arguments.output, arguments.quick)
-    report.head()
-    report.large()
-    report.tiers()
-    report.variations()
-    report.small()
-    report.growth()
-    report.worst_cases()
-    report.stages()
+    Report(arguments.output, arguments.quick).run()
 
 
 if __name__ == "__main__":

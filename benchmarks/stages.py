@@ -7,27 +7,27 @@ allocator, and the loss of the mined distances.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import torch
 from torch import Tensor
 
 import fasttriplet
-from benchmarks.cases import batch, size, step
+from benchmarks.cases import MARGIN, batch, shape_name, size, step
 from benchmarks.measure import Spread, machine, table
-from fasttriplet.check import DISTANCES
+from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS
 
 OPS = torch.ops.fasttriplet
 STAGES = ("prepare", "positives", "screen", "settle", "write")
 DEFAULT_SIZES = ("128x128", "256x128", "256x512", "1024x128", "8192x128", "8192x512", "8192x2048")
-_MARGIN, _SOFT, _MEAN, _SKIP = 0.3, False, 2, 0
 
 
 def microseconds(rows: Tensor, labels: Tensor, rounds: int) -> dict[str, float]:
     """Medians by stage and the whole, and the exact scores per row that negatives took as "survivors"."""
     euclidean = DISTANCES.index("euclidean")
-    loss, *saved = OPS.batch_hard_loss(rows.detach(), labels, _MARGIN, euclidean, _SOFT, _MEAN, _SKIP)
+    mean, skip = REDUCTIONS.index("mean"), ON_MISSING.index("skip")
+    loss, *saved = OPS.batch_hard_loss(rows.detach(), labels, MARGIN, euclidean, False, mean, skip)
     upstream = torch.ones_like(loss)
     whole = step(fasttriplet.batch_hard_triplet_loss, rows, labels)
     samples: dict[str, list[float]] = {name: [] for name in (*STAGES, "backward", "whole")}
@@ -58,13 +58,16 @@ def stages_table(sizes: list[tuple[int, int]]) -> str:
         work = n * n * d
         found = microseconds(*batch(n, d, 4), rounds=max(5, min(500, int(4e9 / work))))
         cells = [f"{found[name]:.0f} ({100 * found[name] / found['whole']:.0f}%)" for name in names]
-        rows.append([f"{n} x {d}", f"{found['whole']:.0f}", *cells, f"{found['survivors']:.1f}"])
+        rows.append([shape_name(n, d), f"{found['whole']:.0f}", *cells, f"{found['survivors']:.1f}"])
     return table(["N x D", "whole us", *(f"{name} us" for name in names), "survivors a row"], rows)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", type=size, nargs="*", metavar="NxD", default=[size(text) for text in DEFAULT_SIZES])
+    sizes = parser.parse_args().sizes
     print(f"{machine()}, tier {fasttriplet.build_info()['tier']}; medians, 4 per class, float32, euclidean\n")
-    print(stages_table([size(text) for text in sys.argv[1:] or DEFAULT_SIZES]))
+    print(stages_table(sizes))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """Batches that are hard for a screen, each verified on a sample of anchors, as a ratio to ``torch.mm`` of random rows.
 
-``python -m benchmarks.worst_cases [N [D]]``, by default 4096 and 128.
+``python -m benchmarks.worst_cases [NxD]``, by default 4096x128.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 from torch import Tensor
 
 import fasttriplet
-from benchmarks.cases import step, verify
+from benchmarks.cases import OURS, YARDSTICK, shape_name, size, step, verify
 from benchmarks.measure import in_turn, machine, table
 
 INNER = "inner_product"
@@ -53,16 +53,18 @@ def worst_cases_table(n: int, d: int, rounds: int = 3) -> str:
         leaf = embeddings.clone().requires_grad_()
         verify(leaf, labels, distance)
         run = step(fasttriplet.batch_hard_triplet_loss, leaf, labels, distance=distance)
-        timings = in_turn({"mm": lambda: torch.mm(plain, plain.T), "fused": run}, rounds=rounds)
-        rows.append([name, str(timings["fused"].ratio(timings["mm"]))])
-    return table(["batch", "fasttriplet / mm"], rows)
+        timings = in_turn({YARDSTICK: lambda: torch.mm(plain, plain.T), OURS: run}, rounds)
+        rows.append([name, str(timings[OURS].ratio(timings[YARDSTICK]))])
+    return table(["batch", f"{OURS} / {YARDSTICK}"], rows)
 
 
 def main() -> None:
-    given = [int(argument) for argument in sys.argv[1:3]]
-    n, d = given + [4096, 128][len(given) :]
-    print(f"{machine()}, tier {fasttriplet.build_info()['tier']}; {n} x {d}, forward + backward, 3 rounds in turn\n")
-    print(worst_cases_table(n, d))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", type=size, nargs="?", metavar="NxD", default=(4096, 128))
+    shape = parser.parse_args().size
+    tier = fasttriplet.build_info()["tier"]
+    print(f"{machine()}, tier {tier}; {shape_name(*shape)}, forward + backward, 3 rounds in turn\n")
+    print(worst_cases_table(*shape))
 
 
 if __name__ == "__main__":

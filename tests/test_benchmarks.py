@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import fasttriplet
-from benchmarks import cases, measure, peers, report, stages
+from benchmarks import bench_loss, cases, measure, peak_memory, peers, report, stages, worst_cases
 
+BUILD_INFO = fasttriplet.build_info()
 # Compiled ones compile the same functions for a minute; KeOps compiles as long. Each is checked before it is timed.
 EAGER = [name for name in peers.available() if "compiled" not in name and name != "KeOps"]
 
@@ -28,8 +29,6 @@ def test_peers_agree_on_a_batch_without_near_ties(name):
 
 
 def test_the_benchmark_runs_and_verifies(capsys, monkeypatch):
-    from benchmarks import bench_loss
-
     monkeypatch.setattr("sys.argv", ["bench_loss", "--sizes", "32x8", "--rounds", "1"])
     bench_loss.main()
     table = capsys.readouterr().out
@@ -52,25 +51,65 @@ def test_every_stage_is_timed():
 
 
 @pytest.mark.slow
-def test_the_report_goes_through_its_motions(tmp_path):
-    made = report.Report(tmp_path, quick=True)
-    made.head()
-    made.small()
-    made.growth()
+def test_the_report_goes_through_its_motions(tmp_path, monkeypatch):
+    monkeypatch.setattr(fasttriplet, "build_info", lambda: BUILD_INFO | {"tiers_available": "portable"})
+    report.Report(tmp_path, quick=True).run()
     text = (tmp_path / "cpu.md").read_text()
-    assert "| 256 x 16 |" in text and "times the input's" in text
+    titles = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert titles == [
+        *("Beside others", "Instruction sets", "Variations", "Small batches", "Growth with N"),
+        *("Batches that are hard for a screen", "Where the time goes"),
+    ]
+    assert "| 256 x 16 | all 256 anchors |" in text and "times the input's" in text
+    assert re.search(r"\| one thread \| \d+\.\d\d \|", text) and "| one class | " in text
     pictures = re.findall(r"\]\((\w+\.png)\)", text)
     assert sorted(pictures) == ["cpu_memory.png", "cpu_small.png", "cpu_time.png"]
     for picture in pictures:
         assert (tmp_path / picture).stat().st_size > 10_000
 
 
-def test_a_wrong_gradient_is_not_timed(monkeypatch):
+def test_limits_are_judged_by_the_median():
+    spread = measure.Spread(0.5, 0.2, 0.9)
+    assert report.against(spread, 0.5) == "0.50 (0.20 to 0.90) within 0.5"
+    assert report.against(spread, 0.35) == "0.50 (0.20 to 0.90) MISSES 0.35"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda rows: 1e-3 * rows.sum(), lambda rows: 1e-3 * (rows - rows.detach()).sum()],
+    ids=["loss", "gradient alone"],
+)
+def test_a_wrong_loss_or_gradient_is_not_timed(monkeypatch, wrong):
     rows, labels = cases.batch(32, 8, 4)
+    cases.verify(rows, labels, "euclidean")
     right = fasttriplet.batch_hard_triplet_loss
-    monkeypatch.setattr(fasttriplet, "batch_hard_triplet_loss", lambda *a, **k: right(*a, **k) + 1e-3 * a[0].sum())
-    with pytest.raises(AssertionError):
+    monkeypatch.setattr(fasttriplet, "batch_hard_triplet_loss", lambda *a, **k: right(*a, **k) + wrong(a[0]))
+    with pytest.raises(AssertionError, match="not close"):
         cases.verify(rows, labels, "euclidean")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (bench_loss, ["--rounds", "0"], "--rounds: a count must be positive; got '0'"),
+        (bench_loss, ["--sizes", "12"], "--sizes: a size must be NxD, two integers; got '12'"),
+        (bench_loss, ["--distance", "cosine", "--peers", "gather"], "--peers compute euclidean distances"),
+        (
+            bench_loss,
+            ["--memory", "--dtype", "float64"],
+            "--memory is of euclidean float32 only; got euclidean float64",
+        ),
+        (peak_memory, ["8x0"], "NxD: a size must be positive; got '8x0'"),
+        (peak_memory, ["8x8", "--contender", "x"], "--contender: invalid choice: 'x'"),
+        (stages, ["x"], "NxD: a size must be NxD, two integers; got 'x'"),
+        (worst_cases, ["x"], "NxD: a size must be NxD, two integers; got 'x'"),
+    ],
+)
+def test_command_lines_name_what_is_wrong(module, arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [module.__name__, *arguments])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert message in capsys.readouterr().err
 
 
 def test_turns_and_spreads():

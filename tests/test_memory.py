@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def test_forward_and_backward_add_little_memory():
     """At N = 32768, D = 128 the inputs have 16 MiB, the gradient as much; everything together stays below 64 MiB."""
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.peak_memory", "32768", "128"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.peak_memory", "32768x128"], cwd=ROOT, capture_output=True, text=True
     )
     if "Permission" in run.stderr or "Read-only" in run.stderr:
         pytest.skip("this kernel does not let a process reset its peak memory")
