@@ -213,7 +213,8 @@ class Report:
             "## Growth with N",
             "![Time](cpu_time.png)",
             "![Memory](cpu_memory.png)",
-            f"At {shape_name(n, d)}, forward and backward take {mib(beyond)} MiB beyond the input and the gradient{times}.",
+            f"At {shape_name(n, d)}, forward and backward take {mib(beyond)} MiB beyond the input and the gradient"
+            f"{times}.",
         )
 
     def stages(self) -> None:

@@ -7,20 +7,25 @@
 # made lies in build/aarch64, and what is up to date there is used again. Nothing needs root: the aarch64 Python is
 # made of packages that are unpacked, never installed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+if [[ ! -x ${1-}/python ]]; then
+  echo "BIN must be the folder of programs of a virtual environment; got '${1-}'" >&2
+  exit 2
+fi
 bin=$(realpath "$1")
 shift
+cd "$(dirname "$0")/.."
 out=$PWD/build/aarch64
 root=$out/root  # what the emulated programs see as /, where it has the file
 site=$out/site  # Python packages for aarch64
 
 emulator=$(command -v qemu-aarch64-static || command -v qemu-aarch64 || true)
-if [[ -z $emulator ]] || ! command -v aarch64-linux-gnu-g++ > /dev/null; then
-  echo "aarch64 needs a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user-static" >&2
-  exit 1
-fi
-if ! command -v apt-get > /dev/null || ! command -v dpkg-deb > /dev/null; then
-  echo "aarch64 needs a Python of its own, which Debian's apt-get and dpkg-deb fetch and unpack; they are not here" >&2
+[[ -n $emulator ]] || missing="qemu-aarch64-static"
+# apt-get and dpkg-deb fetch and unpack a Python, nm lists the names of PyTorch's C functions.
+for tool in aarch64-linux-gnu-g++ aarch64-linux-gnu-gcc apt-get dpkg-deb nm "$bin/cmake" "$bin/ninja"; do
+  command -v "$tool" > /dev/null || missing=$tool
+done
+if [[ -n ${missing-} ]]; then
+  echo "aarch64 needs $missing, which is not here; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static" >&2
   exit 1
 fi
 mkdir -p "$out"
