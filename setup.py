@@ -62,7 +62,7 @@ def library(name: str, files: list[str]) -> Extension:
 
 
 CPU = library("_C", [path for path in sources("csrc", ".cpp") if not path.startswith("csrc/cuda/")])
-CUDA = library("_cuda", sources("csrc/cuda", ".cu"))
+CUDA = library("_cuda", [*sources("csrc/cuda", ".cu"), "csrc/check.cpp"])
 
 
 class BuildLibraries(BuildExtension):

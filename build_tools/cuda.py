@@ -25,7 +25,9 @@ _NVCC_FLAGS = (
     "-std=c++17",
     "-O3",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall",
-    "--extended-lambda",
+    "--threads=0",  # the architectures of a file side by side
+    "-fmad=false",  # exact scores have the CPU's bits; what should be fused says so
+    "--expt-relaxed-constexpr",
     "-DUSE_CUDA",  # declares the stream functions of the stable ABI
 )
 # PyTorch's symbols stay undefined until a CUDA PyTorch is loaded, hence --no-as-needed: libtorch must be named even

@@ -87,6 +87,13 @@ void check_upstream(const Tensor& grad_loss, const Tensor& embeddings) {
          std::to_string(embeddings.size(0)) + "]; got " + dtype_of(grad_loss) + " " + shape_of(grad_loss));
 }
 
+void check_none_missing(int64_t missing, int64_t n, int64_t first) {
+  if (missing > 0)
+    fail("labels must give every anchor a positive and a negative (on_missing='error'); got " +
+         std::to_string(missing) + " of " + std::to_string(n) + " anchors without, the first at index " +
+         std::to_string(first));
+}
+
 Distance distance_of(int64_t code) { return static_cast<Distance>(code_below(code, kDistances, "distance")); }
 Reduction reduction_of(int64_t code) { return static_cast<Reduction>(code_below(code, kReductions, "reduction")); }
 OnMissing on_missing_of(int64_t code) { return static_cast<OnMissing>(code_below(code, kOnMissing, "on_missing")); }

@@ -22,6 +22,9 @@ void check_saved(const Tensor& tensor, const char* name, torch::headeronly::Scal
 void check_pairs(const int64_t* pairs, int64_t n);  // [2, N], each -1 or an index below N
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings);
 
+// on_missing = "error": says how many anchors lack a positive or a negative, and which is the first.
+void check_none_missing(int64_t missing, int64_t n, int64_t first);
+
 Distance distance_of(int64_t code);
 Reduction reduction_of(int64_t code);
 OnMissing on_missing_of(int64_t code);

@@ -27,19 +27,27 @@
 #include <cstring>
 #include <limits>
 
+#include "core/shared.h"
+
 namespace fasttriplet {
 
 inline constexpr double kUnitRoundoff = 0x1p-24;  // of float32, round to nearest
 inline constexpr double kTiny = 0x1p-50;  // D * 2^-24 * tiny^2 stays above D * 2^-126, the loss when flushing to zero
 
 // g for a sum of d products, each multiply and each add rounded once or fused; n u / (1 - n u), Higham 2002, lemma 3.1.
-inline double accumulation_error(int64_t d) {
+FT_SHARED inline double accumulation_error(int64_t d) {
   const double nu = static_cast<double>(d + 2) * kUnitRoundoff;
   return nu / (1 - nu);
 }
+
+// g of NVIDIA's tensor cores, which add 16 exact products and the accumulator at once: each of the 17 is cut off, not
+// rounded, one unit below the last place of the largest, and so is their sum (Fasi, Higham, Mikaitis and Pranesh 2021,
+// "Numerical behavior of NVIDIA tensor cores"). That is at most 18 * 2^-23 |x^| |y^| a step and D / 16 steps, 2.25 D
+// 2^-24 in all; nearly twice as much is allowed.
+FT_SHARED inline double tensor_core_error(int64_t d) { return 4 * static_cast<double>(d + 16) * kUnitRoundoff; }
 inline constexpr int64_t kMaxColumns = int64_t{1} << 22;  // keeps n u at 1/4 or less
 
-inline double kappa(double rho, int64_t d) { return 2 * rho + rho * rho + accumulation_error(d); }
+FT_SHARED inline double kappa(double rho, double g) { return 2 * rho + rho * rho + g; }
 
 // What the screen knows of one prepared row; everything in float64 and in scaled units.
 struct RowNorms {
@@ -56,9 +64,9 @@ struct RowTerms {
 
 // Slack for what happens after the dot product: float64 roundings of the exact score that the settle step will compare,
 // and of these terms themselves. A few float32 roundings are far above both.
-inline double roundings(double half_square) { return 8 * kUnitRoundoff * half_square; }
+FT_SHARED inline double roundings(double half_square) { return 8 * kUnitRoundoff * half_square; }
 
-inline RowTerms difference_terms(const RowNorms& row, double kappa) {
+FT_SHARED inline RowTerms difference_terms(const RowNorms& row, double kappa) {
   const double reach = row.norm + kTiny;
   const double e = kappa * reach * reach / 2 + roundings(row.half_square);
   const double lower = row.half_square - e;
@@ -74,14 +82,14 @@ struct ProductScale {
   int64_t d;
 };
 
-inline double product_error(double norm, double other_norm, double kappa, const ProductScale& scale) {
+FT_SHARED inline double product_error(double norm, double other_norm, double kappa, const ProductScale& scale) {
   const double reach = norm + kTiny, other_reach = other_norm + kTiny;
   const double float64_error =
       static_cast<double>(scale.d + 8) * 0x1p-50 * (reach + scale.centre_norm) * (other_reach + scale.centre_norm);
   return (kappa + 8 * kUnitRoundoff) * reach * other_reach + float64_error;
 }
 
-inline RowTerms product_terms(const RowNorms& row, double kappa, const ProductScale& scale) {
+FT_SHARED inline RowTerms product_terms(const RowNorms& row, double kappa, const ProductScale& scale) {
   const double e = product_error(row.norm, scale.usual_norm, kappa, scale);
   const double as_candidate =
       row.norm > scale.usual_norm ? product_error(row.norm, scale.largest_norm, kappa, scale) : 0;
@@ -89,14 +97,14 @@ inline RowTerms product_terms(const RowNorms& row, double kappa, const ProductSc
 }
 
 // The farthest pair is the one with the smallest -h: negate the upper ends.
-inline RowTerms farthest(const RowTerms& nearest) {
+FT_SHARED inline RowTerms farthest(const RowTerms& nearest) {
   return {-(nearest.anchor + nearest.anchor_slack), -(nearest.candidate + nearest.candidate_slack),
           nearest.anchor_slack, nearest.candidate_slack};
 }
 
 // The largest float32 number that is not above `value`. Not by nextafterf, a call: this runs at every hit of the
 // screen.
-inline float float_below(double value) {
+FT_SHARED inline float float_below(double value) {
   float rounded = static_cast<float>(value);
   if (!(static_cast<double>(rounded) > value)) return rounded;
   uint32_t bits;

@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "core/options.h"
+#include "core/shared.h"
 
 namespace fasttriplet {
 
@@ -34,7 +35,7 @@ struct Product {
 
 // Whether, in a search for the smallest score, a in its row goes before b in its row. A score that overflowed to NaN
 // goes first, as in torch.min and torch.max; equal scores go to the lower row. A search for the largest negates scores.
-inline bool goes_before(double a, int64_t a_row, double b, int64_t b_row) {
+FT_SHARED inline bool goes_before(double a, int64_t a_row, double b, int64_t b_row) {
   if (std::isnan(a) != std::isnan(b)) return std::isnan(a);
   return a < b || (!(b < a) && a_row < b_row);
 }
@@ -42,7 +43,7 @@ inline bool goes_before(double a, int64_t a_row, double b, int64_t b_row) {
 // The weight e of an edge (x, y) such that the gradient of x is e times: x - y for differences, (u - v - distance u) /
 // |x| for cosine, -y for inner products; `slope` is d loss / d distance. Zero at distance zero, where the root has no
 // slope.
-inline double edge_weight(Distance distance, double slope, double value) {
+FT_SHARED inline double edge_weight(Distance distance, double slope, double value) {
   switch (distance) {
     case Distance::kEuclidean:
       return value == 0 ? 0 * slope : slope / value;

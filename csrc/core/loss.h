@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/options.h"
+#include "core/shared.h"
 
 namespace fasttriplet {
 
@@ -17,14 +18,14 @@ struct AnchorLoss {
   double slope;  // d loss / d d_ap = -d loss / d d_an
 };
 
-inline AnchorLoss hinge(double difference, double margin) {
+FT_SHARED inline AnchorLoss hinge(double difference, double margin) {
   const double loss = difference + margin;
   if (std::isnan(loss)) return {loss, loss};
   return loss > 0 ? AnchorLoss{loss, 1.0} : AnchorLoss{0.0, 0.0};
 }
 
 // exp only of what is not above zero, so that no difference overflows.
-inline AnchorLoss softplus(double difference) {
+FT_SHARED inline AnchorLoss softplus(double difference) {
   const double decay = std::exp(-std::fabs(difference));
   const double loss = (difference > 0 ? difference : 0) + std::log1p(decay);
   if (std::isnan(difference)) return {difference, difference};
@@ -32,8 +33,15 @@ inline AnchorLoss softplus(double difference) {
 }
 
 // Whether an anchor counts, given what it has; a missing positive is at distance zero where it counts.
-inline bool anchor_counts(bool has_positive, bool has_negative, OnMissing on_missing) {
+FT_SHARED inline bool anchor_counts(bool has_positive, bool has_negative, OnMissing on_missing) {
   return has_negative && (has_positive || on_missing == OnMissing::kZero);
+}
+
+// Of an anchor that counts.
+FT_SHARED inline AnchorLoss anchor_loss(bool has_positive, double to_positive, double to_negative,
+                                        const LossOptions& options) {
+  const double difference = (has_positive ? to_positive : 0.0) - to_negative;
+  return options.soft_margin ? softplus(difference) : hinge(difference, options.margin);
 }
 
 // Writes losses [N] (before reduction; 0 where the anchor does not count) and slopes [N], the slopes already divided by
@@ -45,11 +53,9 @@ inline double reduce_losses(const int64_t* positives, const int64_t* negatives, 
   double total = 0;
   int64_t counted = 0, nonzero = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const bool has_positive = positives[i] >= 0;
     AnchorLoss anchor{0, 0};
-    if (anchor_counts(has_positive, negatives[i] >= 0, options.on_missing)) {
-      const double difference = (has_positive ? distances[i] : 0.0) - distances[n + i];
-      anchor = options.soft_margin ? softplus(difference) : hinge(difference, options.margin);
+    if (anchor_counts(positives[i] >= 0, negatives[i] >= 0, options.on_missing)) {
+      anchor = anchor_loss(positives[i] >= 0, distances[i], distances[n + i], options);
       if (poisoned) anchor.loss = nan;
       ++counted;
       nonzero += anchor.loss != 0;  // true for NaN

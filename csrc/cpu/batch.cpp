@@ -1,7 +1,8 @@
 #include "cpu/batch.h"
 
 #include <cmath>
-#include <limits>
+
+#include "core/prepare.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -18,22 +19,6 @@ std::vector<double> probe_weights(int64_t d) {
   return weights;
 }
 
-// 1 / |x|, or 0 where |x| is below the smallest normal number. Squares outside float64's comfortable range, which only
-// float64 rows can have, are summed again after scaling by a power of two.
-template <typename T>
-double normalising_factor(const T* row, int64_t d, const RowSurvey& survey) {
-  if (!(survey.largest > 0)) return 0;
-  if (survey.largest > 1e-140 && survey.largest < 1e140) return 1 / std::sqrt(survey.square);
-  const int exponent = std::ilogb(survey.largest);
-  double square = 0;
-  for (int64_t k = 0; k < d; ++k) {
-    const double x = std::scalbn(static_cast<double>(row[k]), -exponent);
-    square += x * x;
-  }
-  const double norm = std::sqrt(square);  // of the scaled row: its own norm may be beyond the range
-  return std::scalbn(norm, exponent) < std::numeric_limits<double>::min() ? 0 : std::scalbn(1 / norm, -exponent);
-}
-
 }  // namespace
 
 template <typename T>
@@ -47,7 +32,8 @@ Survey survey_rows(const Batch<T>& batch, const Parallel& parallel) {
   for_each_range(parallel, batch.n, kGrain, operations, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       batch.kernels().survey(batch.row(i), batch.d, weights.data(), &survey.rows[i]);
-      if (normalised) survey.factors[i] = normalising_factor(batch.row(i), batch.d, survey.rows[i]);
+      if (normalised)
+        survey.factors[i] = normalising_factor(batch.row(i), batch.d, survey.rows[i].largest, survey.rows[i].square);
     }
   });
   for (int64_t i = 0; i < batch.n; ++i) survey.all_finite = survey.all_finite && survey.finite(i);

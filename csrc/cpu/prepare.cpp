@@ -6,17 +6,15 @@
 #include <functional>
 #include <new>
 
+#include "core/prepare.h"
+
 namespace fasttriplet::cpu {
 namespace {
 
-double median_of_three(double a, double b, double c) { return std::max(std::min(a, b), std::min(std::max(a, b), c)); }
-
-// A centre changes no winner, only how tight the bound is. Entry by entry the median of three medians of three rows:
-// it sits inside the batch as the mean does, but a few far rows do not move it. Where it would not at least halve the
-// norm of most of those rows it is empty, zero: rows of very different norms must each keep their own precision.
+// The centre, core/prepare.h; empty where there is none.
 template <typename T>
 std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const Groups& groups) {
-  constexpr int64_t kSamples = 9;
+  constexpr int64_t kSamples = kCentreSamples;
   std::vector<double> centre(batch.d, 0.0);
   const T* rows[kSamples];
   double factors[kSamples];
@@ -29,30 +27,22 @@ std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const
   for (int64_t k = 0; k < batch.d; ++k) {
     double x[kSamples];
     for (int64_t s = 0; s < kSamples; ++s) x[s] = static_cast<double>(rows[s][k]) * factors[s];
-    centre[k] = median_of_three(median_of_three(x[0], x[1], x[2]), median_of_three(x[3], x[4], x[5]),
-                                median_of_three(x[6], x[7], x[8]));
+    centre[k] = centre_entry(x);
     for (int64_t s = 0; s < kSamples; ++s) {
       square[s] += x[s] * x[s];
       centred_square[s] += (x[s] - centre[k]) * (x[s] - centre[k]);
     }
   }
-  int64_t halved = 0;
-  for (int64_t s = 0; s < kSamples; ++s) halved += centred_square[s] <= square[s] / 4;
-  return 2 * halved < kSamples ? std::vector<double>() : centre;
+  return centre_pays(square, centred_square) ? centre : std::vector<double>();
 }
 
-// The power of two that brings every entry below 1. Zero, which makes the screen pass every pair on to exact scoring,
-// where float64 itself is close to overflow or underflow and scores may tie that the screen would tell apart.
 double scale_of(const Survey& survey, const Groups& groups, const std::vector<double>& centre) {
   double largest = 0;
   for (const int32_t i : groups.source)
     largest = std::max(largest, survey.rows[i].largest * (survey.factors.empty() ? 1.0 : survey.factors[i]));
   double shift = 0;
   for (const double c : centre) shift = std::max(shift, std::fabs(c));
-  largest += shift;
-  if (largest == 0) return 1;
-  if (largest < 0x1p-400 || largest > 0x1p400) return 0;
-  return std::scalbn(1.0, -std::ilogb(largest) - 1);
+  return scale_for(largest + shift);
 }
 
 // Up to four rows that are far longer than all others are not usual; each of them is looked at by every anchor.
@@ -110,7 +100,7 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
       if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += task.scale * task.scale / 2;
-  prepared.kappa = kappa(rho, batch.d);
+  prepared.kappa = kappa(rho, accumulation_error(batch.d));
   prepared.scale = task.scale;
   if (batch.distance == Distance::kInnerProduct)
     prepared.product = product_scale(prepared.norms, centre, task.scale, batch.d);

@@ -1,9 +1,6 @@
 // The CPU kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows
 // PyTorch.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
 #include <iterator>
@@ -17,12 +14,10 @@
 #include "cpu/backward.h"
 #include "cpu/isa.h"
 #include "cpu/mine.h"
+#include "tensors.h"
 
 namespace fasttriplet::cpu {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 class TorchParallel : public Parallel {
  public:
@@ -34,41 +29,12 @@ class TorchParallel : public Parallel {
   }
 };
 
-// The one place where a dtype becomes a type: calls f with a null pointer to it.
-template <typename F>
-auto dispatch_dtype(const Tensor& embeddings, F&& f) {
-  return embeddings.scalar_type() == ScalarType::Double ? f(static_cast<const double*>(nullptr))
-                                                        : f(static_cast<const float*>(nullptr));
-}
-
-// By the C shim that the stable ABI rests on: torch::stable::empty looks the operator up by name, 1 us a tensor.
-Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType dtype) {
-  std::vector<int64_t> strides(shape.size());
-  int64_t stride = 1;
-  for (size_t axis = shape.size(); axis-- > 0; stride *= std::max<int64_t>(shape[axis], 1)) strides[axis] = stride;
-  const int32_t code = dtype == ScalarType::Double  ? aoti_torch_dtype_float64()
-                       : dtype == ScalarType::Float ? aoti_torch_dtype_float32()
-                                                    : aoti_torch_dtype_int64();
-  AtenTensorHandle handle = nullptr;
-  if (aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code,
-                               aoti_torch_device_type_cpu(), 0, &handle) != AOTI_TORCH_SUCCESS)
-    throw std::runtime_error("PyTorch could not allocate a result of " + std::to_string(stride) + " " +
-                             torch::headeronly::toString(dtype) + " entries");
-  return Tensor(handle);
-}
-
-// Likewise: asked first, since contiguous and to are looked up by name even where they have nothing to do.
-Tensor packed(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
-Tensor as_int64(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Long ? tensor : torch::stable::to(tensor, ScalarType::Long);
-}
-
 // Returns whether every row is finite.
 bool mine(const Tensor& embeddings, const Tensor& labels, Distance distance, const MineOutput& output,
           MineReport* report = nullptr) {
   const Tensor rows = packed(embeddings), ids = packed(as_int64(labels));
   return dispatch_dtype(rows, [&](auto* typed) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    using T = Pointee<decltype(typed)>;
     const Batch<T> batch{rows.const_data_ptr<T>(), rows.size(0), rows.size(1), distance, chosen_tier()};
     return mine_batch_hard(batch, ids.const_data_ptr<int64_t>(), TorchParallel(), output, report);
   });
@@ -79,8 +45,9 @@ std::tuple<Tensor, Tensor, Tensor> mine_reported(const Tensor& embeddings, const
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
   const int64_t n = embeddings.size(0);
-  Tensor positives = new_tensor({n}, ScalarType::Long), negatives = new_tensor({n}, ScalarType::Long);
-  Tensor distances = new_tensor({2, n}, ScalarType::Double);
+  Tensor positives = new_tensor({n}, ScalarType::Long, embeddings);
+  Tensor negatives = new_tensor({n}, ScalarType::Long, embeddings);
+  Tensor distances = new_tensor({2, n}, ScalarType::Double, embeddings);
   mine(embeddings, labels, distance_of(distance),
        {positives.mutable_data_ptr<int64_t>(), negatives.mutable_data_ptr<int64_t>(),
         distances.mutable_data_ptr<double>()},
@@ -95,7 +62,8 @@ std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const
 std::tuple<Tensor, Tensor> profile_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
   MineReport report;
   mine_reported(embeddings, labels, distance, &report);
-  Tensor seconds = new_tensor({kStages}, ScalarType::Double), counts = new_tensor({3}, ScalarType::Long);
+  Tensor seconds = new_tensor({kStages}, ScalarType::Double, embeddings);
+  Tensor counts = new_tensor({3}, ScalarType::Long, embeddings);
   std::copy(std::begin(report.seconds), std::end(report.seconds), seconds.mutable_data_ptr<double>());
   int64_t* count = counts.mutable_data_ptr<int64_t>();
   count[0] = report.representatives;
@@ -104,7 +72,7 @@ std::tuple<Tensor, Tensor> profile_operator(const Tensor& embeddings, const Tens
   return {seconds, counts};
 }
 
-// on_missing = "error": says how many anchors lack a positive or a negative, and which is the first.
+// on_missing = "error".
 void refuse_missing(const int64_t* positives, const int64_t* negatives, int64_t n) {
   int64_t missing = 0, first = -1;
   for (int64_t i = n; i-- > 0;)
@@ -112,10 +80,7 @@ void refuse_missing(const int64_t* positives, const int64_t* negatives, int64_t 
       ++missing;
       first = i;
     }
-  if (missing > 0)
-    throw std::invalid_argument("labels must give every anchor a positive and a negative (on_missing='error'); got " +
-                                std::to_string(missing) + " of " + std::to_string(n) +
-                                " anchors without, the first at index " + std::to_string(first));
+  check_none_missing(missing, n, first);
 }
 
 std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const Tensor& labels, double margin,
@@ -125,17 +90,18 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
   check_labels(labels, embeddings);
   const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
   const int64_t n = embeddings.size(0);
-  Tensor pairs = new_tensor({2, n}, ScalarType::Long), values = new_tensor({3, n}, ScalarType::Double);
-  int64_t *positives = pairs.mutable_data_ptr<int64_t>(), *negatives = positives + n;
-  double *slopes = values.mutable_data_ptr<double>(), *distances = slopes + n;
-  const bool finite = mine(embeddings, labels, distance_of(distance), {positives, negatives, distances});
+  const LossResults results(embeddings);
+  int64_t *positives = results.mined, *negatives = positives + n;
+  const bool finite = mine(embeddings, labels, distance_of(distance), {positives, negatives, results.distances});
   if (options.on_missing == OnMissing::kError) refuse_missing(positives, negatives, n);
   std::vector<double> losses(n);
-  const double reduced = reduce_losses(positives, negatives, distances, n, options, !finite, losses.data(), slopes);
+  const double reduced =
+      reduce_losses(positives, negatives, results.distances, n, options, !finite, losses.data(), results.slopes);
   Tensor loss = dispatch_dtype(embeddings, [&](auto* typed) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    using T = Pointee<decltype(typed)>;
     const bool per_anchor = options.reduction == Reduction::kNone;
-    Tensor result = new_tensor(per_anchor ? std::vector<int64_t>{n} : std::vector<int64_t>{}, embeddings.scalar_type());
+    Tensor result =
+        new_tensor(per_anchor ? std::vector<int64_t>{n} : std::vector<int64_t>{}, embeddings.scalar_type(), embeddings);
     T* out = result.template mutable_data_ptr<T>();
     if (per_anchor)
       for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(losses[i]);
@@ -143,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
       *out = static_cast<T>(reduced);
     return result;
   });
-  return {loss, values, pairs};
+  return {loss, results.values, results.pairs};
 }
 
 Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& values, const Tensor& pairs,
@@ -159,9 +125,9 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   const int64_t* positives = packed_pairs.const_data_ptr<int64_t>();
   check_pairs(positives, n);
   const MinedPairs mined = {positives, positives + n, slopes + n, slopes};
-  Tensor gradient = new_tensor({n, d}, embeddings.scalar_type());
+  Tensor gradient = new_tensor({n, d}, embeddings.scalar_type(), embeddings);
   dispatch_dtype(rows, [&](auto* typed) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    using T = Pointee<decltype(typed)>;
     const Batch<T> batch{rows.const_data_ptr<T>(), n, d, distance_of(distance), chosen_tier()};
     mined_backward(batch, mined, upstream.const_data_ptr<T>(), upstream.dim() == 1, TorchParallel(),
                    gradient.template mutable_data_ptr<T>());

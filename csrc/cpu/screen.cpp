@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/distance.h"
+#include "core/triangle.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -83,21 +84,6 @@ struct TaskContext {
     (positive ? task.farthest_columns : task.nearest_columns)->offer(j, i, signed_dot);
   }
 };
-
-// Block pairs (I, J), I <= J, by growing J - I: every anchor meets some candidates early, and thresholds drop early.
-struct BlockPair {
-  int64_t i, j;
-};
-BlockPair block_pair(int64_t task, int64_t blocks) {
-  // Before offset o lie o blocks - o (o - 1) / 2 pairs; the root is only a first guess.
-  const double b = 2.0 * static_cast<double>(blocks) + 1;
-  int64_t offset = static_cast<int64_t>((b - std::sqrt(std::max(0.0, b * b - 8.0 * static_cast<double>(task)))) / 2);
-  const auto before = [&](int64_t o) { return o * blocks - o * (o - 1) / 2; };
-  while (offset > 0 && before(offset) > task) --offset;
-  while (before(offset + 1) <= task) ++offset;
-  const int64_t i = task - before(offset);
-  return {i, i + offset};
-}
 
 }  // namespace
 

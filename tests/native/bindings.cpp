@@ -14,6 +14,7 @@
 #include "cpu/mine.h"
 #include "cpu/prepare.h"
 #include "cpu/screen.h"
+#include "cuda/bindings_cuda.h"
 
 namespace py = pybind11;
 
@@ -222,4 +223,6 @@ PYBIND11_MODULE(_native, m) {
   m.def("anchor_threshold", fasttriplet::anchor_threshold);
   bind<float>(m, "float32");
   bind<double>(m, "float64");
+  py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels under a shim of the device.");
+  fasttriplet::cuda::bind_cuda(cuda);
 }

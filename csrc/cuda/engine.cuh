@@ -1,0 +1,291 @@
+// The launches of a call, in their order; nothing comes back to the host between them. Host code without PyTorch and
+// without the CUDA runtime: a Device launches kernels, clears memory and sorts, on the GPU (launch.cuh) or, in the
+// tests, on the host.
+//
+//   Device::launch(kernel, blocks)               kernel: a struct of device.cuh
+//   Device::clear(pointer, bytes)
+//   Device::processors()
+//   Device::sort_bytes(count), Device::sort(...)   radix sort of 64-bit keys with 32-bit values
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cuda/backward.cuh"
+#include "cuda/loss.cuh"
+#include "cuda/memory.cuh"
+#include "cuda/order.cuh"
+#include "cuda/prepare.cuh"
+#include "cuda/screen.cuh"
+#include "cuda/settle.cuh"
+#include "cuda/survey.cuh"
+#include "cuda/tile_float.cuh"
+#include "cuda/tile_tensor.cuh"
+
+namespace fasttriplet::cuda {
+
+// Which products the screen begins with; what they leave open goes to float32 products, and from there to exact scores.
+enum class Products { kTensor, kFloat };
+
+// Up to this many rows small tiles keep more of the machine busy.
+inline constexpr int64_t kSmallBatch = 4096;
+
+template <typename T>
+struct DeviceBatch {
+  const T* rows;  // [N, D]
+  int64_t n, d;
+  Distance distance;
+};
+
+// Calls f with the tag of the distance.
+template <typename F>
+void dispatch_distance(Distance distance, F&& f) {
+  switch (distance) {
+    case Distance::kEuclidean:
+      return f(RootDifference());
+    case Distance::kSquaredEuclidean:
+      return f(Difference());
+    case Distance::kCosine:
+      return f(UnitDifference());
+    case Distance::kInnerProduct:
+      return f(Product());
+  }
+}
+
+inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+template <typename Device>
+class Engine {
+ public:
+  explicit Engine(Device& device) : device_(device) {}
+
+  // Keys in order, equal keys by index.
+  struct SortScratch {
+    uint64_t* keys;   // [N]
+    int32_t* values;  // [N]
+    char* bytes;
+
+    SortScratch(Device& device, Memory& memory, int64_t n)
+        : keys(memory.take<uint64_t>(n > kRankedKeys ? n : 0)),
+          values(memory.take<int32_t>(n > kRankedKeys ? n : 0)),
+          bytes(memory.take<char>(n > kRankedKeys ? device.sort_bytes(n) : 0)) {}
+  };
+
+  void sort(const uint64_t* keys, int64_t n, int32_t* order, const SortScratch& scratch) {
+    if (n <= kRankedKeys) return launch(RankKeys{keys, n, order}, (n + RankKeys::kThreads - 1) / RankKeys::kThreads);
+    launch_threads(CountUp{scratch.values, n}, n);
+    device_.sort(keys, scratch.keys, scratch.values, order, n, scratch.bytes);
+  }
+
+  struct MineScratch {
+    State* state;
+    Lowest* bad_of_class;  // [N]
+    double* factors;       // [N] or null
+    uint8_t* finite;       // [N]
+    int32_t *order, *begin, *end;
+    double* centre;    // [D]
+    BFloat16* coarse;  // [N, depth] or null
+    Float32* fine;     // [N, depth]
+    RowNorms* norms;   // [N]
+    Anchors anchors[kSearches];
+    int32_t* left_over[kSearches];  // [N]
+    LossSum* sums;
+    SortScratch sort;
+
+    template <typename T>
+    MineScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch, Products products)
+        : state(memory.take<State>(1)),
+          bad_of_class(memory.take<Lowest>(batch.n)),
+          factors(batch.distance == Distance::kCosine ? memory.take<double>(batch.n) : nullptr),
+          finite(memory.take<uint8_t>(batch.n)),
+          order(memory.take<int32_t>(batch.n)),
+          begin(memory.take<int32_t>(batch.n)),
+          end(memory.take<int32_t>(batch.n)),
+          centre(memory.take<double>(batch.d)),
+          coarse(products == Products::kTensor
+                     ? memory.take<BFloat16>(batch.n * round_up(batch.d, LargeTensorTile::kDepthStep))
+                     : nullptr),
+          fine(memory.take<Float32>(batch.n * round_up(batch.d, FloatTile::kDepthStep))),
+          norms(memory.take<RowNorms>(batch.n)),
+          sums(nullptr),
+          sort(device, memory, batch.n) {
+      for (int search = 0; search < kSearches; ++search) {
+        anchors[search] = {memory.take<Terms>(batch.n), memory.take<uint32_t>(batch.n),
+                           memory.take<uint64_t>(batch.n * kListLength), memory.take<uint8_t>(batch.n),
+                           memory.take<uint8_t>(batch.n)};
+        left_over[search] = memory.take<int32_t>(batch.n);
+      }
+      sums = memory.take<LossSum>((batch.n + kLossChunk - 1) / kLossChunk);
+    }
+  };
+
+  // labels [N]. Afterwards scratch.state->bad_rows says on the device how many rows are not finite.
+  template <typename T>
+  void mine(const DeviceBatch<T>& batch, const uint64_t* labels, Products products, const MineScratch& scratch,
+            const Mined& mined) {
+    const int64_t n = batch.n, d = batch.d;
+    device_.clear(scratch.state, sizeof(State));
+    if (n == 0) return;
+    device_.clear(scratch.bad_of_class, static_cast<size_t>(n) * sizeof(Lowest));
+    launch_warps(SurveyRows<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.state},
+                 (n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp);
+    sort(labels, n, scratch.order, scratch.sort);
+    launch_threads(FindClasses{labels, scratch.order, scratch.finite, n, scratch.begin, scratch.end,
+                               scratch.bad_of_class, scratch.state},
+                   n);
+    launch(ChooseCentre<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.centre, scratch.state}, 1);
+    if (products == Products::kTensor) {
+      if (n <= kSmallBatch)
+        screen<SmallTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
+      else
+        screen<LargeTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
+      screen<FloatTile>(batch, scratch, scratch.fine, kFine, scratch.state->overflows[kCoarse]);
+    } else {
+      screen<FloatTile>(batch, scratch, scratch.fine, kFine, nullptr);
+    }
+    const PairWriter writer = {n,           scratch.order,        scratch.finite, scratch.begin,
+                               scratch.end, scratch.bad_of_class, scratch.state,  mined};
+    const ExactRows<T> exact = {batch.rows, d, scratch.factors};
+    dispatch_distance(batch.distance, [&](auto kind) {
+      using Kind = decltype(kind);
+      launch_warps(SettleCandidates<Kind, T>{exact,
+                                             n,
+                                             scratch.order,
+                                             {scratch.anchors[kNearest], scratch.anchors[kFarthest]},
+                                             writer,
+                                             {scratch.left_over[kNearest], scratch.left_over[kFarthest]},
+                                             scratch.state},
+                   n);
+      using Scan = ScanExactly<Kind, T>;
+      launch(Scan{exact,
+                  n,
+                  scratch.order,
+                  writer,
+                  {scratch.left_over[kNearest], scratch.left_over[kFarthest]},
+                  scratch.state},
+             (n + Scan::kAnchors - 1) / Scan::kAnchors);
+    });
+  }
+
+  // losses [N] or null; slopes [N]; loss [] or null.
+  template <typename T>
+  void reduce(int64_t n, const LossOptions& options, const MineScratch& scratch, const Mined& mined, T* losses,
+              double* slopes, T* loss) {
+    const int64_t chunks = (n + kLossChunk - 1) / kLossChunk;
+    if (n > 0) launch(LossOfAnchors<T>{mined, n, options, scratch.state, losses, slopes, scratch.sums}, chunks);
+    if (loss != nullptr) {
+      const int64_t blocks = std::min<int64_t>(chunks, 4 * device_.processors());
+      launch(ReduceLoss<T>{n, options, scratch.state, scratch.sums, slopes, loss}, blocks);
+    }
+  }
+
+  struct BackwardScratch {
+    State* state;
+    uint64_t* targets;  // [2 N]
+    double* weights;    // [2 N]
+    int32_t* order;     // [2 N]
+    double* hub_sums;   // [2 N / kHubChunk, D + 1]
+    double* factors;    // [N] or null
+    uint8_t* finite;    // [N] or null
+    SortScratch sort;
+
+    template <typename T>
+    BackwardScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch)
+        : state(memory.take<State>(1)),
+          targets(memory.take<uint64_t>(2 * batch.n)),
+          weights(memory.take<double>(2 * batch.n)),
+          order(memory.take<int32_t>(2 * batch.n)),
+          hub_sums(memory.take<double>(2 * batch.n / kHubChunk * (batch.d + 1))),
+          factors(batch.distance == Distance::kCosine ? memory.take<double>(batch.n) : nullptr),
+          finite(batch.distance == Distance::kCosine ? memory.take<uint8_t>(batch.n) : nullptr),
+          sort(device, memory, 2 * batch.n) {}
+  };
+
+  // gradient [N, D]; pairs, distances and slopes as the forward pass left them; upstream [N] where per_anchor, else [].
+  template <typename T>
+  void backward(const DeviceBatch<T>& batch, const int64_t* pairs, const double* distances, const double* slopes,
+                const T* upstream, bool per_anchor, const BackwardScratch& scratch, T* gradient) {
+    const int64_t n = batch.n, d = batch.d;
+    if (n == 0 || d == 0) return;
+    device_.clear(scratch.state, sizeof(State));
+    if (scratch.factors != nullptr)
+      launch_warps(SurveyRows<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.state},
+                   (n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp);
+    launch_threads(ListEdges<T>{pairs, distances, slopes, upstream, per_anchor, batch.distance, n, scratch.targets,
+                                scratch.weights, scratch.state},
+                   2 * n);
+    sort(scratch.targets, 2 * n, scratch.order, scratch.sort);
+    dispatch_distance(batch.distance, [&](auto kind) {
+      // A root is in the weights already.
+      using Kind = std::conditional_t<decltype(kind)::kRoot, Difference, decltype(kind)>;
+      const EdgeTerms<Kind, T> terms = {{batch.rows, d, scratch.factors}, scratch.weights, distances, n};
+      const int64_t chunks = 2 * n / kHubChunk;
+      if (chunks > 0)
+        launch(SumHubChunks<Kind, T>{terms, scratch.targets, scratch.order, scratch.state, scratch.hub_sums}, chunks);
+      using Gather = GatherGradient<Kind, T>;
+      launch_warps(Gather{terms, scratch.targets, scratch.order, scratch.hub_sums, scratch.state, gradient},
+                   n * ((d + Gather::kColumns - 1) / Gather::kColumns));
+    });
+  }
+
+ private:
+  // Rows packed, terms set and pairs screened, if `overflows` of the round before asks for it.
+  template <typename Tile, typename T>
+  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, typename Tile::Entry* packed, Round round,
+              const uint32_t* overflows) {
+    using Entry = typename Tile::Entry;
+    const int64_t n = batch.n, d = batch.d, depth = round_up(d, Tile::kDepthStep);
+    const RoundCondition condition = {overflows};
+    launch_warps(PackRows<T, Entry>{batch.rows, n, d, depth, scratch.order, scratch.factors, scratch.finite,
+                                    scratch.centre, scratch.state, round, condition, packed, scratch.norms},
+                 n);
+    if (batch.distance == Distance::kInnerProduct)
+      launch(ChooseProductScale{scratch.norms, n, d, round, condition, scratch.state}, 1);
+    launch_threads(SetTerms{scratch.norms,
+                            n,
+                            d,
+                            scratch.order,
+                            scratch.finite,
+                            scratch.begin,
+                            scratch.end,
+                            batch.distance,
+                            product_error_of(packed, d),
+                            round,
+                            condition,
+                            scratch.state,
+                            {scratch.anchors[kNearest], scratch.anchors[kFarthest]}},
+                   n);
+    using Screen = ScreenPairs<Tile>;
+    launch(Screen{packed,
+                  n,
+                  static_cast<int>(depth),
+                  scratch.begin,
+                  condition,
+                  scratch.state->overflows[round],
+                  {scratch.anchors[kNearest], scratch.anchors[kFarthest]}},
+           std::min(tile_slots(n, Tile::kSize), Screen::kMinBlocks * device_.processors()));
+  }
+
+  static double product_error_of(const BFloat16*, int64_t d) { return tensor_core_error(d); }
+  static double product_error_of(const Float32*, int64_t d) { return accumulation_error(d); }
+
+  template <typename Kernel>
+  void launch(const Kernel& kernel, int64_t blocks) {
+    device_.launch(kernel, std::clamp<int64_t>(blocks, 1, kMostBlocks));
+  }
+  // Enough blocks to fill the machine; a kernel walks what is beyond.
+  template <typename Kernel>
+  void launch_threads(const Kernel& kernel, int64_t threads) {
+    launch(kernel, std::min((threads + Kernel::kThreads - 1) / Kernel::kThreads,
+                            2048 / Kernel::kThreads * device_.processors()));
+  }
+  template <typename Kernel>
+  void launch_warps(const Kernel& kernel, int64_t warps) {
+    launch_threads(kernel, warps * kWarp);
+  }
+
+  static constexpr int64_t kMostBlocks = int64_t{1} << 30;
+  Device& device_;
+};
+
+}  // namespace fasttriplet::cuda

@@ -1,0 +1,175 @@
+// The CUDA kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows
+// PyTorch's tensors.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <cstdlib>
+#include <tuple>
+
+#include "check.h"
+#include "cuda/engine.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/trust.h"
+#include "tensors.h"
+
+namespace fasttriplet::cuda {
+namespace {
+
+using CudaEngine = Engine<CudaDevice>;
+
+cudaStream_t current_stream(int32_t device) {
+  void* stream = nullptr;
+  if (aoti_torch_get_current_cuda_stream(device, &stream) != AOTI_TORCH_SUCCESS)
+    throw std::runtime_error("PyTorch did not name its current CUDA stream");
+  return static_cast<cudaStream_t>(stream);
+}
+
+int32_t device_of(const Tensor& tensor) { return static_cast<int32_t>(tensor.get_device_index()); }
+
+// FASTTRIPLET_CUDA_PRODUCTS forces what the screen begins with; otherwise tensor cores where they have passed their
+// test.
+Products chosen_products(const CudaDevice& device, int32_t index) {
+  const char* const forced = std::getenv("FASTTRIPLET_CUDA_PRODUCTS");
+  const std::string wish = forced == nullptr ? "" : forced;
+  if (wish == "float") return Products::kFloat;
+  if (!wish.empty() && wish != "tensor")
+    throw std::invalid_argument("FASTTRIPLET_CUDA_PRODUCTS must be tensor or float; got '" + wish + "'");
+  const bool trusted = tensor_cores_trusted(index, device.stream());
+  if (wish == "tensor" && !trusted)
+    throw std::invalid_argument(
+        "FASTTRIPLET_CUDA_PRODUCTS=tensor needs a GPU of compute capability 8.0 or later that has passed the test of "
+        "its tensor cores, outside the capture of a graph; CUDA device " +
+        std::to_string(index) + " is none");
+  return trusted ? Products::kTensor : Products::kFloat;
+}
+
+// Scratch of a call in one allocation of PyTorch's. It may be given back before the kernels have run: the allocator
+// reuses it in the order of the stream.
+template <typename Scratch, typename... Arguments>
+Scratch allocate(Tensor& memory, const Tensor& like, CudaDevice& device, const Arguments&... arguments) {
+  Carver count(nullptr);
+  Scratch(device, count, arguments...);
+  memory = new_tensor({static_cast<int64_t>(count.used())}, ScalarType::Byte, like);
+  Carver carver(reinterpret_cast<char*>(memory.mutable_data_ptr<uint8_t>()));
+  return Scratch(device, carver, arguments...);
+}
+
+// Mines, then calls then(engine, scratch, typed null pointer).
+template <typename Then>
+void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, const Mined& mined, Then&& then) {
+  const Tensor rows = packed(embeddings), ids = packed(as_int64(labels));
+  CudaDevice device(device_of(rows), current_stream(device_of(rows)));
+  const Products products = chosen_products(device, device_of(rows));
+  CudaEngine engine(device);
+  dispatch_dtype(rows, [&](auto* typed) {
+    using T = Pointee<decltype(typed)>;
+    const DeviceBatch<T> batch = {rows.const_data_ptr<T>(), rows.size(0), rows.size(1), distance};
+    Tensor memory;
+    const auto scratch = allocate<CudaEngine::MineScratch>(memory, rows, device, batch, products);
+    engine.mine(batch, reinterpret_cast<const uint64_t*>(ids.const_data_ptr<int64_t>()), products, scratch, mined);
+    then(engine, device, scratch, typed);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
+  check_embeddings(embeddings);
+  check_labels(labels, embeddings);
+  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  const int64_t n = embeddings.size(0);
+  Tensor pairs = new_tensor({2, n}, ScalarType::Long, embeddings);
+  Tensor distances = new_tensor({2, n}, ScalarType::Double, embeddings);
+  mine(embeddings, labels, distance_of(distance),
+       {pairs.mutable_data_ptr<int64_t>(), distances.mutable_data_ptr<double>()},
+       [](CudaEngine&, CudaDevice&, const CudaEngine::MineScratch&, auto*) {});
+  // Copies, since operators may not return views of one tensor.
+  Tensor positives = torch::stable::clone(torch::stable::select(pairs, 0, 0));
+  Tensor negatives = torch::stable::clone(torch::stable::select(pairs, 0, 1));
+  return {distances, positives, negatives};
+}
+
+// on_missing = "error" waits for the device: nothing else does.
+void refuse_missing(const CudaDevice& device, const State* on_device, int64_t n) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(device.stream(), &capture), "cudaStreamIsCapturing");
+  if (capture != cudaStreamCaptureStatusNone)
+    throw std::invalid_argument(
+        "on_missing must be 'skip' or 'zero' while a CUDA graph is captured: 'error' has to wait for the device");
+  State state;
+  check_cuda(cudaMemcpyAsync(&state, on_device, sizeof state, cudaMemcpyDeviceToHost, device.stream()),
+             "cudaMemcpyAsync");
+  check_cuda(cudaStreamSynchronize(device.stream()), "cudaStreamSynchronize");
+  check_none_missing(state.missing, n, n - static_cast<int64_t>(state.first_missing.reversed));
+}
+
+std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const Tensor& labels, double margin,
+                                                 int64_t distance, bool soft_margin, int64_t reduction,
+                                                 int64_t on_missing) {
+  check_embeddings(embeddings);
+  check_labels(labels, embeddings);
+  const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
+  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  const int64_t n = embeddings.size(0);
+  const LossResults results(embeddings);
+  const bool per_anchor = options.reduction == Reduction::kNone;
+  Tensor loss =
+      new_tensor(per_anchor ? std::vector<int64_t>{n} : std::vector<int64_t>{}, embeddings.scalar_type(), embeddings);
+  const Mined mined = {results.mined, results.distances};
+  mine(embeddings, labels, distance_of(distance), mined,
+       [&](CudaEngine& engine, CudaDevice& device, const CudaEngine::MineScratch& scratch, auto* typed) {
+         using T = Pointee<decltype(typed)>;
+         T* const out = loss.mutable_data_ptr<T>();
+         engine.reduce<T>(n, options, scratch, mined, per_anchor ? out : nullptr, results.slopes,
+                          per_anchor ? nullptr : out);
+         if (options.on_missing == OnMissing::kError) refuse_missing(device, scratch.state, n);
+       });
+  return {loss, results.values, results.pairs};
+}
+
+Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, const Tensor& values, const Tensor& pairs,
+                         int64_t distance) {
+  check_embeddings(embeddings);
+  check_upstream(grad_loss, embeddings);
+  const int64_t n = embeddings.size(0), d = embeddings.size(1);
+  check_saved(values, "values", ScalarType::Double, 3, n);
+  check_saved(pairs, "pairs", ScalarType::Long, 2, n);
+  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  const Tensor rows = packed(embeddings), upstream = packed(grad_loss);
+  const Tensor packed_values = packed(values), packed_pairs = packed(pairs);
+  const double* slopes = packed_values.const_data_ptr<double>();
+  Tensor gradient = new_tensor({n, d}, embeddings.scalar_type(), embeddings);
+  CudaDevice device(device_of(rows), current_stream(device_of(rows)));
+  CudaEngine engine(device);
+  dispatch_dtype(rows, [&](auto* typed) {
+    using T = Pointee<decltype(typed)>;
+    const DeviceBatch<T> batch = {rows.const_data_ptr<T>(), n, d, distance_of(distance)};
+    Tensor memory;
+    const auto scratch = allocate<CudaEngine::BackwardScratch>(memory, rows, device, batch);
+    engine.backward(batch, packed_pairs.const_data_ptr<int64_t>(), slopes + n, slopes, upstream.const_data_ptr<T>(),
+                    upstream.dim() == 1, scratch, gradient.mutable_data_ptr<T>());
+  });
+  return gradient;
+}
+
+std::string tensor_core_test(int64_t device) {
+  const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
+  return test_tensor_cores(static_cast<int>(device));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fasttriplet, m) {
+  // What is wrong with the tensor cores of a device, empty where nothing is.
+  m.def("_cuda_test_tensor_cores(int device) -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CUDA, m) {
+  m.impl("mine_batch_hard", TORCH_BOX(&mine_operator));
+  m.impl("batch_hard_loss", TORCH_BOX(&loss_operator));
+  m.impl("_batch_hard_loss_backward", TORCH_BOX(&backward_operator));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CompositeExplicitAutograd, m) {
+  m.impl("_cuda_test_tensor_cores", TORCH_BOX(&tensor_core_test));
+}
+
+}  // namespace fasttriplet::cuda

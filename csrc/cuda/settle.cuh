@@ -1,0 +1,193 @@
+// From the screen's candidates to the mined pairs, by exact scores; and the exact scan for anchors whose lists did not
+// suffice. Equal scores go to the lowest row, so the answer does not depend on the order of the candidates.
+#pragma once
+
+#include "cuda/prepare.cuh"
+#include "cuda/score.cuh"
+
+namespace fasttriplet::cuda {
+
+// What a call mines.
+struct Mined {
+  int64_t* pairs;     // [2, N] positives, negatives; -1 where there is none
+  double* distances;  // [2, N] likewise; NaN where there is none
+};
+
+FT_DEVICE double not_a_number() { return static_cast<double>(bits_float(0x7fc00000u)); }
+
+// Writes an anchor's pair. A row that is not finite is at distance NaN from every row, and NaN is the hardest of all:
+// the lowest such row wins, and such a row itself takes the lowest of all.
+struct PairWriter {
+  int64_t n;
+  const int32_t* order;        // [N] row at each position
+  const uint8_t* finite;       // [N] by row
+  const int32_t* begin;        // [N] classes by position
+  const int32_t* end;          // [N]
+  const Lowest* bad_of_class;  // [N]
+  const State* state;
+  Mined mined;
+
+  FT_DEVICE void write(Search search, int64_t position, Winner winner) const {
+    const int64_t i = order[position];
+    if (search == kFarthest) winner.score = -winner.score;
+    if (state->bad_rows > 0) {
+      const int64_t hardest = search == kNearest ? hardest_negative(position, i) : hardest_positive(position, i);
+      if (hardest >= 0) winner = {hardest, not_a_number()};
+    }
+    const int64_t at = (search == kNearest ? n : 0) + i;
+    mined.pairs[at] = winner.row;
+    mined.distances[at] = winner.row < 0 ? not_a_number() : winner.score;
+  }
+
+ private:
+  FT_DEVICE int64_t hardest_positive(int64_t position, int64_t i) const {
+    if (finite[i]) return bad_of_class[begin[position]].get(n);
+    if (end[position] - begin[position] == 1) return -1;
+    const int64_t first = order[begin[position]];  // the order is stable: the lowest of the class
+    return first == i ? order[begin[position] + 1] : first;
+  }
+  FT_DEVICE int64_t hardest_negative(int64_t position, int64_t i) const {
+    if (!finite[i]) return of_other_class(position, 0, state->other_class.get(n));
+    return of_other_class(position, state->bad.get(n), state->bad_of_other_class.get(n));
+  }
+  // `second` is the lowest of another class than that of `first`.
+  FT_DEVICE int64_t of_other_class(int64_t position, int64_t first, int64_t second) const {
+    for (int64_t r = begin[position]; r < end[position] && order[r] <= first; ++r)
+      if (order[r] == first) return second;
+    return first;
+  }
+};
+
+// A warp an anchor; its halves settle the two searches.
+template <typename Kind, typename T>
+struct SettleCandidates {
+  static constexpr int kThreads = 128, kMinBlocks = 1;
+  ExactRows<T> exact;
+  int64_t n;
+  const int32_t* order;  // [N]
+  Anchors anchors[kSearches];
+  PairWriter writer;
+  int32_t* left_over[kSearches];  // [N] positions for the exact scan
+  State* state;
+
+  FT_DEVICE void operator()() const {
+    const Walk walk = walk_by_warp<SettleCandidates>();
+    const Search search = group_of_warp() == 0 ? kNearest : kFarthest;
+    const Anchors& own = anchors[search];
+    for (int64_t r = walk.first; r < n; r += walk.stride) {
+      const bool sufficient = !own.overflown[r];
+      const uint32_t best = own.best[r];
+      const int64_t i = order[r];
+      Winner winner = {-1, 0};
+      for (int k = 0; k < kListLength; ++k) {
+        const uint64_t slot = own.slots[r * kListLength + k];
+        const bool wanted = sufficient && slot >> 32 <= best;
+        if (!warp_any(wanted)) continue;
+        const int64_t j = wanted ? order[static_cast<uint32_t>(slot)] : i;
+        const double value = score<Kind>(exact, i, j);
+        if (wanted) winner.meet(j, search == kNearest ? value : -value);
+      }
+      if (group_lane() != 0) continue;
+      if (sufficient)
+        writer.write(search, r, winner);
+      else
+        left_over[search][atomic_add(&state->listed[search], 1)] = static_cast<int32_t>(r);
+    }
+  }
+};
+
+// Every candidate's exact score for the anchors that are left: four anchors a block, four candidates a group of lanes.
+template <typename Kind, typename T>
+struct ScanExactly {
+  static constexpr int kThreads = 256, kMinBlocks = 1, kAnchors = 4, kCandidates = 4;
+  static constexpr int kGroups = kThreads / kGroup;
+  static constexpr int kSharedBytes = kGroups * kAnchors * static_cast<int>(sizeof(Winner));
+  ExactRows<T> exact;
+  int64_t n;
+  const int32_t* order;  // [N]
+  PairWriter writer;
+  const int32_t* left_over[kSearches];
+  const State* state;
+
+  FT_DEVICE void operator()() const {
+    for (const Search search : {kNearest, kFarthest}) {
+      const int64_t count = state->listed[search];
+      for (int64_t first = block_index() * kAnchors; first < count; first += block_count() * kAnchors)
+        scan(search, first, count);
+    }
+  }
+
+ private:
+  FT_DEVICE void scan(Search search, int64_t first, int64_t count) const {
+    Winner(*const winners)[kAnchors] = reinterpret_cast<Winner(*)[kAnchors]>(shared_memory());
+    int64_t position[kAnchors];
+    Winner winner[kAnchors];
+    int64_t begin = n, end = 0;  // where candidates may lie
+#pragma unroll
+    for (int a = 0; a < kAnchors; ++a) {
+      position[a] = left_over[search][first + a < count ? first + a : first];
+      winner[a] = {-1, 0};
+      const int64_t class_begin = writer.begin[position[a]], class_end = writer.end[position[a]];
+      begin = class_begin < begin ? class_begin : begin;
+      end = class_end > end ? class_end : end;
+    }
+    if (search == kNearest) {
+      begin = 0;
+      end = n;
+    }
+    // In steps of the block, so that a warp stays together.
+    for (int64_t base = begin; base < end; base += kGroups * kCandidates)
+      score_candidates(search, position, base + (warp_index() * 2 + group_of_warp()) * kCandidates, end, winner);
+    if (group_lane() == 0)
+#pragma unroll
+      for (int a = 0; a < kAnchors; ++a) winners[warp_index() * 2 + group_of_warp()][a] = winner[a];
+    block_barrier();
+    const int64_t a = thread_index();
+    if (a < kAnchors && first + a < count) {
+      Winner best = winners[0][a];
+      for (int g = 1; g < kGroups; ++g)
+        if (winners[g][a].row >= 0) best.meet(winners[g][a].row, winners[g][a].score);
+      writer.write(search, left_over[search][first + a], best);
+    }
+    block_barrier();
+  }
+
+  FT_DEVICE void score_candidates(Search search, const int64_t (&position)[kAnchors], int64_t from, int64_t end,
+                                  Winner (&winner)[kAnchors]) const {
+    int64_t x[kAnchors], y[kCandidates];
+#pragma unroll
+    for (int a = 0; a < kAnchors; ++a) x[a] = order[position[a]];
+#pragma unroll
+    for (int c = 0; c < kCandidates; ++c) y[c] = order[from + c < n ? from + c : n - 1];
+    double sum[kAnchors][kCandidates] = {};
+    double x_factor[kAnchors], y_factor[kCandidates];
+#pragma unroll
+    for (int a = 0; a < kAnchors; ++a) x_factor[a] = exact.factor(x[a]);
+#pragma unroll
+    for (int c = 0; c < kCandidates; ++c) y_factor[c] = exact.factor(y[c]);
+    for_entries_of_lane(exact.d, [&](int64_t k) {
+      double x_entry[kAnchors], y_entry[kCandidates];
+#pragma unroll
+      for (int a = 0; a < kAnchors; ++a) x_entry[a] = static_cast<double>(exact.rows[x[a] * exact.d + k]);
+#pragma unroll
+      for (int c = 0; c < kCandidates; ++c) y_entry[c] = static_cast<double>(exact.rows[y[c] * exact.d + k]);
+#pragma unroll
+      for (int a = 0; a < kAnchors; ++a)
+#pragma unroll
+        for (int c = 0; c < kCandidates; ++c)
+          sum[a][c] = sum[a][c] + score_term<Kind>(x_entry[a], y_entry[c], x_factor[a], y_factor[c]);
+    });
+#pragma unroll
+    for (int a = 0; a < kAnchors; ++a)
+#pragma unroll
+      for (int c = 0; c < kCandidates; ++c) {
+        const double value = score_of_sums<Kind>(sum[a][c], x_factor[a], y_factor[c]);
+        const int64_t r = from + c;
+        const bool same = r < end && writer.begin[r] == writer.begin[position[a]];
+        if (r < end && r != position[a] && same == (search == kFarthest) && writer.finite[y[c]])
+          winner[a].meet(y[c], search == kNearest ? value : -value);
+      }
+  }
+};
+
+}  // namespace fasttriplet::cuda

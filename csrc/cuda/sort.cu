@@ -1,0 +1,33 @@
+#include "cuda/sort.h"
+
+#include <cub/device/device_radix_sort.cuh>
+
+#include "cuda/status.h"
+
+namespace fasttriplet::cuda {
+namespace {
+
+// CUB's function asks for its scratch where that is null.
+void sort_pairs(char* scratch, size_t& bytes, const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values,
+                int32_t* sorted_values, int64_t n, cudaStream_t stream) {
+  constexpr int kKeyBits = 64;
+  check_cuda(
+      cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, values, sorted_values, n, 0, kKeyBits, stream),
+      "the radix sort");
+}
+
+}  // namespace
+
+size_t radix_sort_bytes(int64_t n) {
+  size_t bytes = 0;
+  sort_pairs(nullptr, bytes, nullptr, nullptr, nullptr, nullptr, n, nullptr);
+  return bytes;
+}
+
+void radix_sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
+                char* scratch, cudaStream_t stream) {
+  size_t bytes = radix_sort_bytes(n);
+  sort_pairs(scratch, bytes, keys, sorted_keys, values, sorted_values, n, stream);
+}
+
+}  // namespace fasttriplet::cuda

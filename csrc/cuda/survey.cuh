@@ -1,0 +1,54 @@
+// First look at the rows: which are finite, the largest entry, and what normalises each for cosine.
+#pragma once
+
+#include "core/prepare.h"
+#include "cuda/state.cuh"
+
+namespace fasttriplet::cuda {
+
+// Eight lanes a row, so that the sum of squares has the order of cpu/exact-inl.h and a factor the same bits.
+template <typename T>
+struct SurveyRows {
+  static constexpr int kThreads = 256, kMinBlocks = 1, kLanes = 8, kRowsOfWarp = kWarp / kLanes;
+  const T* rows;  // [N, D]
+  int64_t n, d;
+  double* factors;  // [N] 1 / |x|, or null: not normalised
+  uint8_t* finite;  // [N]
+  State* state;
+
+  FT_DEVICE void operator()() const {
+    const Walk walk = walk_by_warp<SurveyRows>();
+    const int group = lane_index() / kLanes, lane = lane_index() % kLanes;
+    double most = 0;
+    for (int64_t base = walk.first * kRowsOfWarp; base < n; base += walk.stride * kRowsOfWarp) {
+      const int64_t i = base + group;
+      double largest = 0, square = 0, defect = 0;  // the last is NaN unless every entry is finite
+      if (i < n)
+        for (int64_t k = lane; k < d; k += kLanes) {
+          const double x = static_cast<double>(rows[i * d + k]);
+          square = square + x * x;
+          largest = larger_of(largest, x < 0 ? -x : x);
+          defect = defect + (x - x);
+        }
+      for (int stride = kLanes / 2; stride > 0; stride /= 2) {
+        square = square + shuffle_xor(square, stride);
+        largest = larger_of(largest, shuffle_xor(largest, stride));
+        defect = defect + shuffle_xor(defect, stride);
+      }
+      if (i >= n || lane != 0) continue;
+      const bool good = defect == 0;
+      finite[i] = good;
+      if (!good) {
+        atomic_add(&state->bad_rows, 1);
+        state->bad.offer(i, n);
+      }
+      double factor = 1;
+      if (factors != nullptr) factors[i] = factor = good ? normalising_factor(rows + i * d, d, largest, square) : 0;
+      if (good) most = larger_of(most, largest * factor);
+    }
+    for (int stride = kWarp / 2; stride > 0; stride /= 2) most = larger_of(most, shuffle_xor(most, stride));
+    if (lane_index() == 0 && most > 0) atomic_maximum(&state->largest, most);
+  }
+};
+
+}  // namespace fasttriplet::cuda

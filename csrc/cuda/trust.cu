@@ -1,0 +1,128 @@
+#include "cuda/trust.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+#include <random>
+#include <vector>
+
+#include "core/bound.h"
+#include "cuda/launch.cuh"
+#include "cuda/self_test.cuh"
+#include "cuda/tile_tensor.cuh"
+
+namespace fasttriplet::cuda {
+namespace {
+
+// A stream and memory of the test's own: PyTorch's need not be disturbed.
+class Session {
+ public:
+  Session() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  ~Session() {
+    for (void* piece : pieces_) cudaFree(piece);
+    cudaStreamDestroy(stream_);
+  }
+  cudaStream_t stream() const { return stream_; }
+
+  template <typename T>
+  T* take(size_t count) {
+    void* piece = nullptr;
+    check_cuda(cudaMalloc(&piece, count * sizeof(T)), "cudaMalloc");
+    pieces_.push_back(piece);
+    return static_cast<T*>(piece);
+  }
+  template <typename T>
+  void copy(T* to, const T* from, size_t count) {
+    check_cuda(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
+    check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  std::vector<void*> pieces_;
+};
+
+double value_of(BFloat16 entry) {
+  const uint32_t bits = static_cast<uint32_t>(entry.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+BFloat16 cut_off(float value) {  // any bfloat16 number near value will do
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return {static_cast<uint16_t>(bits >> 16)};
+}
+
+// Whole numbers, whose products are exact, show a wrong layout; fractions, over a long depth, a wrong error bound.
+template <typename Tile>
+std::string test_tile(CudaDevice& device, Session& session, int depth, bool whole) {
+  const int64_t n = 2 * Tile::kSize - 5;  // the last rows are beyond the batch
+  std::mt19937 random(0);
+  std::uniform_int_distribution<int> integer(-8, 8);
+  std::normal_distribution<float> normal;
+  std::vector<BFloat16> rows(static_cast<size_t>(n * depth));
+  for (BFloat16& entry : rows) entry = cut_off(whole ? static_cast<float>(integer(random)) : normal(random));
+  std::vector<float> products(Tile::kSize * Tile::kSize);
+  BFloat16* const device_rows = session.take<BFloat16>(rows.size());
+  float* const device_products = session.take<float>(products.size());
+  session.copy(device_rows, rows.data(), rows.size());
+  device.launch(MultiplyTile<Tile>{device_rows, n, depth, device_products}, 1);
+  session.copy(products.data(), device_products, products.size());
+  for (int64_t i = 0; i < Tile::kSize; ++i)
+    for (int64_t j = 0; j < Tile::kSize; ++j) {
+      double dot = 0, x_square = 0, y_square = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        const double x = value_of(rows[i * depth + k]);
+        const double y = Tile::kSize + j < n ? value_of(rows[(Tile::kSize + j) * depth + k]) : 0;
+        dot += x * y;
+        x_square += x * x;
+        y_square += y * y;
+      }
+      const double allowed = whole ? 0 : tensor_core_error(depth) * std::sqrt(x_square * y_square);
+      const double found = products[i * Tile::kSize + j];
+      if (!(std::fabs(found - dot) <= allowed))
+        return "product (" + std::to_string(i) + ", " + std::to_string(j) + ") of a tile of " +
+               std::to_string(Tile::kSize) + " and depth " + std::to_string(depth) + " is " + std::to_string(found) +
+               ", and " + std::to_string(dot) + " was expected, within " + std::to_string(allowed);
+    }
+  return "";
+}
+
+}  // namespace
+
+std::string test_tensor_cores(int device) {
+  Session session;
+  CudaDevice launcher(device, session.stream());
+  for (const auto& [depth, whole] : {std::pair<int, bool>{72, true}, {8, true}, {2048, false}})
+    for (const std::string& wrong : {test_tile<SmallTensorTile>(launcher, session, depth, whole),
+                                     test_tile<LargeTensorTile>(launcher, session, depth, whole)})
+      if (!wrong.empty()) return wrong;
+  return "";
+}
+
+bool tensor_cores_trusted(int device, cudaStream_t stream) {
+  enum class Trust { kUnknown, kYes, kNo };
+  static std::mutex lock;
+  static std::vector<Trust> trust;
+  const std::lock_guard<std::mutex> guard(lock);
+  if (static_cast<size_t>(device) >= trust.size()) trust.resize(device + 1, Trust::kUnknown);
+  if (trust[device] == Trust::kUnknown) {
+    if (device_attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) {
+      trust[device] = Trust::kNo;
+      return false;
+    }
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
+    if (capture != cudaStreamCaptureStatusNone) return false;
+    const std::string wrong = test_tensor_cores(device);
+    if (!wrong.empty())
+      std::fprintf(stderr, "fasttriplet: the tensor cores of CUDA device %d are not used: %s\n", device, wrong.c_str());
+    trust[device] = wrong.empty() ? Trust::kYes : Trust::kNo;
+  }
+  return trust[device] == Trust::kYes;
+}
+
+}  // namespace fasttriplet::cuda

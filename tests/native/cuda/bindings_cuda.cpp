@@ -1,0 +1,260 @@
+#include "cuda/bindings_cuda.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "cuda/engine.cuh"
+#include "cuda/self_test.cuh"
+#include "cuda/shim.h"
+
+namespace py = pybind11;
+
+namespace fasttriplet::cuda {
+namespace {
+
+using shim::HostDevice;
+using shim::HostMemory;
+using shim::Settings;
+using HostEngine = Engine<HostDevice>;
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+// Inputs as scratch is: in pieces of their own.
+template <typename T>
+const T* own_copy(HostMemory& memory, const Array<T>& array) {
+  T* const copy = memory.take<T>(array.size());
+  std::copy_n(array.data(), array.size(), copy);
+  return copy;
+}
+
+Products products_named(const std::string& name) {
+  if (name == "tensor") return Products::kTensor;
+  if (name == "float") return Products::kFloat;
+  throw std::invalid_argument("products must be tensor or float; got " + name);
+}
+
+struct Arrays {
+  Array<int64_t> pairs;     // [2, N]
+  Array<double> distances;  // [2, N]
+
+  explicit Arrays(int64_t n) : pairs({int64_t{2}, n}), distances({int64_t{2}, n}) {}
+  Mined mined() { return {pairs.mutable_data(), distances.mutable_data()}; }
+};
+
+template <typename T>
+DeviceBatch<T> batch_of(HostMemory& memory, const Array<T>& rows, int distance) {
+  if (rows.ndim() != 2) throw std::invalid_argument("rows must have shape [N, D]");
+  return {own_copy(memory, rows), rows.shape(0), rows.shape(1), static_cast<Distance>(distance)};
+}
+
+// Everything a test may want to know of a call: pairs, distances, the rounds that were needed, and the loss of it.
+template <typename T>
+py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, const std::string& products,
+              const Settings& settings, double margin, bool soft_margin, int reduction, int on_missing) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device);
+  const DeviceBatch<T> batch = batch_of(memory, rows, distance);
+  const int64_t n = batch.n;
+  const uint64_t* const keys = reinterpret_cast<const uint64_t*>(own_copy(memory, labels));
+  const HostEngine::MineScratch scratch(device, memory, batch, products_named(products));
+  Arrays arrays(n);
+  engine.mine(batch, keys, products_named(products), scratch, arrays.mined());
+  const State state = *scratch.state;
+
+  const LossOptions options = {margin, soft_margin, static_cast<Reduction>(reduction),
+                               static_cast<OnMissing>(on_missing)};
+  Array<double> slopes(n);
+  Array<T> losses(n);
+  T loss = 0;
+  const bool per_anchor = options.reduction == Reduction::kNone;
+  engine.reduce<T>(n, options, scratch, arrays.mined(), per_anchor ? losses.mutable_data() : nullptr,
+                   slopes.mutable_data(), per_anchor ? nullptr : &loss);
+  py::dict result;
+  result["pairs"] = arrays.pairs;
+  result["distances"] = arrays.distances;
+  result["bad_rows"] = state.bad_rows;
+  result["scale"] = state.scale;
+  result["fine_round"] = state.overflows[kCoarse][kNearest] + state.overflows[kCoarse][kFarthest] > 0;
+  result["scanned"] = py::make_tuple(state.listed[kNearest], state.listed[kFarthest]);
+  result["missing"] = scratch.state->missing;
+  result["first_missing"] = scratch.state->first_missing.get(n);
+  result["slopes"] = slopes;
+  if (per_anchor)
+    result["loss"] = losses;
+  else
+    result["loss"] = loss;
+  // How many candidates the lists held that were not left behind.
+  int64_t candidates[kSearches] = {0, 0};
+  for (int search = 0; search < kSearches && n > 0; ++search)
+    for (int64_t r = 0; r < n; ++r)
+      for (int k = 0; k < kListLength; ++k)
+        candidates[search] +=
+            scratch.anchors[search].slots[r * kListLength + k] >> 32 <= scratch.anchors[search].best[r];
+  result["candidates"] = py::make_tuple(candidates[kNearest], candidates[kFarthest]);
+  return result;
+}
+
+template <typename T>
+Array<T> backward(const Array<T>& rows, const Array<int64_t>& pairs, const Array<double>& distances,
+                  const Array<double>& slopes, const Array<T>& upstream, int distance, const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device);
+  const DeviceBatch<T> batch = batch_of(memory, rows, distance);
+  const HostEngine::BackwardScratch scratch(device, memory, batch);
+  Array<T> gradient({batch.n, batch.d});
+  T* const own_gradient = memory.take<T>(gradient.size());
+  engine.backward(batch, own_copy(memory, pairs), own_copy(memory, distances), own_copy(memory, slopes),
+                  own_copy(memory, upstream), upstream.ndim() == 1, scratch, own_gradient);
+  std::copy_n(own_gradient, gradient.size(), gradient.mutable_data());
+  return gradient;
+}
+
+// products [kSize, kSize] of the first kSize rows with the next kSize, and the rows as they were rounded.
+template <typename Tile>
+py::tuple multiply_tile(const Array<float>& rows, const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  const int64_t n = rows.shape(0), d = rows.shape(1), depth = round_up(d, Tile::kDepthStep);
+  typename Tile::Entry* const packed = memory.take<typename Tile::Entry>(n * depth);
+  Array<float> rounded({n, d});
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t k = 0; k < depth; ++k) {
+      packed[i * depth + k] = Tile::Entry::round(k < d ? rows.at(i, k) : 0.0f);
+      if (k < d) rounded.mutable_at(i, k) = packed[i * depth + k].value();
+    }
+  Array<float> products({int64_t{Tile::kSize}, int64_t{Tile::kSize}});
+  device.launch(MultiplyTile<Tile>{packed, n, static_cast<int>(depth), products.mutable_data()}, 1);
+  return py::make_tuple(products, rounded);
+}
+
+// One warp, for tests of the shim itself.
+struct OneWarp {
+  static constexpr int kThreads = 32, kMinBlocks = 1;
+};
+
+struct MultiplyFragments : OneWarp {
+  const uint32_t* a;  // [32, 4]
+  const uint32_t* b;  // [32, 2]
+  float* sum;         // [32, 4]
+  void operator()() const {
+    const int lane = lane_index();
+    uint32_t own_a[4];
+    float own_sum[4];
+    for (int w = 0; w < 4; ++w) {
+      own_a[w] = a[lane * 4 + w];
+      own_sum[w] = sum[lane * 4 + w];
+    }
+    multiply_add_bf16(own_sum, own_a, b[lane * 2], b[lane * 2 + 1]);
+    for (int w = 0; w < 4; ++w) sum[lane * 4 + w] = own_sum[w];
+  }
+};
+
+struct LoadFragments : OneWarp {
+  const uint16_t* rows;  // [4, 8, 8]
+  uint32_t* words;       // [32, 4]
+  void operator()() const {
+    uint32_t own[4];
+    load_matrices(own, rows + lane_index() * 8);
+    for (int w = 0; w < 4; ++w) words[lane_index() * 4 + w] = own[w];
+  }
+};
+
+// Mistakes that must be noticed.
+struct Mistake : OneWarp {
+  static constexpr int kSharedBytes = 256;
+  int kind;
+  float* sink;
+  void operator()() const {
+    const int lane = lane_index();
+    if (kind == 0) {  // a lane that does not come
+      if (lane != 7) sink[lane] = shuffle(static_cast<float>(lane), 0);
+    } else if (kind == 1) {  // lanes in different operations
+      if (lane < 16)
+        sink[lane] = warp_any(true);
+      else
+        sink[lane] = shuffle(static_cast<float>(lane), 0);
+    } else if (kind == 2) {  // a thread leaves while others wait
+      if (lane != 3) block_barrier();
+    } else if (kind == 3) {  // copies under way at the end
+      if (lane == 0) {
+        copy_async(shared_memory(), sink, 16);
+        copy_async_commit();
+      }
+    } else if (kind == 4) {  // a copy beyond shared memory
+      copy_async(shared_memory() + 256, sink, 16);
+    } else if (kind == 5) {
+      copy_async(shared_memory() + 8, sink, 16);
+    }
+  }
+};
+
+template <typename T>
+void bind(py::module_& m, const char* suffix) {
+  m.def((std::string("mine_") + suffix).c_str(), mine<T>);
+  m.def((std::string("backward_") + suffix).c_str(), backward<T>);
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  py::class_<Settings>(m, "Settings")
+      .def(py::init<>())
+      .def_readwrite("seed", &Settings::seed)
+      .def_readwrite("deferred_copies", &Settings::deferred_copies)
+      .def_readwrite("processors", &Settings::processors)
+      .def_readwrite("broken_site", &Settings::broken_site)
+      .def_readwrite("bound_factor", &Settings::bound_factor);
+  m.attr("ranked_keys") = kRankedKeys;
+  m.attr("small_batch") = kSmallBatch;
+  m.attr("hub_chunk") = kHubChunk;
+  m.attr("list_length") = kListLength;
+  bind<float>(m, "float32");
+  bind<double>(m, "float64");
+  m.def("multiply_float_tile", multiply_tile<FloatTile>);
+  m.def("multiply_small_tensor_tile", multiply_tile<SmallTensorTile>);
+  m.def("multiply_large_tensor_tile", multiply_tile<LargeTensorTile>);
+  m.def("tensor_core_error", tensor_core_error);
+  m.def("accumulation_error", accumulation_error);
+  m.def("add_down", [](float a, float b) { return add_down(a, b); });
+  m.def("add_up", [](float a, float b) { return add_up(a, b); });
+  m.def("ordered_bits", [](float value) { return ordered_bits(value); });
+  m.def("ordered_value", [](uint32_t bits) { return ordered_value(bits); });
+  m.def("multiply_fragments", [](const Array<uint32_t>& a, const Array<uint32_t>& b, Array<float> sum) {
+    MultiplyFragments kernel;
+    kernel.a = a.data();
+    kernel.b = b.data();
+    kernel.sum = sum.mutable_data();
+    HostDevice({}).launch(kernel, 1);
+    return sum;
+  });
+  m.def("load_fragments", [](const Array<uint16_t>& rows) {
+    Array<uint32_t> words({32, 4});
+    LoadFragments kernel;
+    kernel.rows = rows.data();
+    kernel.words = words.mutable_data();
+    HostDevice({}).launch(kernel, 1);
+    return words;
+  });
+  m.def("make_mistake", [](int kind, const Settings& settings) {
+    alignas(16) float sink[32] = {};
+    Mistake kernel;
+    kernel.kind = kind;
+    kernel.sink = sink;
+    HostDevice(settings).launch(kernel, 1);
+  });
+  m.def("sites", [] {
+    py::dict all;
+    all["block"] = shim::sites().block;
+    all["warp"] = shim::sites().warp;
+    all["copies"] = shim::sites().copies;
+    return all;
+  });
+}
+
+}  // namespace fasttriplet::cuda

@@ -1,0 +1,36 @@
+// Stacks that take turns on one thread of the host.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace fasttriplet::cuda::shim {
+
+// A place to come back to: registers on a stack, and what the address sanitizer must be told of that stack.
+struct Context {
+  void* top = nullptr;
+  const void* bottom = nullptr;
+  size_t size = 0;
+  void* fake_stack = nullptr;
+};
+
+class Fiber {
+ public:
+  Fiber();
+  // The next switch to it calls body(argument), which must never return.
+  void start(void (*body)(void*), void* argument);
+
+  Context context;
+
+ private:
+  std::unique_ptr<char[]> stack_;
+};
+
+// The first thing a fiber's body does: `from` is what it was switched to from.
+void entered_fiber(Context& from);
+
+// Leaves `from` and goes on at `to`; returns when something switches to `from`. Nothing comes back to a context that is
+// `finished`.
+void switch_context(Context& from, Context& to, bool finished = false);
+
+}  // namespace fasttriplet::cuda::shim

@@ -1,0 +1,84 @@
+// Runs grids of fibers (device_shim.h), with faults on demand, and stands in for the GPU in the engine.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/device.cuh"
+#include "cuda/memory.cuh"
+#include "cuda/prepare.cuh"
+
+namespace fasttriplet::cuda::shim {
+
+struct Settings {
+  uint64_t seed = 0;
+  bool deferred_copies = false;  // done when waited for, instead of at once
+  int64_t processors = 2;
+  // Faults, to see that they are noticed: "file:line" of a wait that is left out, or, of copies, one group too few; a
+  // factor on the screen's error bound.
+  std::string broken_site;
+  double bound_factor = 1;
+};
+
+// Where threads waited in the runs so far, as "file:line", parted by what they waited for.
+struct Sites {
+  std::vector<std::string> block, warp, copies;
+};
+
+void run_grid(const Settings& settings, int64_t blocks, int threads, int shared_bytes, void (*body)(const void*),
+              const void* kernel);
+Sites& sites();
+
+// Scratch in pieces of their own, so that the address sanitizer sees their ends, full of rubbish.
+class HostMemory : public Memory {
+ private:
+  void* take_bytes(size_t bytes) override {
+    pieces_.emplace_back(new char[bytes]);
+    std::memset(pieces_.back().get(), 0xa5, bytes);
+    return pieces_.back().get();
+  }
+  std::vector<std::unique_ptr<char[]>> pieces_;
+};
+
+// The engine's device.
+class HostDevice {
+ public:
+  explicit HostDevice(const Settings& settings) : settings_(settings) {}
+
+  template <typename Kernel>
+  void launch(Kernel kernel, int64_t blocks) {
+    if constexpr (std::is_same_v<Kernel, SetTerms>) {
+      kernel.product_error *= settings_.bound_factor;
+      kernel.state->rho[kernel.round] *= settings_.bound_factor;
+    }
+    run_grid(
+        settings_, blocks, Kernel::kThreads, kSharedBytesOf<Kernel>,
+        [](const void* argument) { (*static_cast<const Kernel*>(argument))(); }, &kernel);
+    ++settings_.seed;
+  }
+  void clear(void* pointer, size_t bytes) { std::memset(pointer, 0, bytes); }
+  int64_t processors() const { return settings_.processors; }
+  size_t sort_bytes(int64_t) const { return 1; }
+  void sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
+            char*) {
+    std::vector<int64_t> places(n);
+    std::iota(places.begin(), places.end(), 0);
+    std::stable_sort(places.begin(), places.end(), [&](int64_t a, int64_t b) { return keys[a] < keys[b]; });
+    for (int64_t k = 0; k < n; ++k) {
+      sorted_keys[k] = keys[places[k]];
+      sorted_values[k] = values[places[k]];
+    }
+  }
+
+ private:
+  Settings settings_;
+};
+
+}  // namespace fasttriplet::cuda::shim
