@@ -25,10 +25,10 @@
 namespace fasttriplet::cuda {
 
 // Which products the screen begins with; what they leave open goes to float32 products, and from there to exact scores.
-enum class Products { kTensor, kFloat };
+enum class Products { kSmallTensor, kLargeTensor, kFloat };
 
-// Up to this many rows small tiles keep more of the machine busy.
-inline constexpr int64_t kSmallBatch = 4096;
+// Up to 4096 rows small tiles keep more of the machine busy.
+inline Products tensor_products(int64_t n) { return n <= 4096 ? Products::kSmallTensor : Products::kLargeTensor; }
 
 template <typename T>
 struct DeviceBatch {
@@ -102,7 +102,7 @@ class Engine {
           begin(memory.take<int32_t>(batch.n)),
           end(memory.take<int32_t>(batch.n)),
           centre(memory.take<double>(batch.d)),
-          coarse(products == Products::kTensor
+          coarse(products != Products::kFloat
                      ? memory.take<BFloat16>(batch.n * round_up(batch.d, LargeTensorTile::kDepthStep))
                      : nullptr),
           fine(memory.take<Float32>(batch.n * round_up(batch.d, FloatTile::kDepthStep))),
@@ -134,15 +134,12 @@ class Engine {
                                scratch.bad_of_class, scratch.state},
                    n);
     launch(ChooseCentre<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.centre, scratch.state}, 1);
-    if (products == Products::kTensor) {
-      if (n <= kSmallBatch)
-        screen<SmallTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
-      else
-        screen<LargeTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
-      screen<FloatTile>(batch, scratch, scratch.fine, kFine, scratch.state->overflows[kCoarse]);
-    } else {
-      screen<FloatTile>(batch, scratch, scratch.fine, kFine, nullptr);
-    }
+    if (products == Products::kSmallTensor)
+      screen<SmallTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
+    else if (products == Products::kLargeTensor)
+      screen<LargeTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
+    const bool first = products == Products::kFloat;
+    screen<FloatTile>(batch, scratch, scratch.fine, kFine, first ? nullptr : scratch.state->overflows[kCoarse]);
     const PairWriter writer = {n,           scratch.order,        scratch.finite, scratch.begin,
                                scratch.end, scratch.bad_of_class, scratch.state,  mined};
     const ExactRows<T> exact = {batch.rows, d, scratch.factors};
@@ -163,7 +160,7 @@ class Engine {
                   writer,
                   {scratch.left_over[kNearest], scratch.left_over[kFarthest]},
                   scratch.state},
-             (n + Scan::kAnchors - 1) / Scan::kAnchors);
+             std::min((n + Scan::kAnchors - 1) / Scan::kAnchors, 2 * device_.processors()));
     });
   }
 
@@ -172,11 +169,9 @@ class Engine {
   void reduce(int64_t n, const LossOptions& options, const MineScratch& scratch, const Mined& mined, T* losses,
               double* slopes, T* loss) {
     const int64_t chunks = (n + kLossChunk - 1) / kLossChunk;
-    if (n > 0) launch(LossOfAnchors<T>{mined, n, options, scratch.state, losses, slopes, scratch.sums}, chunks);
-    if (loss != nullptr) {
-      const int64_t blocks = std::min<int64_t>(chunks, 4 * device_.processors());
-      launch(ReduceLoss<T>{n, options, scratch.state, scratch.sums, slopes, loss}, blocks);
-    }
+    const int64_t blocks = std::min(chunks, device_.processors());
+    if (n > 0) launch(LossOfAnchors<T>{mined, n, options, scratch.state, losses, slopes, scratch.sums}, blocks);
+    if (loss != nullptr) launch(ReduceLoss<T>{n, options, scratch.state, scratch.sums, slopes, loss}, blocks);
   }
 
   struct BackwardScratch {

@@ -16,9 +16,10 @@ FT_DEVICE LossSum plus(const LossSum& a, const LossSum& b) {
   return {a.total + b.total, a.counted + b.counted, a.nonzero + b.nonzero};
 }
 
-// The sum of what a block's threads bring, in all of them. The order is that of a tree over the threads.
+// The sum of what a block's threads bring, in shared memory until that is written again. The order is that of a tree
+// over the threads.
 template <int kThreads>
-FT_DEVICE LossSum block_sum(LossSum own) {
+FT_DEVICE const LossSum& block_sum(const LossSum& own) {
   LossSum* const sums = reinterpret_cast<LossSum*>(shared_memory());
   sums[thread_index()] = own;
   block_barrier();
@@ -26,9 +27,7 @@ FT_DEVICE LossSum block_sum(LossSum own) {
     if (thread_index() < stride) sums[thread_index()] = plus(sums[thread_index()], sums[thread_index() + stride]);
     block_barrier();
   }
-  own = sums[0];
-  block_barrier();
-  return own;
+  return sums[0];
 }
 
 inline constexpr int64_t kLossChunk = 1024;  // anchors
@@ -67,8 +66,8 @@ struct LossOfAnchors {
           state->first_missing.offer(i, n);
         }
       }
-      own = block_sum<kThreads>(own);
-      if (thread_index() == 0) sums[chunk] = own;
+      const LossSum& sum = block_sum<kThreads>(own);
+      if (thread_index() == 0) sums[chunk] = sum;
     }
   }
 };
@@ -88,12 +87,12 @@ struct ReduceLoss {
   FT_DEVICE void operator()() const {
     LossSum own = {0, 0, 0};
     for (int64_t chunk = thread_index(); chunk * kLossChunk < n; chunk += kThreads) own = plus(own, sums[chunk]);
-    own = block_sum<kThreads>(own);
-    const int64_t count = options.reduction == Reduction::kMean          ? own.counted
-                          : options.reduction == Reduction::kMeanNonzero ? own.nonzero
+    const LossSum sum = block_sum<kThreads>(own);
+    const int64_t count = options.reduction == Reduction::kMean          ? sum.counted
+                          : options.reduction == Reduction::kMeanNonzero ? sum.nonzero
                                                                          : 0;
     const double divisor = count == 0 ? 1 : static_cast<double>(count);
-    const double total = state->bad_rows > 0 ? not_a_number() : own.total;
+    const double total = state->bad_rows > 0 ? not_a_number() : sum.total;
     if (block_index() == 0 && thread_index() == 0) *loss = static_cast<T>(total / divisor);
     if (count == 0) return;
     const Walk walk = walk_by_thread<ReduceLoss>();

@@ -28,7 +28,7 @@ int32_t device_of(const Tensor& tensor) { return static_cast<int32_t>(tensor.get
 
 // FASTTRIPLET_CUDA_PRODUCTS forces what the screen begins with; otherwise tensor cores where they have passed their
 // test.
-Products chosen_products(const CudaDevice& device, int32_t index) {
+Products chosen_products(const CudaDevice& device, int32_t index, int64_t n) {
   const char* const forced = std::getenv("FASTTRIPLET_CUDA_PRODUCTS");
   const std::string wish = forced == nullptr ? "" : forced;
   if (wish == "float") return Products::kFloat;
@@ -40,7 +40,7 @@ Products chosen_products(const CudaDevice& device, int32_t index) {
         "FASTTRIPLET_CUDA_PRODUCTS=tensor needs a GPU of compute capability 8.0 or later that has passed the test of "
         "its tensor cores, outside the capture of a graph; CUDA device " +
         std::to_string(index) + " is none");
-  return trusted ? Products::kTensor : Products::kFloat;
+  return trusted ? tensor_products(n) : Products::kFloat;
 }
 
 // Scratch of a call in one allocation of PyTorch's. It may be given back before the kernels have run: the allocator
@@ -59,7 +59,7 @@ template <typename Then>
 void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, const Mined& mined, Then&& then) {
   const Tensor rows = packed(embeddings), ids = packed(as_int64(labels));
   CudaDevice device(device_of(rows), current_stream(device_of(rows)));
-  const Products products = chosen_products(device, device_of(rows));
+  const Products products = chosen_products(device, device_of(rows), rows.size(0));
   CudaEngine engine(device);
   dispatch_dtype(rows, [&](auto* typed) {
     using T = Pointee<decltype(typed)>;

@@ -57,8 +57,7 @@ struct TensorTile {
       for (int half = 0; half < kDepth / 16; ++half)  // two chunks further: bit 5 of a place
         multiply_stage(stage + (row_offset ^ half * 32), stage + kOperandBytes + (column_offset ^ half * 32), sums);
     }
-    copy_async_wait<0>();
-    block_barrier();  // all have done with the buffer
+    block_barrier();  // all have done with the buffer; what is still under way are empty groups
   }
 
  private:

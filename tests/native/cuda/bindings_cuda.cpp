@@ -32,9 +32,10 @@ const T* own_copy(HostMemory& memory, const Array<T>& array) {
 }
 
 Products products_named(const std::string& name) {
-  if (name == "tensor") return Products::kTensor;
+  if (name == "small-tensor") return Products::kSmallTensor;
+  if (name == "large-tensor") return Products::kLargeTensor;
   if (name == "float") return Products::kFloat;
-  throw std::invalid_argument("products must be tensor or float; got " + name);
+  throw std::invalid_argument("products must be small-tensor, large-tensor or float; got " + name);
 }
 
 struct Arrays {
@@ -79,7 +80,9 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   result["distances"] = arrays.distances;
   result["bad_rows"] = state.bad_rows;
   result["scale"] = state.scale;
+  result["centre_norm"] = state.centre_norm;
   result["fine_round"] = state.overflows[kCoarse][kNearest] + state.overflows[kCoarse][kFarthest] > 0;
+  result["product_scale"] = py::make_tuple(state.product[kFine].usual_norm, state.product[kFine].largest_norm);
   result["scanned"] = py::make_tuple(state.listed[kNearest], state.listed[kFarthest]);
   result["missing"] = scratch.state->missing;
   result["first_missing"] = scratch.state->first_missing.get(n);
@@ -211,7 +214,6 @@ void bind_cuda(py::module_& m) {
       .def_readwrite("broken_site", &Settings::broken_site)
       .def_readwrite("bound_factor", &Settings::bound_factor);
   m.attr("ranked_keys") = kRankedKeys;
-  m.attr("small_batch") = kSmallBatch;
   m.attr("hub_chunk") = kHubChunk;
   m.attr("list_length") = kListLength;
   bind<float>(m, "float32");

@@ -1,11 +1,11 @@
 // The device's names (csrc/cuda/device.cuh) on the host: the kernels' own source runs here, a fiber a thread, so that
 // it can be tested where there is no GPU, under sanitizers too.
 //
-// Threads of a block take turns in an order drawn from a seed, and stop only where they wait for each other. What a
-// warp does together happens when its last lane has come; a lane that never comes, lanes that meet in different
-// operations and threads that leave while others wait are errors. Background copies are done either at once or only
-// when they are waited for: a real device does them somewhere between. Blocks run one after the other, in an order
-// drawn as well.
+// Threads of a block take turns in an order drawn from a seed, one warp as far behind the others as can be, and stop
+// only where they wait for each other. What a warp does together happens when its last lane has come; a lane that never
+// comes, lanes that meet in different operations and threads that leave while others wait are errors. Background copies
+// are done either at once or only when they are waited for: a real device does them somewhere between. Blocks run one
+// after the other, in an order drawn as well.
 //
 // Fragments of matrices lie in the lanes as "Matrix fragments for mma.m16n8k16" and "ldmatrix" of the PTX ISA say;
 // test_cuda_shim.py checks that against tables of its own.
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #define FT_DEVICE inline
 
@@ -55,10 +56,12 @@ inline T fetch_and(T* target, T value) {
   return before;
 }
 
-// a + b rounded to nearest is at most half a step off; Knuth's error-free sum says to which side.
+// a + b rounded to nearest is at most half a step off; the larger less the sum is exact (Dekker) and says to which
+// side.
 inline float add_toward(float a, float b, float direction) {
   const float sum = a + b;
   if (!std::isfinite(sum) || !std::isfinite(a) || !std::isfinite(b)) return sum;
+  if (std::fabs(a) < std::fabs(b)) std::swap(a, b);
   const double error = (static_cast<double>(a) - static_cast<double>(sum)) + static_cast<double>(b);
   if ((direction < 0 && error < 0) || (direction > 0 && error > 0)) return std::nextafter(sum, direction);
   return sum;

@@ -61,16 +61,19 @@ class Block {
     arrived_ = finished_ = 0;
     any_ = false;
     ready_.clear();
+    unlucky_ready_.clear();
+    unlucky_warp_ = static_cast<int>(random_() % warps_.size());
     for (int t = 0; t < threads; ++t) {
       threads_[t].index = t;
       fibers_[t].start(begin, this);
-      ready_.push_back(t);
+      make_ready(t);
     }
-    while (!ready_.empty() && error_.empty()) {
-      const size_t pick = random_() % ready_.size();
-      const int next = ready_[pick];
-      ready_[pick] = ready_.back();
-      ready_.pop_back();
+    while (error_.empty() && !(ready_.empty() && unlucky_ready_.empty())) {
+      std::vector<int>& ready = ready_.empty() ? unlucky_ready_ : ready_;
+      const size_t pick = random_() % ready.size();
+      const int next = ready[pick];
+      ready[pick] = ready.back();
+      ready.pop_back();
       go_on(next);
     }
     if (error_.empty() && finished_ < threads) error_ = describe_deadlock();
@@ -152,8 +155,10 @@ class Block {
   void release(int thread) {
     if (thread == current_) return;
     threads_[thread].waits_for = nullptr;
-    ready_.push_back(thread);
+    make_ready(thread);
   }
+
+  void make_ready(int thread) { (thread / 32 == unlucky_warp_ ? unlucky_ready_ : ready_).push_back(thread); }
 
   // Never returns: nothing goes on after an error.
   void fail(const std::string& message) {
@@ -191,7 +196,8 @@ class Block {
   int64_t block_ = 0, blocks_ = 0;
   std::vector<Thread> threads_;
   std::vector<WarpState> warps_;
-  std::vector<int> ready_;
+  std::vector<int> ready_, unlucky_ready_;
+  int unlucky_warp_ = 0;  // runs only where no other can: a warp may be far behind the rest
   int current_ = 0, arrived_ = 0, finished_ = 0;
   bool any_ = false, result_ = false;
   std::string error_;

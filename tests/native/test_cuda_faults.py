@@ -1,0 +1,96 @@
+"""That the checks of the CUDA kernels can fail: every wait in the kernels' source is left out once, every wait for copies
+is one group too short once, the screen's bound is shrunk, and each time some run must notice."""
+
+import faulthandler
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.native.oracle import COSINE, EUCLIDEAN, INNER
+from tests.native.test_cuda import PRODUCTS, backward, mine, setting
+
+KERNELS = Path(__file__).parents[2] / "csrc" / "cuda"
+
+
+def battery(native, set_up):
+    """Runs that reach every kernel, as a list of arrays: several tiles a block, all rounds, hubs, more than one chunk."""
+    random = np.random.default_rng(0)
+    found = []
+    rows = random.standard_normal((200, 150)).astype(np.float32)
+    labels = np.arange(200) // 3 % 50
+    for products in PRODUCTS:
+        for distance, offset in ((COSINE, 0), (INNER, 3)):
+            mined = mine(native, rows + np.float32(offset), labels, distance, products, set_up)
+            found += [mined["pairs"], mined["distances"], mined["slopes"], mined["scale"], mined["centre_norm"]]
+    rows[77] *= 1e3  # one long row among the products
+    mined = mine(native, rows, labels, INNER, "float", set_up)
+    found += [mined["pairs"], mined["product_scale"]]
+    flat = random.standard_normal((200, 2)).astype(np.float32)  # many near ties
+    found.append(mine(native, flat, np.arange(200) // 3, EUCLIDEAN, "small-tensor", set_up)["pairs"])
+    lattice = random.integers(-1, 2, (90, 2)).astype(np.float64)  # ties: the exact scan
+    mined = mine(native, lattice, np.arange(90) % 7, EUCLIDEAN, "small-tensor", set_up)
+    found += [mined["pairs"], mined["distances"]]
+    hub = {**mined, "pairs": np.stack([np.full(90, 3), np.full(90, 3)]), "slopes": np.ones(90)}
+    found.append(backward(native, lattice, hub, np.array(1.0), EUCLIDEAN, set_up))
+    many = random.standard_normal((1100, 1))
+    found.append(mine(native, many, np.arange(1100) // 5, EUCLIDEAN, "float", set_up)["loss"])
+    return found
+
+
+def survives(function, *arguments):
+    """Whether a child process comes to the end of the function without a complaint: broken kernels may write anywhere."""
+    child = os.fork()
+    if child == 0:
+        try:
+            faulthandler.disable()
+            os._exit(0 if function(*arguments) else 1)
+        except BaseException:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def same(native, want, set_up):
+    found = battery(native, set_up)
+    return all(np.array_equal(f, w, equal_nan=True) for f, w in zip(found, want, strict=True))
+
+
+def notices(native, want, **faults):
+    """Whether a wrong answer, a check of the shim's (threads that wait for ever) or a crash tells of the fault."""
+    for seed in range(6):
+        set_up = setting(native, seed, deferred=seed % 2 == 1, processors=1)
+        for name, value in faults.items():
+            setattr(set_up, name, value)
+        if not survives(same, native, want, set_up):
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def want(native):
+    """What unbroken kernels find."""
+    return battery(native, setting(native, 100, processors=1))
+
+
+def test_nothing_is_noticed_where_nothing_is_broken(native, want):
+    assert not notices(native, want)
+
+
+def test_every_wait_is_needed(native, want):
+    sites = native.cuda.sites()
+    in_source = {
+        f"{path.name}:{number}"
+        for path in KERNELS.glob("*.cuh")
+        if not path.name.startswith("device")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"\b(block_barrier|block_any|warp_barrier|copy_async_wait<.*>)\(", line)
+    }
+    assert in_source == {site for kind in sites.values() for site in kind}
+    superfluous = [site for kind in sites.values() for site in kind if not notices(native, want, broken_site=site)]
+    assert not superfluous, superfluous
+
+
+def test_a_shrunk_bound_is_noticed(native, want):
+    assert notices(native, want, bound_factor=1 / 20)
