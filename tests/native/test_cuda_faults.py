@@ -1,5 +1,8 @@
-"""That the checks of the CUDA kernels can fail: every wait in the kernels' source is left out once, every wait for copies
-is one group too short once, the screen's bound is shrunk, and each time some run must notice."""
+"""That the checks of the CUDA kernels can fail.
+
+Every wait in the kernels' source is left out once, the wait for copies is one group too short once, the screen's bound is
+shrunk, and each time some run must notice.
+"""
 
 import faulthandler
 import os
@@ -16,7 +19,7 @@ KERNELS = Path(__file__).parents[2] / "csrc" / "cuda"
 
 
 def battery(native, set_up):
-    """Runs that reach every kernel, as a list of arrays: several tiles a block, all rounds, hubs, more than one chunk."""
+    """Runs that reach every kernel, as arrays: several tiles a block, all rounds, a hub, more than one chunk."""
     random = np.random.default_rng(0)
     found = []
     rows = random.standard_normal((200, 150)).astype(np.float32)
@@ -41,7 +44,7 @@ def battery(native, set_up):
 
 
 def survives(function, *arguments):
-    """Whether a child process comes to the end of the function without a complaint: broken kernels may write anywhere."""
+    """Whether the function is true, in a process of its own: broken kernels may write anywhere."""
     child = os.fork()
     if child == 0:
         try:
@@ -59,7 +62,7 @@ def same(native, want, set_up):
 
 def notices(native, want, **faults):
     """Whether a wrong answer, a check of the shim's (threads that wait for ever) or a crash tells of the fault."""
-    for seed in range(6):
+    for seed in range(20):
         set_up = setting(native, seed, deferred=seed % 2 == 1, processors=1)
         for name, value in faults.items():
             setattr(set_up, name, value)
@@ -75,7 +78,7 @@ def want(native):
 
 
 def test_nothing_is_noticed_where_nothing_is_broken(native, want):
-    assert not notices(native, want)
+    assert all(survives(same, native, want, setting(native, seed, seed % 2 == 1, processors=1)) for seed in range(5))
 
 
 def test_every_wait_is_needed(native, want):

@@ -1,4 +1,4 @@
-"""The shim that runs CUDA kernels on the host: fragment layouts by tables of their own, roundings, and its own checks."""
+"""The shim that runs CUDA kernels on the host: fragments by tables of their own, roundings, and its own checks."""
 
 from fractions import Fraction
 
@@ -49,7 +49,7 @@ def test_the_tables_hold_every_entry_once():
 
 
 def test_matrices_are_loaded_as_the_manual_says(native):
-    """ldmatrix.x4: lane l gives row l % 8 of matrix l / 8; register m of lane l has row l / 4, entries 2 (l % 4), + 1."""
+    """ldmatrix.x4: lane l gives row l % 8 of matrix l / 8 and gets, in register m, two entries of row l / 4."""
     matrices = np.arange(4 * 8 * 8, dtype=np.uint16).reshape(4, 8, 8)
     words = native.cuda.load_fragments(matrices)
     for lane in range(32):
