@@ -49,9 +49,10 @@ inline constexpr int kSharedBytesOf = 0;
 template <typename Kernel>
 inline constexpr int kSharedBytesOf<Kernel, std::void_t<decltype(Kernel::kSharedBytes)>> = Kernel::kSharedBytes;
 
-// Float32 numbers as unsigned integers in the same order, for atomic minima.
+// Float32 numbers as unsigned integers in the same order, for atomic minima. Zeros of both signs are equal: sums
+// rounded down end with the negative one.
 FT_DEVICE uint32_t ordered_bits(float value) {
-  const uint32_t bits = float_bits(value);
+  const uint32_t bits = value == 0 ? 0 : float_bits(value);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 FT_DEVICE float ordered_value(uint32_t bits) { return bits_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits); }

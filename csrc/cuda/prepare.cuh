@@ -246,11 +246,13 @@ struct SetTerms {
         is_candidate ? float_above(row.candidate + row.candidate_slack) : infinity(),
     };
     const bool first_round = condition.overflows == nullptr;
-    if (first_round) search.best[r] = ordered_bits(kNothingSeen);  // later it stays: an upper end of the same key
-    search.active[r] = first_round ? is_anchor : search.overflown[r];
+    const bool searches = first_round ? is_anchor : search.overflown[r] != 0;
+    search.active[r] = searches;
     search.overflown[r] = 0;
-    if (search.active[r] || first_round)
-      for (int k = 0; k < kListLength; ++k) search.slots[r * kListLength + k] = kEmptySlot;
+    if (!searches && !first_round) return;  // has what it needs from the round before
+    // Nothing is taken over from there: a key's constant, which depends on the anchor's own error, is another.
+    search.best[r] = ordered_bits(kNothingSeen);
+    for (int k = 0; k < kListLength; ++k) search.slots[r * kListLength + k] = kEmptySlot;
   }
 };
 

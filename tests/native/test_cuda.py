@@ -5,7 +5,7 @@ A distance is summed in the same order on both, so not only the indices but the 
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, SQUARED, hardest, scores, suffix
@@ -54,6 +54,10 @@ def check(native, rows, labels, distance, products, set_up):
     deferred=st.booleans(),
     processors=st.integers(1, 3),
 )
+@example(  # products of denormals: keys that are zeros of both signs
+    seed=0, n=64, d=1, classes=1, distance=INNER, dtype=np.float32, shape="spread-rows", products="small-tensor",
+    deferred=False, processors=1
+)  # fmt: skip
 def test_any_batch(native, seed, n, d, classes, distance, dtype, shape, products, deferred, processors):
     random = np.random.default_rng(seed)
     rows = rows_of(random, shape, n, d).astype(dtype)
@@ -145,6 +149,15 @@ def test_full_lists_go_to_the_finer_round_and_then_to_the_exact_scan(native):
         mined = check(native, axes, labels, EUCLIDEAN, products, setting(native))
         assert mined["scanned"][0] > 0 and mined["pairs"][1][-1] == 0
     assert not mine(native, axes, labels, EUCLIDEAN, "float", setting(native))["fine_round"]
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("shape", ["decades", "spread-rows", "spread-entries", "two-clusters"])
+def test_rows_too_different_for_bfloat16(native, distance, shape):
+    """Small rows among large ones overflow in the coarse round; the finer one starts afresh for them."""
+    rows = rows_of(np.random.default_rng(0), shape, 190, 20).astype(np.float32)
+    mined = check(native, rows, np.arange(190) % 5, distance, "small-tensor", setting(native))
+    assert mined["fine_round"] == (distance != COSINE or shape in ("spread-entries", "two-clusters"))
 
 
 @pytest.mark.parametrize("products", PRODUCTS)

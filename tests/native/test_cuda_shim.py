@@ -75,6 +75,7 @@ def test_ordered_bits_keep_the_order(native):
     values = np.float32([-np.inf, -3e38, -1, -1e-45, 0, 1e-45, 1, 3e38, np.inf])
     bits = [native.cuda.ordered_bits(value) for value in values]
     assert bits == sorted(bits) and len(set(bits)) == len(bits)
+    assert native.cuda.ordered_bits(-0.0) == native.cuda.ordered_bits(0.0)
     assert [native.cuda.ordered_value(word) for word in bits] == values.tolist()
 
 
