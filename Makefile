@@ -21,7 +21,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-aarch64 lint format bench native wheel clean help
+.PHONY: demo test test-asan test-aarch64 lint format bench cuda native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -53,6 +53,9 @@ format: $(VENV)/.installed  ## rewrite the sources in the style that lint asks f
 
 bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (20 minutes)
 	$(PY) -m benchmarks.report
+
+cuda: $(VENV)/.installed  ## build the CUDA library, an error without nvcc; TORCH_CUDA_ARCH_LIST narrows it
+	FASTTRIPLET_CUDA=1 $(PIP) --no-build-isolation --no-deps --editable .
 
 native: $(VENV)/.installed  ## build the module that binds the kernels to NumPy for tests/native
 	@$(BIN)/cmake -S . -B build/native $(CMAKE_FLAGS) --log-level=WARNING

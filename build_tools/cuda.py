@@ -190,7 +190,10 @@ def _ninja(
         "ninja_required_version = 1.3",
         f"nvcc = {nvcc}",
         "rule compile",
-        "  command = $nvcc -MD -MF $out.d " + _shell(compile_flags) + " -c $in -o $out",
+        # ptxas' report of registers and spills, a page a kernel, is kept beside the object and shown where it fails.
+        "  command = $nvcc -MD -MF $out.d "
+        + _shell(compile_flags)
+        + " -Xptxas=-v -c $in -o $out > $out.ptxas 2>&1 || { cat $out.ptxas; false; }",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
