@@ -21,7 +21,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-aarch64 lint format bench cuda native wheel clean help
+.PHONY: demo test test-asan test-shim test-aarch64 lint format bench cuda native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -36,6 +36,10 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
 		$(PY) -m pytest --capture=sys tests/native
+
+test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (seven minutes)
+	FASTTRIPLET_TEST_ENGINE=shim $(PY) -m pytest $(addprefix tests/test_,functional.py autograd.py invariance.py \
+		losses.py miners.py arguments.py readme.py)
 
 test-aarch64: $(VENV)/.installed  ## cross-compile for aarch64 Linux and run the tests of the kernels emulated
 	build_tools/aarch64.sh $(BIN)

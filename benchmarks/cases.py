@@ -76,15 +76,16 @@ def verify(rows: Tensor, labels: Tensor, distance: str) -> str:
         return f"all {n} anchors"
     wide = rows.detach().double()
     anchors = torch.linspace(0, n - 1, 64).long().unique()
+    everyone = torch.arange(n, device=rows.device)
     for anchor in anchors.tolist():
         # The reference on one anchor against all: row `anchor` of its distance matrix.
-        pairs = torch.full((n,), anchor), torch.arange(n)
+        pairs = torch.full_like(everyone, anchor), everyone
         distances = reference.paired_distances(wide, *pairs, distance)
         same = labels == labels[anchor]
         nearest = -1 if same.all() else torch.where(same, torch.inf, distances).argmin()
         assert mined.negatives[anchor] == nearest
         same[anchor] = False
-        farthest = torch.where(same, distances, -torch.inf).argmax() if same.any() else torch.tensor(-1)
+        farthest = torch.where(same, distances, -torch.inf).argmax() if same.any() else -1
         assert mined.positives[anchor] == farthest
     return f"{len(anchors)} anchors"
 

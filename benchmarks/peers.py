@@ -54,7 +54,7 @@ def sentence_transformers_formula(rows: Tensor, labels: Tensor) -> Tensor:
     zero = (squared == 0).to(rows.dtype)
     distances = (1 - zero) * (squared + zero * 1e-16).sqrt()
     same = labels[:, None] == labels
-    positive = (same & ~torch.eye(len(labels), dtype=torch.bool)).to(rows.dtype)
+    positive = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).to(rows.dtype)
     hardest_positive = (positive * distances).amax(1, keepdim=True)
     largest = distances.amax(1, keepdim=True)
     hardest_negative = (distances + largest * same.to(rows.dtype)).amin(1, keepdim=True)

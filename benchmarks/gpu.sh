@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The whole check on a GPU in one command, under ten minutes: build, tests, compute-sanitizer, timings. Every step runs
+# even where one before it failed; the last lines say which did. Logs and results go to benchmarks/results, or to $OUT.
+#
+# Needs a GPU, nvcc, and a Python (PYTHON, default python3) that has a CUDA PyTorch, setuptools, ninja, NumPy, pytest,
+# hypothesis and matplotlib. Without a GPU it says so and does nothing; `make cuda` builds without one.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python="${PYTHON:-python3}"
+results="${OUT:-benchmarks/results}"
+mkdir -p "$results"
+failed=()
+started=$SECONDS
+
+step() {  # name, command...
+  local name="$1" began=$SECONDS
+  shift
+  echo "== $name"
+  if "$@" >"$results/gpu_$name.log" 2>&1; then
+    echo "   passed, $((SECONDS - began)) s"
+  else
+    echo "   FAILED, $((SECONDS - began)) s; the end of $results/gpu_$name.log:"
+    tail -n 40 "$results/gpu_$name.log" | sed 's/^/   /'
+    failed+=("$name")
+  fi
+}
+
+if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo "no GPU here: nothing was run, and nothing is claimed about a GPU"
+  exit 3
+fi
+capability="$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')"
+"$python" -c 'import torch; print("==", torch.cuda.get_device_name(), "PyTorch", torch.__version__)'
+
+step build env FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST="$capability" "$python" setup.py build_ext --inplace
+step tensor_cores "$python" -c '
+import fasttriplet, torch
+from fasttriplet import _library
+assert _library.cuda_absence is None, _library.cuda_absence
+wrong = torch.ops.fasttriplet._cuda_test_tensor_cores(0)
+assert wrong == "", wrong'
+suite=(tests/test_functional.py tests/test_autograd.py tests/test_invariance.py tests/test_losses.py
+  tests/test_miners.py tests/test_arguments.py)
+step cuda_tests timeout 110 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py
+step whole_suite env FASTTRIPLET_TEST_ENGINE=cuda timeout 130 "$python" -m pytest -q -p no:cacheprovider "${suite[@]}"
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    step "$tool" timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m benchmarks.small_run
+  done
+else
+  echo "== compute-sanitizer is not here: memory and races were not checked"
+fi
+step timings timeout 170 "$python" -m benchmarks.gpu --minutes 2 --output "$results"
+echo "== $((SECONDS - started)) s in all"
+if ((${#failed[@]})); then
+  echo "FAILED: ${failed[*]}"
+  exit 1
+fi
+echo "every step passed"

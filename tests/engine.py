@@ -1,0 +1,110 @@
+"""FASTTRIPLET_TEST_ENGINE runs the whole suite on another engine than the CPU's.
+
+``cuda`` is a GPU, ``shim`` the CUDA kernels on the host (``make test-shim``). The tests stay as they are: the
+operators' CPU kernels are replaced by ones that take their tensors there and bring the results back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fasttriplet  # noqa: F401  # registers the operators
+from fasttriplet.check import ON_MISSING, REDUCTIONS
+
+ENGINE = os.environ.get("FASTTRIPLET_TEST_ENGINE", "cpu")
+
+
+class CudaEngine:
+    """Every call on a GPU."""
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise RuntimeError("FASTTRIPLET_TEST_ENGINE=cuda needs a GPU, and PyTorch sees none")
+
+    def _call(self, name: str, *arguments: object) -> object:
+        moved = [value.cuda() if isinstance(value, Tensor) else value for value in arguments]
+        results = getattr(torch.ops.fasttriplet, name)(*moved)
+        return results.cpu() if isinstance(results, Tensor) else tuple(result.cpu() for result in results)
+
+    def mine_batch_hard(self, *arguments: object) -> object:
+        return self._call("mine_batch_hard", *arguments)
+
+    def batch_hard_loss(self, *arguments: object) -> object:
+        return self._call("batch_hard_loss", *arguments)
+
+    def _batch_hard_loss_backward(self, *arguments: object) -> object:
+        return self._call("_batch_hard_loss_backward", *arguments)
+
+
+class ShimEngine:
+    """Every call by the CUDA kernels under the shim of tests/native/cuda."""
+
+    def __init__(self) -> None:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "build" / "native"))
+        self.native = importlib.import_module("_native").cuda
+        self.calls = 0
+
+    def _settings(self) -> object:
+        settings = self.native.Settings()
+        settings.seed, settings.deferred_copies = self.calls, self.calls % 2 == 1
+        self.calls += 1
+        return settings
+
+    def _run(self, rows: Tensor, labels: Tensor, distance: int, *options: object) -> dict:
+        suffix = str(rows.dtype).removeprefix("torch.")
+        function = getattr(self.native, f"mine_{suffix}")
+        return function(
+            rows.numpy(force=True), labels.long().numpy(), distance, "small-tensor", self._settings(), *options
+        )
+
+    def mine_batch_hard(self, rows: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, ...]:
+        found = self._run(rows, labels, distance, 0.0, False, 0, 0)
+        positives, negatives = torch.from_numpy(found["pairs"])
+        return torch.from_numpy(found["distances"]), positives.clone(), negatives.clone()
+
+    def batch_hard_loss(
+        self, rows: Tensor, labels: Tensor, margin: float, distance: int, soft: bool, reduction: int, on_missing: int
+    ) -> tuple[Tensor, ...]:
+        found = self._run(rows, labels, distance, margin, soft, reduction, on_missing)
+        if ON_MISSING[on_missing] == "error" and found["missing"] > 0:
+            raise ValueError(
+                "labels must give every anchor a positive and a negative (on_missing='error'); got "
+                f"{found['missing']} of {len(rows)} anchors without, the first at index {found['first_missing']}"
+            )
+        loss = torch.as_tensor(found["loss"], dtype=rows.dtype)
+        assert loss.dim() == (REDUCTIONS[reduction] == "none")
+        values = torch.cat([torch.from_numpy(found["slopes"])[None], torch.from_numpy(found["distances"])])
+        return loss, values, torch.from_numpy(found["pairs"])
+
+    def _batch_hard_loss_backward(
+        self, grad_loss: Tensor, rows: Tensor, values: Tensor, pairs: Tensor, distance: int
+    ) -> Tensor:
+        suffix = str(rows.dtype).removeprefix("torch.")
+        gradient = getattr(self.native, f"backward_{suffix}")(
+            rows.numpy(force=True),
+            pairs.numpy(force=True),
+            values[1:].numpy(force=True),
+            values[0].numpy(force=True),
+            grad_loss.numpy(force=True),
+            distance,
+            self._settings(),
+        )
+        return torch.from_numpy(gradient)
+
+
+def replace_cpu_kernels(engine: CudaEngine | ShimEngine) -> torch.library.Library:
+    library = torch.library.Library("fasttriplet", "IMPL")
+    for name in ("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward"):
+        library.impl(name, getattr(engine, name), "CPU", allow_override=True)
+    return library
+
+
+def select() -> torch.library.Library | None:
+    """Replaces the kernels for as long as what it returns lives; None for the CPU's own."""
+    return None if ENGINE == "cpu" else replace_cpu_kernels({"cuda": CudaEngine, "shim": ShimEngine}[ENGINE]())

@@ -1,0 +1,218 @@
+"""On a GPU: the CPU's answers to the bit, the same on every run, and no waiting for the device.
+
+The rest of the suite runs there with FASTTRIPLET_TEST_ENGINE=cuda; the kernels alone run without a GPU in
+tests/native/test_cuda.py.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fasttriplet
+from fasttriplet import _library
+from tests.inputs import CASE_IDS, CASES, DISTANCES, batch
+
+if not torch.cuda.is_available() or _library.cuda_absence is not None:
+    pytest.skip(f"needs a GPU: {_library.cuda_absence or 'PyTorch sees none'}", allow_module_level=True)
+
+
+def both(embeddings, labels, **options):
+    """Loss, gradient and mined triplets on the CPU and on the GPU, all brought to the CPU."""
+    found = []
+    for device in ("cpu", "cuda"):
+        rows, ids = embeddings.detach().to(device).requires_grad_(), labels.to(device)
+        loss = fasttriplet.batch_hard_triplet_loss(rows, ids, **options)
+        loss.sum().backward()
+        mined = fasttriplet.mine_batch_hard(rows, ids, distance=options["distance"])
+        found.append([loss.detach().cpu(), rows.grad.cpu(), *(tensor.cpu() for tensor in mined)])
+    return found
+
+
+def random_batch(n, d, per_class=4, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.nn.functional.normalize(torch.randn(n, d, generator=generator, dtype=dtype), dim=1)
+    return rows, (torch.arange(n) // per_class)[torch.randperm(n, generator=generator)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_the_bits_of_the_cpu(case, distance, dtype):
+    embeddings, labels = batch(case, dtype)
+    cpu, cuda = both(embeddings, labels, distance=distance, reduction="none", margin=0.5)
+    for ours, theirs in zip(cuda[2:], cpu[2:], strict=True):
+        assert torch.equal(ours.nan_to_num(7.0), theirs.nan_to_num(7.0))
+    torch.testing.assert_close(cuda[0], cpu[0], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(cuda[1], cpu[1], rtol=1e-12, atol=1e-12, equal_nan=True)  # hubs add in another order
+
+
+@pytest.mark.parametrize(("n", "d"), [(256, 2048), (1000, 3), (4096, 128), (5000, 512), (20000, 64)])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_sizes_of_training(n, d, distance):
+    cpu, cuda = both(*random_batch(n, d), distance=distance)
+    for ours, theirs in zip(cuda[2:], cpu[2:], strict=True):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(cuda[0], cpu[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(cuda[1], cpu[1], rtol=1e-5, atol=1e-9)
+
+
+def test_float_products_give_the_same():
+    """FASTTRIPLET_CUDA_PRODUCTS is read at every call."""
+    rows, labels = (tensor.cuda() for tensor in random_batch(5000, 96))
+    default = fasttriplet.mine_batch_hard(rows, labels)
+    try:
+        os.environ["FASTTRIPLET_CUDA_PRODUCTS"] = "float"
+        forced = fasttriplet.mine_batch_hard(rows, labels)
+        os.environ["FASTTRIPLET_CUDA_PRODUCTS"] = "wood"
+        with pytest.raises(ValueError, match="FASTTRIPLET_CUDA_PRODUCTS must be tensor or float; got 'wood'"):
+            fasttriplet.mine_batch_hard(rows, labels)
+    finally:
+        del os.environ["FASTTRIPLET_CUDA_PRODUCTS"]
+    assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
+
+
+def test_tensor_cores_multiply_as_expected():
+    if torch.cuda.get_device_capability()[0] < 8:
+        pytest.skip("no bfloat16 tensor cores before compute capability 8.0")
+    assert torch.ops.fasttriplet._cuda_test_tensor_cores(torch.cuda.current_device()) == ""
+
+
+@pytest.mark.parametrize("n", [200, 9000])
+def test_twenty_runs_give_the_same_bits(n):
+    rows, labels = (tensor.cuda() for tensor in random_batch(n, 64))
+    rows = (16 * rows).round() / 16  # ties
+    first = None
+    for _ in range(20):
+        leaf = rows.clone().requires_grad_()
+        loss = fasttriplet.batch_hard_triplet_loss(leaf, labels)
+        loss.backward()
+        found = (loss.detach(), leaf.grad, *fasttriplet.mine_batch_hard(rows, labels))
+        first = first or found
+        assert all(torch.equal(a, b) for a, b in zip(found, first, strict=True))
+
+
+def test_a_graph_is_captured_and_replayed():
+    rows, labels = (tensor.cuda() for tensor in random_batch(256, 128))
+    fixed = rows.clone().requires_grad_()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            fixed.grad = None
+            fasttriplet.batch_hard_triplet_loss(fixed, labels).backward()
+    torch.cuda.synchronize()
+    fixed.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = fasttriplet.batch_hard_triplet_loss(fixed, labels)
+        loss.backward()
+    for seed in (1, 2):
+        other = random_batch(256, 128, seed=seed)[0].cuda()
+        with torch.no_grad():
+            fixed.copy_(other)
+        graph.replay()
+        leaf = other.clone().requires_grad_()
+        expected = fasttriplet.batch_hard_triplet_loss(leaf, labels)
+        expected.backward()
+        assert torch.equal(loss, expected) and torch.equal(fixed.grad, leaf.grad)
+
+
+def test_an_error_that_has_to_wait_is_refused_in_a_graph():
+    rows, labels = (tensor.cuda() for tensor in random_batch(64, 8))
+    fasttriplet.batch_hard_triplet_loss(rows, labels)
+    with (
+        pytest.raises(ValueError, match="on_missing must be 'skip' or 'zero' while a CUDA graph is captured"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        fasttriplet.batch_hard_triplet_loss(rows, labels, on_missing="error")
+
+
+def test_missing_positives_are_an_error_where_asked():
+    rows = torch.randn(5, 3, device="cuda")
+    with pytest.raises(ValueError, match="got 1 of 5 anchors without, the first at index 4"):
+        fasttriplet.batch_hard_triplet_loss(rows, torch.tensor([0, 0, 1, 1, 2], device="cuda"), on_missing="error")
+
+
+def test_compiled_with_less_overhead():
+    rows, labels = (tensor.cuda() for tensor in random_batch(128, 32))
+    compiled = torch.compile(lambda x, y: fasttriplet.batch_hard_triplet_loss(2 * x, y), mode="reduce-overhead")
+    for _ in range(4):
+        leaf, plain = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+        compiled(leaf, labels).backward()
+        fasttriplet.batch_hard_triplet_loss(2 * plain, labels).backward()
+        torch.testing.assert_close(leaf.grad, plain.grad)
+
+
+def test_streams_beside_each_other():
+    batches = [tuple(tensor.cuda() for tensor in random_batch(3000, 32, seed=seed)) for seed in range(4)]
+    expected = [fasttriplet.mine_batch_hard(*pair) for pair in batches]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in batches]
+    found = []
+    for stream, pair in zip(streams, batches, strict=True):
+        with torch.cuda.stream(stream):
+            found.append(fasttriplet.mine_batch_hard(*pair))
+    torch.cuda.synchronize()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_nothing_waits_for_the_device():
+    rows, labels = (tensor.cuda() for tensor in random_batch(300, 16))
+    leaf = rows.clone().requires_grad_()
+    fasttriplet.batch_hard_triplet_loss(leaf, labels)  # the first call tests the tensor cores
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        fasttriplet.batch_hard_triplet_loss(leaf, labels).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # The mode sees PyTorch's own waits only: a capture, which refuses any, sees ours.
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        fasttriplet.batch_hard_triplet_loss(leaf, labels)
+
+
+def test_every_device():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU only")
+    rows, labels = random_batch(500, 40)
+    expected = fasttriplet.mine_batch_hard(rows, labels)
+    for index in range(torch.cuda.device_count()):
+        mined = fasttriplet.mine_batch_hard(rows.to(index), labels.to(index))
+        assert mined.positives.device.index == index
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(mined, expected, strict=True))
+
+
+def test_memory_is_linear_and_pairs_may_exceed_32_bits():
+    n, d = 100_000, 64
+    rows, labels = (tensor.cuda() for tensor in random_batch(n, d))
+    leaf = rows.clone().requires_grad_()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    fasttriplet.batch_hard_triplet_loss(leaf, labels).backward()
+    torch.cuda.synchronize()
+    added = torch.cuda.max_memory_allocated() - before
+    assert added < 8 * rows.nbytes, f"{added / rows.nbytes:.1f} times the input"
+    wide = rows.double()
+    for anchor in (0, n // 2, n - 1):
+        distances = (wide - wide[anchor]).square().sum(1)
+        distances[labels == labels[anchor]] = torch.inf
+        assert fasttriplet.mine_batch_hard(rows, labels).negatives[anchor] == distances.argmin()
+
+
+def test_an_untested_device_is_not_trusted_while_a_graph_is_captured():
+    """A first call inside a capture works, by float32 products."""
+    code = (
+        "import torch, fasttriplet\n"
+        "rows, labels = torch.randn(64, 8, device='cuda'), torch.arange(64, device='cuda') // 4\n"
+        "graph = torch.cuda.CUDAGraph()\n"
+        "with torch.cuda.graph(graph):\n"
+        "    mined = fasttriplet.mine_batch_hard(rows, labels)\n"
+        "graph.replay()\n"
+        "again = fasttriplet.mine_batch_hard(rows, labels)\n"
+        "assert all(torch.equal(a, b) for a, b in zip(mined, again))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
