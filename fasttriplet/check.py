@@ -8,6 +8,8 @@ from numbers import Real
 
 import torch
 
+from fasttriplet import _library
+
 #: Names in the order of the enumerations in ``csrc/core/options.h``: the position is the code the operators take.
 DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")
 REDUCTIONS = ("none", "sum", "mean", "mean_nonzero")
@@ -15,7 +17,7 @@ ON_MISSING = ("skip", "zero", "error")
 
 
 def check_tensors(embeddings: object, labels: object) -> None:
-    """Both must be tensors on one device; the CPU is the only one with kernels so far."""
+    """Both must be tensors on one device that has kernels: the CPU, or CUDA where that library is loaded."""
     for name, value in (("embeddings", embeddings), ("labels", labels)):
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
@@ -27,8 +29,13 @@ def check_tensors(embeddings: object, labels: object) -> None:
         raise ValueError(
             f"labels must be on the device of embeddings, {embeddings.device}; got labels on {labels.device}"
         )
-    if embeddings.device.type not in ("cpu", "meta"):
-        raise ValueError(f"embeddings must be on the cpu, where the kernels are; got {embeddings.device}")
+    if embeddings.device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"embeddings must be on cpu or cuda, where the kernels are; got {embeddings.device}")
+    if embeddings.device.type == "cuda" and _library.cuda_absence is not None:
+        raise ValueError(
+            f"embeddings must be on the cpu, since fasttriplet's CUDA library is not loaded ({_library.cuda_absence}); "
+            f"got {embeddings.device}"
+        )
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> int:

@@ -45,7 +45,7 @@ def batch_hard_triplet_loss(
             losses above zero. Where nothing counts the result is 0, joined to the graph.
         on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its
             entry in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing
-            negative still skips. ``"error"``: ``ValueError``.
+            negative still skips. ``"error"``: ``ValueError``; on CUDA this waits for the device, as nothing else does.
 
     Returns:
         The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for

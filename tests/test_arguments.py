@@ -5,8 +5,10 @@ The error names the argument, says what it must be and what came.
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fasttriplet
+from fasttriplet import _library
 
 EMBEDDINGS = torch.zeros(8, 4)
 LABELS = torch.arange(8) // 2
@@ -126,3 +128,22 @@ def test_margins_of_any_real_type():
     for margin in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
         assert torch.equal(fasttriplet.batch_hard_triplet_loss(EMBEDDINGS, LABELS, margin=margin), expected)
     assert fasttriplet.batch_hard_triplet_loss(EMBEDDINGS, LABELS, margin=-1).item() == 0
+
+
+def test_a_device_without_kernels_is_refused():
+    with FakeTensorMode():
+        rows, labels = torch.empty(4, 2, device="mps"), torch.zeros(4, dtype=torch.int64, device="mps")
+        with pytest.raises(ValueError, match="embeddings must be on cpu or cuda, where the kernels are; got mps"):
+            fasttriplet.mine_batch_hard(rows, labels)
+
+
+def test_cuda_tensors_need_the_cuda_library(monkeypatch):
+    with FakeTensorMode():
+        rows = torch.empty(4, 2, device="cuda")
+        labels = torch.zeros(4, dtype=torch.int64, device="cuda")
+        monkeypatch.setattr(_library, "cuda_absence", "it was not built")
+        with pytest.raises(ValueError, match=r"CUDA library is not loaded \(it was not built\); got cuda:0"):
+            fasttriplet.batch_hard_triplet_loss(rows, labels)
+        monkeypatch.setattr(_library, "cuda_absence", None)
+        mined = fasttriplet.mine_batch_hard(rows, labels)
+        assert mined.positives.device.type == "cuda" and mined.positives.shape == (4,)
