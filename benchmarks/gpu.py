@@ -9,6 +9,7 @@ entries is computed in chunks of rows into the same memory, a few of them are ti
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ SIZES = (
     *("256x128", "1024x128", "8192x128", "65536x128", "262144x128", "1048576x128", "256x2048", "65536x512"),
     *("8192x512", "1024x512", "256x512", "8192x2048", "1024x2048", "262144x512", "65536x2048", "1048576x512"),
 )
-GRAPH, TF32, BF16 = f"{OURS} in a graph", "mm tf32", "mm bf16"
+GRAPH, WGMMA, TF32, BF16 = f"{OURS} in a graph", f"{OURS} wgmma", "mm tf32", "mm bf16"
 PEERS = ("gather", "masks", "masks compiled", "pytorch-metric-learning")
 #: What is aimed at on an H200: (size, contender, limit in seconds) or (size, contender, limit, yardstick).
 AIMS = (
@@ -105,6 +106,19 @@ def in_graph(rows: Tensor, labels: Tensor) -> Callable[[], object]:
     return graph.replay
 
 
+def by_wgmma(run: Callable[[], None]) -> Callable[[], None]:
+    """The same with Hopper's products of four warps, which are not the default until this table says they should be."""
+
+    def forced() -> None:
+        os.environ["FASTTRIPLET_CUDA_PRODUCTS"] = "wgmma"
+        try:
+            run()
+        finally:
+            del os.environ["FASTTRIPLET_CUDA_PRODUCTS"]
+
+    return forced
+
+
 def added_mib(run: Callable[[], object], device: torch.device) -> float | None:
     if device.type == "cpu":
         return None
@@ -131,6 +145,8 @@ def measure(n: int, d: int, device: torch.device, deadline: float) -> Row:
     if device.type == "cuda" and n <= 8192:
         own = rows.detach().clone().requires_grad_()
         contenders[GRAPH] = (in_graph(own, labels), 1)
+    if device.type == "cuda" and torch.cuda.get_device_capability() == (9, 0):
+        contenders[WGMMA] = (by_wgmma(ours), 1)
     contenders[YARDSTICK] = product(rows, torch.float32, False)
     if device.type == "cuda":
         contenders[TF32] = product(rows, torch.float32, True)

@@ -30,6 +30,7 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
   exit 3
 fi
 capability="$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')"
+[[ $capability == 9.0 ]] && capability=9.0a
 "$python" -c 'import torch; print("==", torch.cuda.get_device_name(), "PyTorch", torch.__version__)'
 
 step build env FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST="$capability" "$python" setup.py build_ext --inplace
@@ -37,8 +38,9 @@ step tensor_cores "$python" -c '
 import fasttriplet, torch
 from fasttriplet import _library
 assert _library.cuda_absence is None, _library.cuda_absence
-wrong = torch.ops.fasttriplet._cuda_test_tensor_cores(0)
-assert wrong == "", wrong'
+for warpgroup in (False, True) if torch.cuda.get_device_capability() == (9, 0) else (False,):
+    wrong = torch.ops.fasttriplet._cuda_test_tensor_cores(0, warpgroup)
+    assert wrong == "", wrong'
 suite=(tests/test_functional.py tests/test_autograd.py tests/test_invariance.py tests/test_losses.py
   tests/test_miners.py tests/test_arguments.py)
 step cuda_tests timeout 110 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py

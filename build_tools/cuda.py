@@ -18,6 +18,8 @@ from pathlib import Path
 #: Without TORCH_CUDA_ARCH_LIST: Turing to Blackwell, those that the nvcc at hand knows, and PTX of the newest for the
 #: hardware to come.
 DEFAULT_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+#: Of these the code is for that very GPU, with instructions that its successors lack: 9.0's products of four warps.
+SPECIFIC = {90: "a"}
 #: nvcc before this lacks C++17 features that PyTorch's headers use.
 OLDEST_NVCC = (12, 0)
 
@@ -113,7 +115,7 @@ def architectures(environ: Mapping[str, str], nvcc: Nvcc) -> tuple[Architecture,
     words = [word for word in re.split(r"[;,\s]+", value) if word]
     if not words:
         numbers = [number for number in DEFAULT_ARCHITECTURES if number in nvcc.architectures]
-        return tuple(Architecture(number, ptx=number == numbers[-1]) for number in numbers)
+        return tuple(Architecture(number, SPECIFIC.get(number, ""), ptx=number == numbers[-1]) for number in numbers)
     found: dict[tuple[int, str], bool] = {}
     for word in words:
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", word, flags=re.IGNORECASE)

@@ -4,7 +4,6 @@ The rest of the suite runs there with FASTTRIPLET_TEST_ENGINE=cuda; the kernels 
 tests/native/test_cuda.py.
 """
 
-import os
 import subprocess
 import sys
 
@@ -59,25 +58,32 @@ def test_sizes_of_training(n, d, distance):
     torch.testing.assert_close(cuda[1], cpu[1], rtol=1e-5, atol=1e-9)
 
 
-def test_float_products_give_the_same():
+def test_float_products_give_the_same(monkeypatch):
     """FASTTRIPLET_CUDA_PRODUCTS is read at every call."""
     rows, labels = (tensor.cuda() for tensor in random_batch(5000, 96))
     default = fasttriplet.mine_batch_hard(rows, labels)
-    try:
-        os.environ["FASTTRIPLET_CUDA_PRODUCTS"] = "float"
-        forced = fasttriplet.mine_batch_hard(rows, labels)
-        os.environ["FASTTRIPLET_CUDA_PRODUCTS"] = "wood"
-        with pytest.raises(ValueError, match="FASTTRIPLET_CUDA_PRODUCTS must be tensor or float; got 'wood'"):
-            fasttriplet.mine_batch_hard(rows, labels)
-    finally:
-        del os.environ["FASTTRIPLET_CUDA_PRODUCTS"]
+    monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "float")
+    forced = fasttriplet.mine_batch_hard(rows, labels)
+    monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "wood")
+    with pytest.raises(ValueError, match="FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma or float; got 'wood'"):
+        fasttriplet.mine_batch_hard(rows, labels)
     assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
 
 
 def test_tensor_cores_multiply_as_expected():
     if torch.cuda.get_device_capability()[0] < 8:
         pytest.skip("no bfloat16 tensor cores before compute capability 8.0")
-    assert torch.ops.fasttriplet._cuda_test_tensor_cores(torch.cuda.current_device()) == ""
+    assert torch.ops.fasttriplet._cuda_test_tensor_cores(torch.cuda.current_device(), False) == ""
+
+
+def test_wgmma_gives_the_same(monkeypatch):
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma is for compute capability 9.0")
+    rows, labels = (tensor.cuda() for tensor in random_batch(5000, 96))
+    default = fasttriplet.mine_batch_hard(rows, labels)
+    monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "wgmma")
+    forced = fasttriplet.mine_batch_hard(rows, labels)
+    assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
 
 
 @pytest.mark.parametrize("n", [200, 9000])

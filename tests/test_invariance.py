@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fasttriplet
+from tests.engine import ENGINE
 from tests.inputs import DISTANCES
 
 SIZES = (1, 2, 3, 97, 100, 101, 383, 384, 385, 1000)
@@ -143,6 +144,7 @@ def test_after_a_fork():
     assert result.stdout.strip() == "same", result.stderr
 
 
+@pytest.mark.skipif(ENGINE != "cpu", reason="a mode of the host's processor")
 @pytest.mark.parametrize("threads", [1, 2, 8])
 @pytest.mark.parametrize("scale", ["denormal", "decades"])
 def test_flushing_denormals_changes_nothing(threads, scale):

@@ -182,7 +182,7 @@ def test_cuda_auto_without_nvcc_says_so_in_one_line(no_nvcc: None):
 def test_cuda_auto_with_nvcc_builds(tmp_path: Path):
     plan = cuda.plan(make_nvcc(tmp_path))
     assert plan.nvcc == cuda.Nvcc(tmp_path / "bin" / "nvcc", (13, 0), KNOWN)
-    assert plan.message.endswith("with nvcc 13.0 for sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120+PTX")
+    assert plan.message.endswith("with nvcc 13.0 for sm_75 sm_80 sm_86 sm_89 sm_90a sm_100 sm_120+PTX")
 
 
 def test_cuda_of_an_old_nvcc_is_left_out(tmp_path: Path):
@@ -205,7 +205,7 @@ def test_default_architectures_are_those_nvcc_knows(tmp_path: Path):
         ("9.0+PTX 8.0", "sm_80 sm_90+PTX"),
         ("8.0, 9.0a", "sm_80 sm_90a"),
         ("8.0;8.0+PTX", "sm_80+PTX"),
-        (" ; ", "sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120+PTX"),
+        (" ; ", "sm_75 sm_80 sm_86 sm_89 sm_90a sm_100 sm_120+PTX"),
     ],
 )
 def test_architecture_list(tmp_path: Path, value: str, names: str):

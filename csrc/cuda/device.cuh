@@ -8,6 +8,9 @@
 //   copy_async, copy_async_commit, copy_async_wait    16 bytes from global to shared memory, in the background
 //   load_matrices, multiply_add_bf16                  ldmatrix.x4 and mma.m16n8k16, PTX ISA "Warp-level matrix"
 //   float_bits, bits_float, double_bits               numbers as their bits and back
+//   TileMap, copy_box, fence_async                    a box of a matrix by the copy engine; Hopper
+//   arrival_start, arrival_expect, arrival_wait, arrival_end     a barrier that counts the bytes of such copies
+//   group_begin, group_multiply_add, group_commit, group_wait    wgmma.m64n128k16 by four warps
 //   worked_out_here                                   keeps the compiler from holding what follows from a number
 //   add_down, add_up, fused                           float32 sums rounded towards -inf, +inf; a fused multiply-add
 //

@@ -1,6 +1,8 @@
 // The device's names as CUDA C++ and PTX; device.cuh lists them.
 #pragma once
 
+#include <cuda.h>
+
 #include <cstdint>
 
 #define FT_DEVICE __device__ __forceinline__
@@ -15,7 +17,7 @@ FT_DEVICE int warp_index() { return thread_index() >> 5; }
 FT_DEVICE int64_t block_index() { return blockIdx.x; }
 FT_DEVICE int64_t block_count() { return gridDim.x; }
 FT_DEVICE char* shared_memory() {
-  extern __shared__ __align__(128) char memory[];
+  extern __shared__ __align__(1024) char memory[];
   return memory;
 }
 
@@ -100,6 +102,121 @@ FT_DEVICE void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32
       "{%0, %1, %2, %3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+// Hopper: the copy engine and the products of four warps, where the code is compiled for sm_90a.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define FT_SM90A 1
+#else
+#define FT_SM90A 0
+#endif
+
+using TileMap = CUtensorMap;
+
+FT_DEVICE unsigned shared_address(const void* shared) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
+// A barrier whose phase ends when one thread and as many bytes as it expects have arrived.
+FT_DEVICE void arrival_start(uint64_t* barrier) {
+#if FT_SM90A
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+FT_DEVICE void arrival_end(uint64_t* barrier) {
+#if FT_SM90A
+  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+#endif
+}
+FT_DEVICE void arrival_expect(uint64_t* barrier, int bytes) {
+#if FT_SM90A
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+// Until the phase of this parity has ended; the first one has parity 0.
+FT_DEVICE void arrival_wait(uint64_t* barrier, int parity) {
+#if FT_SM90A
+  unsigned done = 0;
+  while (done == 0)
+    asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                 : "=r"(done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+#endif
+}
+
+// Generic accesses to shared memory before, those of the copy engine and of wgmma after.
+FT_DEVICE void fence_async() {
+#if FT_SM90A
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// The box from entry k of row on, zeros beyond the matrix.
+FT_DEVICE void copy_box(void* shared, const TileMap& map, int k, int row, uint64_t* barrier) {
+#if FT_SM90A
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          shared_address(shared)),
+      "l"(&map), "r"(k), "r"(row), "r"(shared_address(barrier))
+      : "memory");
+#else
+  __trap();  // launched on sm_90a only
+#endif
+}
+
+FT_DEVICE void group_begin() {
+#if FT_SM90A
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+FT_DEVICE void group_commit() {
+#if FT_SM90A
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+template <int kPending>
+FT_DEVICE void group_wait() {
+#if FT_SM90A
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// What wgmma must know of an operand whose rows of 128 bytes are swizzled: its address, 1024 bytes from eight rows to
+// the next eight, and the swizzle (PTX ISA, "Matrix descriptor"), in units of 16 bytes.
+FT_DEVICE uint64_t operand_descriptor(const void* shared) {
+  constexpr uint64_t kEightRows = 1024 / 16, kSwizzle128 = 1;
+  return static_cast<uint64_t>((shared_address(shared) & 0x3ffff) >> 4) | uint64_t{1} << 16 | kEightRows << 32 |
+         kSwizzle128 << 62;
+}
+
+// sum += a b for a 64 x 16, a row 128 bytes from the next, and b 16 x 128 by its columns likewise, in float32.
+FT_DEVICE void group_multiply_add(float (&sum)[2][32], const void* a, const void* b) {
+#if FT_SM90A
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
+      "%56, %57, %58, %59, %60, %61, %62, %63 "
+      "}, %64, %65, 1, 1, 1, 0, 0;"
+      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[0][2]), "+f"(sum[0][3]),
+        "+f"(sum[1][2]), "+f"(sum[1][3]), "+f"(sum[0][4]), "+f"(sum[0][5]), "+f"(sum[1][4]), "+f"(sum[1][5]),
+        "+f"(sum[0][6]), "+f"(sum[0][7]), "+f"(sum[1][6]), "+f"(sum[1][7]), "+f"(sum[0][8]), "+f"(sum[0][9]),
+        "+f"(sum[1][8]), "+f"(sum[1][9]), "+f"(sum[0][10]), "+f"(sum[0][11]), "+f"(sum[1][10]), "+f"(sum[1][11]),
+        "+f"(sum[0][12]), "+f"(sum[0][13]), "+f"(sum[1][12]), "+f"(sum[1][13]), "+f"(sum[0][14]), "+f"(sum[0][15]),
+        "+f"(sum[1][14]), "+f"(sum[1][15]), "+f"(sum[0][16]), "+f"(sum[0][17]), "+f"(sum[1][16]), "+f"(sum[1][17]),
+        "+f"(sum[0][18]), "+f"(sum[0][19]), "+f"(sum[1][18]), "+f"(sum[1][19]), "+f"(sum[0][20]), "+f"(sum[0][21]),
+        "+f"(sum[1][20]), "+f"(sum[1][21]), "+f"(sum[0][22]), "+f"(sum[0][23]), "+f"(sum[1][22]), "+f"(sum[1][23]),
+        "+f"(sum[0][24]), "+f"(sum[0][25]), "+f"(sum[1][24]), "+f"(sum[1][25]), "+f"(sum[0][26]), "+f"(sum[0][27]),
+        "+f"(sum[1][26]), "+f"(sum[1][27]), "+f"(sum[0][28]), "+f"(sum[0][29]), "+f"(sum[1][28]), "+f"(sum[1][29]),
+        "+f"(sum[0][30]), "+f"(sum[0][31]), "+f"(sum[1][30]), "+f"(sum[1][31])
+      : "l"(operand_descriptor(a)), "l"(operand_descriptor(b)));
 #else
   __trap();
 #endif

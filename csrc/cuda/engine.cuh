@@ -21,11 +21,12 @@
 #include "cuda/survey.cuh"
 #include "cuda/tile_float.cuh"
 #include "cuda/tile_tensor.cuh"
+#include "cuda/tile_wgmma.cuh"
 
 namespace fasttriplet::cuda {
 
 // Which products the screen begins with; what they leave open goes to float32 products, and from there to exact scores.
-enum class Products { kSmallTensor, kLargeTensor, kFloat };
+enum class Products { kSmallTensor, kLargeTensor, kWgmma, kFloat };
 
 // Up to 4096 rows small tiles keep more of the machine busy.
 inline Products tensor_products(int64_t n) { return n <= 4096 ? Products::kSmallTensor : Products::kLargeTensor; }
@@ -52,7 +53,19 @@ void dispatch_distance(Distance distance, F&& f) {
   }
 }
 
-inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+// Entries of a packed row, at least one step: the copy engine knows no empty matrix.
+template <typename Tile>
+int64_t packed_depth(int64_t d) {
+  return std::max<int64_t>((d + Tile::kDepthStep - 1) / Tile::kDepthStep, 1) * Tile::kDepthStep;
+}
+
+template <typename Tile, typename Device>
+typename Tile::Source source_of(const Device& device, const typename Tile::Entry* packed, int64_t n, int depth) {
+  if constexpr (std::is_same_v<Tile, WgmmaTile>)
+    return {device.tile_map(packed, n, depth), depth};
+  else
+    return {packed, n, depth};
+}
 
 template <typename Device>
 class Engine {
@@ -102,10 +115,9 @@ class Engine {
           begin(memory.take<int32_t>(batch.n)),
           end(memory.take<int32_t>(batch.n)),
           centre(memory.take<double>(batch.d)),
-          coarse(products != Products::kFloat
-                     ? memory.take<BFloat16>(batch.n * round_up(batch.d, LargeTensorTile::kDepthStep))
-                     : nullptr),
-          fine(memory.take<Float32>(batch.n * round_up(batch.d, FloatTile::kDepthStep))),
+          coarse(products != Products::kFloat ? memory.take<BFloat16>(batch.n * packed_depth<LargeTensorTile>(batch.d))
+                                              : nullptr),
+          fine(memory.take<Float32>(batch.n * packed_depth<FloatTile>(batch.d))),
           norms(memory.take<RowNorms>(batch.n)),
           sums(nullptr),
           sort(device, memory, batch.n) {
@@ -138,6 +150,8 @@ class Engine {
       screen<SmallTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
     else if (products == Products::kLargeTensor)
       screen<LargeTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
+    else if (products == Products::kWgmma)
+      screen<WgmmaTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
     const bool first = products == Products::kFloat;
     screen<FloatTile>(batch, scratch, scratch.fine, kFine, first ? nullptr : scratch.state->overflows[kCoarse]);
     const PairWriter writer = {n,           scratch.order,        scratch.finite, scratch.begin,
@@ -229,7 +243,7 @@ class Engine {
   void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, typename Tile::Entry* packed, Round round,
               const uint32_t* overflows) {
     using Entry = typename Tile::Entry;
-    const int64_t n = batch.n, d = batch.d, depth = round_up(d, Tile::kDepthStep);
+    const int64_t n = batch.n, d = batch.d, depth = packed_depth<Tile>(d);
     const RoundCondition condition = {overflows};
     launch_warps(PackRows<T, Entry>{batch.rows, n, d, depth, scratch.order, scratch.factors, scratch.finite,
                                     scratch.centre, scratch.state, round, condition, packed, scratch.norms},
@@ -251,9 +265,8 @@ class Engine {
                             {scratch.anchors[kNearest], scratch.anchors[kFarthest]}},
                    n);
     using Screen = ScreenPairs<Tile>;
-    launch(Screen{packed,
+    launch(Screen{source_of<Tile>(device_, packed, n, static_cast<int>(depth)),
                   n,
-                  static_cast<int>(depth),
                   scratch.begin,
                   condition,
                   scratch.state->overflows[round],

@@ -8,6 +8,7 @@
 #include "cuda/device.cuh"
 #include "cuda/sort.h"
 #include "cuda/status.h"
+#include "cuda/tile_wgmma.cuh"
 
 namespace fasttriplet::cuda {
 
@@ -32,6 +33,21 @@ class CudaDevice {
     check_cuda(cudaGetLastError(), "a kernel's launch");
   }
 
+  // Boxes of 128 rows x 64 entries of a matrix [n, depth], for the copy engine.
+  TileMap tile_map(const BFloat16* entries, int64_t n, int depth) const {
+    const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(depth), static_cast<cuuint64_t>(n)};
+    const cuuint64_t row_bytes[1] = {static_cast<cuuint64_t>(depth) * sizeof(BFloat16)};
+    const cuuint32_t box[2] = {WgmmaTile::kDepth, WgmmaTile::kSize}, steps[2] = {1, 1};
+    TileMap map;
+    const CUresult status =
+        tile_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<BFloat16*>(entries), sizes, row_bytes,
+                           box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (status != CUDA_SUCCESS)
+      throw std::runtime_error("fasttriplet: cuTensorMapEncodeTiled failed with code " + std::to_string(status));
+    return map;
+  }
+
   void clear(void* pointer, size_t bytes) {
     check_cuda(cudaMemsetAsync(pointer, 0, bytes, stream_), "cudaMemsetAsync");
   }
@@ -43,6 +59,17 @@ class CudaDevice {
   }
 
  private:
+  // The driver's function, asked for where it is used: the library is not linked to the driver.
+  static decltype(&cuTensorMapEncodeTiled) tile_map_encoder() {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+    check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+               "asking the driver for cuTensorMapEncodeTiled");
+    if (found != cudaDriverEntryPointSuccess || function == nullptr)
+      throw std::runtime_error("fasttriplet: this driver has no cuTensorMapEncodeTiled, which wgmma needs");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }
+
   static constexpr int kUsualSharedBytes = 48 * 1024;
 
   // More than 48 KB must be asked for, once a kernel and device.

@@ -27,20 +27,23 @@ cudaStream_t current_stream(int32_t device) {
 int32_t device_of(const Tensor& tensor) { return static_cast<int32_t>(tensor.get_device_index()); }
 
 // FASTTRIPLET_CUDA_PRODUCTS forces what the screen begins with; otherwise tensor cores where they have passed their
-// test.
+// test. wgmma has to be asked for until it has been measured.
 Products chosen_products(const CudaDevice& device, int32_t index, int64_t n) {
   const char* const forced = std::getenv("FASTTRIPLET_CUDA_PRODUCTS");
   const std::string wish = forced == nullptr ? "" : forced;
   if (wish == "float") return Products::kFloat;
-  if (!wish.empty() && wish != "tensor")
-    throw std::invalid_argument("FASTTRIPLET_CUDA_PRODUCTS must be tensor or float; got '" + wish + "'");
-  const bool trusted = tensor_cores_trusted(index, device.stream());
-  if (wish == "tensor" && !trusted)
-    throw std::invalid_argument(
-        "FASTTRIPLET_CUDA_PRODUCTS=tensor needs a GPU of compute capability 8.0 or later that has passed the test of "
-        "its tensor cores, outside the capture of a graph; CUDA device " +
-        std::to_string(index) + " is none");
-  return trusted ? tensor_products(n) : Products::kFloat;
+  if (!wish.empty() && wish != "tensor" && wish != "wgmma")
+    throw std::invalid_argument("FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma or float; got '" + wish + "'");
+  const TensorCores kind = wish == "wgmma" ? TensorCores::kWarpgroup : TensorCores::kWarp;
+  const bool trusted = tensor_cores_trusted(index, kind, device.stream());
+  if (!wish.empty() && !trusted)
+    throw std::invalid_argument("FASTTRIPLET_CUDA_PRODUCTS=" + wish + " needs a GPU of compute capability " +
+                                (wish == "wgmma" ? "9.0" : "8.0 or later") +
+                                " that has passed the test of its tensor cores, outside the capture of a graph; CUDA "
+                                "device " +
+                                std::to_string(index) + " is none");
+  if (!trusted) return Products::kFloat;
+  return kind == TensorCores::kWarpgroup ? Products::kWgmma : tensor_products(n);
 }
 
 // Scratch of a call in one allocation of PyTorch's. It may be given back before the kernels have run: the allocator
@@ -150,16 +153,16 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   return gradient;
 }
 
-std::string tensor_core_test(int64_t device) {
+std::string tensor_core_test(int64_t device, bool warpgroup) {
   const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
-  return test_tensor_cores(static_cast<int>(device));
+  return test_tensor_cores(static_cast<int>(device), warpgroup ? TensorCores::kWarpgroup : TensorCores::kWarp);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fasttriplet, m) {
-  // What is wrong with the tensor cores of a device, empty where nothing is.
-  m.def("_cuda_test_tensor_cores(int device) -> str");
+  // What is wrong with the tensor cores of a device, empty where nothing is; of wgmma on sm_90a, or of mma.sync.
+  m.def("_cuda_test_tensor_cores(int device, bool warpgroup) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CUDA, m) {

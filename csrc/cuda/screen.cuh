@@ -38,9 +38,8 @@ struct ScreenPairs {
   static constexpr int kBufferBytes = Tile::kBufferBytes > kProductBytes ? Tile::kBufferBytes : kProductBytes;
   static constexpr int kSharedBytes = kBufferBytes + 2 * static_cast<int>(sizeof(Side));
 
-  const typename Tile::Entry* packed;  // [N, depth]
+  typename Tile::Source source;
   int64_t n;
-  int depth;
   const int32_t* classes;  // [N] ascending
   RoundCondition condition;
   uint32_t* overflows;  // [kSearches] of this round
@@ -84,7 +83,7 @@ struct ScreenPairs {
     if (!load_tile_lines(row_tile, column_tile, rows, columns)) return;
 
     Sums sums;
-    Tile::multiply(packed, n, depth, row_tile, column_tile, buffer, sums);
+    Tile::multiply(source, row_tile, column_tile, buffer, sums);
     const Pairs pairs = pairs_of(row_tile, column_tile);  // again: kept, it would cost the products a register
     const int row = Tile::Layout::first_row(), column = Tile::Layout::first_column();
     const Place place = {static_cast<int64_t>(row_tile) * kSize + row,
@@ -139,21 +138,21 @@ struct ScreenPairs {
   template <Search kSearch>
   static FT_DEVICE bool hits_any(const Sums& sums, const Place& at, const Side& rows, const Side& columns) {
     const Line &row_line = rows.search[kSearch], &column_line = columns.search[kSearch];
-    float column_key[Sums::kColumnsOfLane], column_threshold[Sums::kColumnsOfLane];
+    float row_key[Sums::kRowsOfLane], row_threshold[Sums::kRowsOfLane];
 #pragma unroll
-    for (int c = 0; c < Sums::kColumnsOfLane; ++c) {
-      column_key[c] = column_line.key[at.column + Sums::column(c, at.lane)];
-      column_threshold[c] = column_line.threshold[at.column + Sums::column(c, at.lane)];
+    for (int r = 0; r < Sums::kRowsOfLane; ++r) {
+      row_key[r] = row_line.key[at.row + Sums::row(r, at.lane)];
+      row_threshold[r] = row_line.threshold[at.row + Sums::row(r, at.lane)];
     }
     bool any = false;
 #pragma unroll
-    for (int r = 0; r < Sums::kRowsOfLane; ++r) {
-      const float row_key = row_line.key[at.row + Sums::row(r, at.lane)];
-      const float row_threshold = row_line.threshold[at.row + Sums::row(r, at.lane)];
+    for (int c = 0; c < Sums::kColumnsOfLane; ++c) {
+      const float column_key = column_line.key[at.column + Sums::column(c, at.lane)];
+      const float column_threshold = column_line.threshold[at.column + Sums::column(c, at.lane)];
 #pragma unroll
-      for (int c = 0; c < Sums::kColumnsOfLane; ++c)
-        any |= hits<kSearch>(sums.dot[r][c], column_key[c], row_threshold) |
-               hits<kSearch>(sums.dot[r][c], row_key, column_threshold[c]);
+      for (int r = 0; r < Sums::kRowsOfLane; ++r)
+        any |= hits<kSearch>(sums.dot[r][c], column_key, row_threshold[r]) |
+               hits<kSearch>(sums.dot[r][c], row_key[r], column_threshold);
     }
     return warp_any(any);
   }
@@ -175,13 +174,17 @@ struct ScreenPairs {
     const int lane = at.lane;
     // An anchor a row, a candidate a lane.
     for (int r = 0; r < Sums::kRows; ++r)
-      meet<kSearch>(at.i + r, at.j + lane, pure, at.i + r < at.j + lane, rows.threshold[at.row + r],
-                    columns.key[at.column + lane], products[Sums::place(r, lane)]);
-    // An anchor a column.
+      for (int c = lane; c < Sums::kColumns; c += kWarp)
+        meet<kSearch>(at.i + r, at.j + c, pure, at.i + r < at.j + c, rows.threshold[at.row + r],
+                      columns.key[at.column + c], products[Sums::place(r, c)]);
+    // An anchor a column. Of a part of 16 rows half of the lanes have none.
     for (int c = 0; c < Sums::kColumns; ++c)
-      for (int r = 0; r < Sums::kRows; r += kWarp)
-        meet<kSearch>(at.j + c, at.i + r + lane, pure, at.i + r + lane < at.j + c, columns.threshold[at.column + c],
-                      rows.key[at.row + r + lane], products[Sums::place(r + lane, c)]);
+      for (int first = 0; first < Sums::kRows; first += kWarp) {
+        const bool inside = first + lane < Sums::kRows;
+        const int r = inside ? first + lane : 0;
+        meet<kSearch>(at.j + c, at.i + r, pure, at.i + r < at.j + c, columns.threshold[at.column + c],
+                      inside ? rows.key[at.row + r] : infinity(), products[Sums::place(r, c)]);
+      }
   }
 
   // One anchor and the candidates of a warp's lanes.

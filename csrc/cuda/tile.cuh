@@ -5,21 +5,29 @@
 
 namespace fasttriplet::cuda {
 
-// A warp's part of a tile, kRows x 32, spread over its lanes as the accumulators of mma.m16n8 are: of every 8 x 8
+// The rows that a tile multiplies, as they were packed.
+template <typename Entry>
+struct PackedRows {
+  const Entry* entries;  // [n, depth]
+  int64_t n;
+  int depth;
+};
+
+// A warp's part of a tile, spread over its lanes as the accumulators of mma.m16n8 and of wgmma are: of every 8 x 8
 // square a lane has two neighbours of one row. The float32 tile takes the same places, so that all else is written
 // once.
-template <int kPartRows>
+template <int kPartRows, int kPartColumns>
 struct Part {
-  static constexpr int kRows = kPartRows, kColumns = 32;
-  static constexpr int kRowsOfLane = kRows / 8, kColumnsOfLane = 8;
+  static constexpr int kRows = kPartRows, kColumns = kPartColumns;
+  static constexpr int kRowsOfLane = kRows / 8, kColumnsOfLane = kColumns / 4;
   float dot[kRowsOfLane][kColumnsOfLane];
 
   static FT_DEVICE int row(int r, int lane) { return 8 * r + lane / 4; }
   static FT_DEVICE int column(int c, int lane) { return c / 2 * 8 + lane % 4 * 2 + c % 2; }
 
-  // Where a product lies in shared memory: rows of 32 words, turned by their number, so that neither the 32 words of a
-  // row nor 32 words of a column share a bank.
-  static FT_DEVICE int place(int row, int column) { return row * kColumns + (column ^ (row % kColumns)); }
+  // Where a product lies in shared memory: 32 words of a row turned by its number, so that neither they nor 32 words of
+  // a column share a bank.
+  static FT_DEVICE int place(int row, int column) { return row * kColumns + (column ^ (row % kWarp)); }
 
   FT_DEVICE void store(float* products, int lane) const {  // [kRows * kColumns]
 #pragma unroll
@@ -30,12 +38,12 @@ struct Part {
 };
 
 // Warps side by side in a square tile of kSize rows and columns.
-template <int kTileSize, int kPartRows>
+template <int kTileSize, typename Part>
 struct Warps {
-  static constexpr int kColumns = kTileSize / Part<kPartRows>::kColumns, kRows = kTileSize / kPartRows;
+  static constexpr int kColumns = kTileSize / Part::kColumns, kRows = kTileSize / Part::kRows;
   static constexpr int kThreads = kColumns * kRows * kWarp;
-  static FT_DEVICE int first_row() { return warp_index() / kColumns * kPartRows; }
-  static FT_DEVICE int first_column() { return warp_index() % kColumns * Part<kPartRows>::kColumns; }
+  static FT_DEVICE int first_row() { return warp_index() / kColumns * Part::kRows; }
+  static FT_DEVICE int first_column() { return warp_index() % kColumns * Part::kColumns; }
 };
 
 }  // namespace fasttriplet::cuda

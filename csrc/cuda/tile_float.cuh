@@ -11,27 +11,27 @@ namespace fasttriplet::cuda {
 
 struct FloatTile {
   using Entry = Float32;
-  static constexpr int kSize = 64, kPartRows = 32, kDepth = 16, kDepthStep = 4;
-  using Layout = Warps<kSize, kPartRows>;
-  using Sums = Part<kPartRows>;
+  using Source = PackedRows<Entry>;
+  static constexpr int kSize = 64, kDepth = 16, kDepthStep = 4;
+  using Sums = Part<32, 32>;
+  using Layout = Warps<kSize, Sums>;
   static constexpr int kThreads = Layout::kThreads, kMinBlocks = 4;
   // Entries by depth, then by row; two words more a line keep the 16-byte loads' stores off one bank.
   static constexpr int kLine = kSize + 2;
   static constexpr int kBufferBytes = 2 * kDepth * kLine * static_cast<int>(sizeof(float));
 
-  // Rows of tile number row_tile times rows of column_tile. packed [n, depth], zeros beyond n; depth is a multiple of
+  // Rows of tile number row_tile times rows of column_tile; beyond the last row are zeros. The depth is a multiple of
   // kDepthStep.
-  static FT_DEVICE void multiply(const Entry* packed, int64_t n, int depth, int row_tile, int column_tile, char* buffer,
-                                 Sums& sums) {
+  static FT_DEVICE void multiply(const Source& source, int row_tile, int column_tile, char* buffer, Sums& sums) {
     float* const rows = reinterpret_cast<float*>(buffer);
     float* const columns = rows + kDepth * kLine;
 #pragma unroll
     for (int r = 0; r < Sums::kRowsOfLane; ++r)
 #pragma unroll
       for (int c = 0; c < Sums::kColumnsOfLane; ++c) sums.dot[r][c] = 0;
-    for (int begin = 0; begin < depth; begin += kDepth) {
-      load(packed, n, depth, row_tile, begin, rows);
-      load(packed, n, depth, column_tile, begin, columns);
+    for (int begin = 0; begin < source.depth; begin += kDepth) {
+      load(source, row_tile, begin, rows);
+      load(source, column_tile, begin, columns);
       block_barrier();
       for (int k = 0; k < kDepth; ++k) {
         float x[Sums::kRowsOfLane], y[Sums::kColumnsOfLane];
@@ -51,7 +51,7 @@ struct FloatTile {
   }
 
  private:
-  static FT_DEVICE void load(const Entry* packed, int64_t n, int depth, int tile, int begin, float* to) {
+  static FT_DEVICE void load(const Source& source, int tile, int begin, float* to) {
     constexpr int kQuads = kDepth / 4;
     struct alignas(16) Quad {
       float entry[4];
@@ -60,7 +60,8 @@ struct FloatTile {
       const int row = q / kQuads, k = q % kQuads * 4;
       Quad quad = {};
       const int64_t r = static_cast<int64_t>(tile) * kSize + row;
-      if (r < n && begin + k < depth) quad = *reinterpret_cast<const Quad*>(packed + r * depth + begin + k);
+      if (r < source.n && begin + k < source.depth)
+        quad = *reinterpret_cast<const Quad*>(source.entries + r * source.depth + begin + k);
 #pragma unroll
       for (int e = 0; e < 4; ++e) to[(k + e) * kLine + row] = quad.entry[e];
     }

@@ -11,35 +11,35 @@
 
 namespace fasttriplet::cuda {
 
-template <int kTileSize, int kTilePartRows, int kTileMinBlocks>
+template <int kTileSize, int kPartRows, int kTileMinBlocks>
 struct TensorTile {
   using Entry = BFloat16;
-  static constexpr int kSize = kTileSize, kPartRows = kTilePartRows, kDepth = 32, kDepthStep = 8, kStages = 4;
-  using Layout = Warps<kSize, kPartRows>;
-  using Sums = Part<kPartRows>;
+  using Source = PackedRows<Entry>;
+  static constexpr int kSize = kTileSize, kDepth = 32, kDepthStep = 8, kStages = 4;
+  using Sums = Part<kPartRows, 32>;
+  using Layout = Warps<kSize, Sums>;
   static constexpr int kThreads = Layout::kThreads, kMinBlocks = kTileMinBlocks;
   static constexpr int kRowBytes = kDepth * sizeof(Entry), kChunks = kRowBytes / 16;
   static constexpr int kOperandBytes = kSize * kRowBytes;
   static constexpr int kBufferBytes = kStages * 2 * kOperandBytes;
 
-  // Rows of tile number row_tile times rows of column_tile. packed [n, depth], zeros beyond n; depth is a multiple of
+  // Rows of tile number row_tile times rows of column_tile; beyond the last row are zeros. The depth is a multiple of
   // kDepthStep.
-  static FT_DEVICE void multiply(const Entry* packed, int64_t n, int depth, int row_tile, int column_tile, char* buffer,
-                                 Sums& sums) {
+  static FT_DEVICE void multiply(const Source& source, int row_tile, int column_tile, char* buffer, Sums& sums) {
 #pragma unroll
     for (int r = 0; r < Sums::kRowsOfLane; ++r)
 #pragma unroll
       for (int c = 0; c < Sums::kColumnsOfLane; ++c) sums.dot[r][c] = 0;
     // What stays the same from step to step is worked out here: left to the compiler it takes more registers.
     const int lane = lane_index();
-    const int steps = (depth + kDepth - 1) / kDepth;
+    const int steps = (source.depth + kDepth - 1) / kDepth;
     const int row_offset = place(Layout::first_row() + lane % 16, lane / 16);
     const int column_offset = place(Layout::first_column() + lane % 8 + lane / 16 * 8, lane / 8 % 2);
-    const Source row_source(packed, n, depth, row_tile), column_source(packed, n, depth, column_tile);
+    const Chunks row_chunks(source, row_tile), column_chunks(source, column_tile);
     const auto load = [&](int step) {
       char* const stage = buffer + step % kStages * (2 * kOperandBytes);
-      row_source.copy(depth, step * kDepth, stage);
-      column_source.copy(depth, step * kDepth, stage + kOperandBytes);
+      row_chunks.copy(source.depth, step * kDepth, stage);
+      column_chunks.copy(source.depth, step * kDepth, stage + kOperandBytes);
     };
 #pragma unroll 1
     for (int step = 0; step < kStages - 1; ++step) {
@@ -64,13 +64,13 @@ struct TensorTile {
   static FT_DEVICE int place(int row, int chunk) { return row * kRowBytes + ((chunk ^ (row / 2 % kChunks)) * 16); }
 
   // This thread's chunks of an operand: one of a row, and of the rows kRowStep below.
-  class Source {
+  class Chunks {
    public:
-    FT_DEVICE Source(const Entry* packed, int64_t n, int depth, int tile)
-        : from_(packed + (static_cast<int64_t>(tile) * kSize + row()) * depth + chunk() * 8),
-          rows_(static_cast<int>(n - static_cast<int64_t>(tile) * kSize < kSize ? n - static_cast<int64_t>(tile) * kSize
-                                                                                : kSize) -
-                row()) {}
+    FT_DEVICE Chunks(const Source& source, int tile) {
+      const int64_t first = static_cast<int64_t>(tile) * kSize, rows = source.n - first;
+      from_ = source.entries + (first + row()) * source.depth + chunk() * 8;
+      rows_ = (rows < kSize ? static_cast<int>(rows) : kSize) - row();
+    }
 
     FT_DEVICE void copy(int depth, int begin, char* to) const {
 #pragma unroll

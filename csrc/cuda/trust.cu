@@ -3,17 +3,22 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <random>
 #include <vector>
 
 #include "core/bound.h"
+#include "cuda/engine.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/self_test.cuh"
 #include "cuda/tile_tensor.cuh"
 
 namespace fasttriplet::cuda {
 namespace {
+
+// Whether this library has code for sm_90a, which alone has those instructions.
+const bool kHasWgmma = std::string(FASTTRIPLET_CUDA_ARCHITECTURES).find("sm_90a") != std::string::npos;
 
 // A stream and memory of the test's own: PyTorch's need not be disturbed.
 class Session {
@@ -69,7 +74,7 @@ std::string test_tile(CudaDevice& device, Session& session, int depth, bool whol
   BFloat16* const device_rows = session.take<BFloat16>(rows.size());
   float* const device_products = session.take<float>(products.size());
   session.copy(device_rows, rows.data(), rows.size());
-  device.launch(MultiplyTile<Tile>{device_rows, n, depth, device_products}, 1);
+  device.launch(MultiplyTile<Tile>{source_of<Tile>(device, device_rows, n, depth), device_products}, 1);
   session.copy(products.data(), device_products, products.size());
   for (int64_t i = 0; i < Tile::kSize; ++i)
     for (int64_t j = 0; j < Tile::kSize; ++j) {
@@ -93,36 +98,43 @@ std::string test_tile(CudaDevice& device, Session& session, int depth, bool whol
 
 }  // namespace
 
-std::string test_tensor_cores(int device) {
+std::string test_tensor_cores(int device, TensorCores kind) {
   Session session;
   CudaDevice launcher(device, session.stream());
-  for (const auto& [depth, whole] : {std::pair<int, bool>{72, true}, {8, true}, {2048, false}})
-    for (const std::string& wrong : {test_tile<SmallTensorTile>(launcher, session, depth, whole),
-                                     test_tile<LargeTensorTile>(launcher, session, depth, whole)})
-      if (!wrong.empty()) return wrong;
+  for (const auto& [depth, whole] : {std::pair<int, bool>{72, true}, {8, true}, {2048, false}}) {
+    std::string wrong;
+    if (kind == TensorCores::kWarpgroup) {
+      wrong = test_tile<WgmmaTile>(launcher, session, depth, whole);
+    } else {
+      wrong = test_tile<SmallTensorTile>(launcher, session, depth, whole);
+      if (wrong.empty()) wrong = test_tile<LargeTensorTile>(launcher, session, depth, whole);
+    }
+    if (!wrong.empty()) return wrong;
+  }
   return "";
 }
 
-bool tensor_cores_trusted(int device, cudaStream_t stream) {
+bool tensor_cores_trusted(int device, TensorCores kind, cudaStream_t stream) {
   enum class Trust { kUnknown, kYes, kNo };
   static std::mutex lock;
-  static std::vector<Trust> trust;
+  static std::map<std::pair<int, TensorCores>, Trust> known;
   const std::lock_guard<std::mutex> guard(lock);
-  if (static_cast<size_t>(device) >= trust.size()) trust.resize(device + 1, Trust::kUnknown);
-  if (trust[device] == Trust::kUnknown) {
-    if (device_attribute(cudaDevAttrComputeCapabilityMajor, device) < 8) {
-      trust[device] = Trust::kNo;
+  Trust& trust = known[{device, kind}];
+  if (trust == Trust::kUnknown) {
+    const int major = device_attribute(cudaDevAttrComputeCapabilityMajor, device);
+    if (kind == TensorCores::kWarp ? major < 8 : major != 9 || !kHasWgmma) {
+      trust = Trust::kNo;
       return false;
     }
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
     if (capture != cudaStreamCaptureStatusNone) return false;
-    const std::string wrong = test_tensor_cores(device);
+    const std::string wrong = test_tensor_cores(device, kind);
     if (!wrong.empty())
       std::fprintf(stderr, "fasttriplet: the tensor cores of CUDA device %d are not used: %s\n", device, wrong.c_str());
-    trust[device] = wrong.empty() ? Trust::kYes : Trust::kNo;
+    trust = wrong.empty() ? Trust::kYes : Trust::kNo;
   }
-  return trust[device] == Trust::kYes;
+  return trust == Trust::kYes;
 }
 
 }  // namespace fasttriplet::cuda

@@ -1,4 +1,4 @@
-// Whether a device's tensor cores may be used: they must have passed a test on that very device.
+// Whether a device's tensor cores may be used: they must have passed a test on that very device, each kind its own.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,11 +7,13 @@
 
 namespace fasttriplet::cuda {
 
-// What the test found: empty where the tensor cores multiply as expected, else what is wrong. Waits for the device.
-std::string test_tensor_cores(int device);
+enum class TensorCores { kWarp, kWarpgroup };  // mma.sync from sm_80 on; wgmma and the copy engine of sm_90a
 
-// True on sm_80 and later once the test has passed, which is run at the first call on each device. While `stream` is
-// being captured into a graph nothing can be waited for: then an untested device is not trusted yet.
-bool tensor_cores_trusted(int device, cudaStream_t stream);
+// What the test found: empty where the tensor cores multiply as expected, else what is wrong. Waits for the device.
+std::string test_tensor_cores(int device, TensorCores kind);
+
+// True once the test has passed, which is run at the first call on each device. While `stream` is being captured into a
+// graph nothing can be waited for: then an untested device is not trusted yet.
+bool tensor_cores_trusted(int device, TensorCores kind, cudaStream_t stream);
 
 }  // namespace fasttriplet::cuda

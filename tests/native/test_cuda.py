@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, SQUARED, hardest, scores, suffix
 from tests.native.test_mine import SHAPES, rows_of
 
-PRODUCTS = ("float", "small-tensor", "large-tensor")
+PRODUCTS = ("float", "small-tensor", "large-tensor", "wgmma")
 MEAN, SKIP = 2, 0
 
 
 def setting(native, seed=0, deferred=False, processors=2):
     result = native.cuda.Settings()
     result.seed, result.deferred_copies, result.processors = seed, deferred, processors
+    result.deferred_products = seed % 4 >= 2
     return result
 
 
@@ -295,7 +296,7 @@ def test_slopes_that_are_nan_and_pairs_beyond_the_batch_make_the_gradient_nan(na
 
 # Tiles.
 
-TILES = {"float": 64, "small_tensor": 64, "large_tensor": 128}
+TILES = {"float": 64, "small_tensor": 64, "large_tensor": 128, "wgmma": 128}
 
 
 @pytest.mark.parametrize("tile", TILES)

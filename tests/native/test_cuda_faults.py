@@ -22,11 +22,13 @@ def battery(native, set_up):
     """Runs that reach every kernel, as arrays: several tiles a block, all rounds, a hub, more than one chunk."""
     random = np.random.default_rng(0)
     found = []
-    rows = random.standard_normal((200, 150)).astype(np.float32)
+    wide = random.standard_normal((200, 250)).astype(np.float32)  # four stages of the deepest pipeline
+    rows = wide[:, :150].copy()
     labels = np.arange(200) // 3 % 50
     for products in PRODUCTS:
         for distance, offset in ((COSINE, 0), (INNER, 3)):
-            mined = mine(native, rows + np.float32(offset), labels, distance, products, set_up)
+            batch = (wide if products == "wgmma" else rows) + np.float32(offset)
+            mined = mine(native, batch, labels, distance, products, set_up)
             found += [mined["pairs"], mined["distances"], mined["slopes"], mined["scale"], mined["centre_norm"]]
     rows[77] *= 1e3  # one long row among the products
     mined = mine(native, rows, labels, INNER, "float", set_up)
@@ -89,7 +91,7 @@ def test_every_wait_is_needed(native, want):
         for path in KERNELS.glob("*.cuh")
         if not path.name.startswith("device")
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(r"\b(block_barrier|block_any|warp_barrier|copy_async_wait<.*>)\(", line)
+        if re.search(r"\b(block_barrier|block_any|warp_barrier|arrival_wait|(copy_async|group)_wait<.*>)\(", line)
     }
     assert in_source == {site for kind in sites.values() for site in kind}
     superfluous = [site for kind in sites.values() for site in kind if not notices(native, want, broken_site=site)]

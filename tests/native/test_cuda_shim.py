@@ -58,6 +58,23 @@ def test_matrices_are_loaded_as_the_manual_says(native):
             assert words[lane, m] == int(low) | int(high) << 16
 
 
+def test_products_of_four_warps_lie_as_the_manual_says(native):
+    """PTX ISA, wgmma m64n128k16: operands K-major with 128-byte swizzling, accumulators by the manual's formula."""
+    random = np.random.default_rng(0)
+    a, b = random.integers(-9, 9, (64, 16)), random.integers(-9, 9, (128, 16))
+    image = np.zeros((192, 8, 8), np.uint16)  # rows of eight chunks of eight entries
+    for r, row in enumerate((*a, *b)):
+        for chunk in (0, 1):  # Swizzle<3, 4, 3>: of eight rows each has its chunks elsewhere
+            image[r, chunk ^ (r % 8)] = bfloat16_bits(row[8 * chunk : 8 * chunk + 8])
+    sums = native.cuda.multiply_group_fragments(image.view(np.uint8).reshape(-1))
+    want = a @ b.T
+    for thread in range(128):
+        for i in range(64):  # the manual's d_i
+            row = 16 * (thread // 32) + thread % 32 // 4 + (8 if i % 4 >= 2 else 0)
+            column = 8 * (i // 4) + thread % 4 * 2 + i % 2
+            assert sums[thread, i % 4 // 2, i // 4 * 2 + i % 2] == want[row, column]
+
+
 def test_directed_sums(native):
     random = np.random.default_rng(0)
     a = (random.standard_normal(2000) * 10.0 ** random.uniform(-20, 20, 2000)).astype(np.float32)

@@ -34,8 +34,9 @@ const T* own_copy(HostMemory& memory, const Array<T>& array) {
 Products products_named(const std::string& name) {
   if (name == "small-tensor") return Products::kSmallTensor;
   if (name == "large-tensor") return Products::kLargeTensor;
+  if (name == "wgmma") return Products::kWgmma;
   if (name == "float") return Products::kFloat;
-  throw std::invalid_argument("products must be small-tensor, large-tensor or float; got " + name);
+  throw std::invalid_argument("products must be small-tensor, large-tensor, wgmma or float; got " + name);
 }
 
 struct Arrays {
@@ -123,7 +124,7 @@ template <typename Tile>
 py::tuple multiply_tile(const Array<float>& rows, const Settings& settings) {
   HostMemory memory;
   HostDevice device(settings);
-  const int64_t n = rows.shape(0), d = rows.shape(1), depth = round_up(d, Tile::kDepthStep);
+  const int64_t n = rows.shape(0), d = rows.shape(1), depth = packed_depth<Tile>(d);
   typename Tile::Entry* const packed = memory.take<typename Tile::Entry>(n * depth);
   Array<float> rounded({n, d});
   for (int64_t i = 0; i < n; ++i)
@@ -132,7 +133,8 @@ py::tuple multiply_tile(const Array<float>& rows, const Settings& settings) {
       if (k < d) rounded.mutable_at(i, k) = packed[i * depth + k].value();
     }
   Array<float> products({int64_t{Tile::kSize}, int64_t{Tile::kSize}});
-  device.launch(MultiplyTile<Tile>{packed, n, static_cast<int>(depth), products.mutable_data()}, 1);
+  device.launch(
+      MultiplyTile<Tile>{source_of<Tile>(device, packed, n, static_cast<int>(depth)), products.mutable_data()}, 1);
   return py::make_tuple(products, rounded);
 }
 
@@ -155,6 +157,22 @@ struct MultiplyFragments : OneWarp {
     }
     multiply_add_bf16(own_sum, own_a, b[lane * 2], b[lane * 2 + 1]);
     for (int w = 0; w < 4; ++w) sum[lane * 4 + w] = own_sum[w];
+  }
+};
+
+struct MultiplyGroupFragments {
+  static constexpr int kThreads = 128, kMinBlocks = 1, kSharedBytes = 3 * 8192;
+  const char* image;  // of shared memory: 64 rows of a, 128 columns of b, 128 bytes each
+  float* sums;        // [128, 2, 32]
+  void operator()() const {
+    if (thread_index() == 0) std::memcpy(shared_memory(), image, kSharedBytes);
+    block_barrier();
+    float own[2][32] = {};
+    group_begin();
+    group_multiply_add(own, shared_memory(), shared_memory() + 8192);
+    group_commit();
+    group_wait<0>();
+    std::memcpy(sums + thread_index() * 64, own, sizeof own);
   }
 };
 
@@ -210,6 +228,7 @@ void bind_cuda(py::module_& m) {
       .def(py::init<>())
       .def_readwrite("seed", &Settings::seed)
       .def_readwrite("deferred_copies", &Settings::deferred_copies)
+      .def_readwrite("deferred_products", &Settings::deferred_products)
       .def_readwrite("processors", &Settings::processors)
       .def_readwrite("broken_site", &Settings::broken_site)
       .def_readwrite("bound_factor", &Settings::bound_factor);
@@ -221,6 +240,7 @@ void bind_cuda(py::module_& m) {
   m.def("multiply_float_tile", multiply_tile<FloatTile>);
   m.def("multiply_small_tensor_tile", multiply_tile<SmallTensorTile>);
   m.def("multiply_large_tensor_tile", multiply_tile<LargeTensorTile>);
+  m.def("multiply_wgmma_tile", multiply_tile<WgmmaTile>);
   m.def("tensor_core_error", tensor_core_error);
   m.def("accumulation_error", accumulation_error);
   m.def("add_down", [](float a, float b) { return add_down(a, b); });
@@ -234,6 +254,12 @@ void bind_cuda(py::module_& m) {
     kernel.sum = sum.mutable_data();
     HostDevice({}).launch(kernel, 1);
     return sum;
+  });
+  m.def("multiply_group_fragments", [](const Array<uint8_t>& image) {
+    if (image.size() != MultiplyGroupFragments::kSharedBytes) throw std::invalid_argument("image must fill 24 KB");
+    Array<float> sums({128, 2, 32});
+    HostDevice({}).launch(MultiplyGroupFragments{reinterpret_cast<const char*>(image.data()), sums.mutable_data()}, 1);
+    return sums;
   });
   m.def("load_fragments", [](const Array<uint16_t>& rows) {
     Array<uint32_t> words({32, 4});
@@ -255,6 +281,8 @@ void bind_cuda(py::module_& m) {
     all["block"] = shim::sites().block;
     all["warp"] = shim::sites().warp;
     all["copies"] = shim::sites().copies;
+    all["arrivals"] = shim::sites().arrivals;
+    all["groups"] = shim::sites().groups;
     return all;
   });
 }

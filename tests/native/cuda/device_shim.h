@@ -41,6 +41,13 @@ bool wait_for_block(bool value, Site site);
 void wait_for_warp(Site site);
 void copy(void* shared, const void* global, int bytes);
 void commit_copies();
+void start_arrivals(uint64_t* barrier);
+void end_arrivals(uint64_t* barrier);
+void expect_arrivals(uint64_t* barrier, int bytes);
+void wait_for_arrivals(uint64_t* barrier, int parity, Site site);
+void multiply_by_group(float* sum, const void* a, const void* b);
+void commit_group();
+void wait_for_group(int pending, Site site);
 void wait_for_copies(int pending, Site site);
 
 // Own::combine says what the warp does together.
@@ -155,6 +162,38 @@ inline void copy_async_commit() { shim::commit_copies(); }
 template <int kPending>
 inline void copy_async_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   shim::wait_for_copies(kPending, {file, line});
+}
+
+// A matrix that the copy engine takes boxes of 128 rows x 64 entries from.
+struct TileMap {
+  const uint16_t* entries;  // [n, depth]
+  int64_t n;
+  int depth;
+};
+
+namespace shim {
+void copy_box(char* shared, const TileMap& map, int k, int row, uint64_t* barrier);
+}  // namespace shim
+
+inline void arrival_start(uint64_t* barrier) { shim::start_arrivals(barrier); }
+inline void arrival_end(uint64_t* barrier) { shim::end_arrivals(barrier); }
+inline void arrival_expect(uint64_t* barrier, int bytes) { shim::expect_arrivals(barrier, bytes); }
+inline void arrival_wait(uint64_t* barrier, int parity, const char* file = __builtin_FILE(),
+                         int line = __builtin_LINE()) {
+  shim::wait_for_arrivals(barrier, parity, {file, line});
+}
+inline void fence_async() {}  // memory is one here
+inline void copy_box(void* shared, const TileMap& map, int k, int row, uint64_t* barrier) {
+  shim::copy_box(static_cast<char*>(shared), map, k, row, barrier);
+}
+inline void group_begin() {}
+inline void group_multiply_add(float (&sum)[2][32], const void* a, const void* b) {
+  shim::multiply_by_group(&sum[0][0], a, b);
+}
+inline void group_commit() { shim::commit_group(); }
+template <int kPending>
+inline void group_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  shim::wait_for_group(kPending, {file, line});
 }
 
 inline void load_matrices(uint32_t (&words)[4], const void* shared_row) {

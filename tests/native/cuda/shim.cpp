@@ -1,6 +1,7 @@
 #include "cuda/shim.h"
 
 #include <deque>
+#include <map>
 #include <stdexcept>
 
 #include "cuda/fiber.h"
@@ -38,6 +39,31 @@ struct WarpState {
   void* lanes[32] = {};
 };
 
+// A barrier that counts bytes.
+struct Arrivals {
+  int phase = 0;
+  bool expecting = false;
+  int bytes = 0;                             // still to come in this phase
+  std::deque<std::function<void()>> copies;  // not done yet
+};
+
+// Four warps, and their products that are not done yet.
+constexpr int kGroupThreads = 128;
+struct GroupState {
+  const char* operation = nullptr;
+  int arrived = 0;
+  float* sums[kGroupThreads] = {};
+  std::vector<std::function<void()>> open;
+  std::deque<std::vector<std::function<void()>>> committed;
+};
+
+// The address in shared memory of entry `k` of a row of 128 bytes, the chunks of 16 bytes turned by the row: bits 4 to
+// 6 are exchanged by those times 7 to 9.
+size_t swizzled(size_t row_start, size_t bytes) {
+  const size_t linear = row_start + bytes;
+  return linear ^ ((linear >> 7 & 7) << 4);
+}
+
 // One block at a time.
 class Block {
  public:
@@ -48,8 +74,8 @@ class Block {
     // Aligned as shared memory is, and not a byte longer than asked for.
     const size_t bytes = static_cast<size_t>(shared_bytes);
     std::unique_ptr<char, void (*)(void*)> shared(
-        static_cast<char*>(std::aligned_alloc(128, (bytes + 127) / 128 * 128)), std::free);
-    std::memset(shared.get(), 0xff, (bytes + 127) / 128 * 128);
+        static_cast<char*>(std::aligned_alloc(1024, (bytes + 1023) / 1024 * 1024)), std::free);
+    std::memset(shared.get(), 0xff, (bytes + 1023) / 1024 * 1024);
     shared_ = shared.get();
     shared_bytes_ = shared_bytes;
     body_ = body;
@@ -58,6 +84,8 @@ class Block {
     blocks_ = count;
     threads_.assign(threads, Thread());
     warps_.assign((threads + 31) / 32, WarpState());
+    groups_.assign((threads + kGroupThreads - 1) / kGroupThreads, GroupState());
+    arrivals_.clear();
     arrived_ = finished_ = 0;
     any_ = false;
     ready_.clear();
@@ -126,7 +154,123 @@ class Block {
       for (const Copy& copy : thread.groups.front()) perform(copy);
   }
 
+  void start_arrivals(uint64_t* barrier) {
+    if (!arrivals_.emplace(barrier, Arrivals()).second) fail("a barrier of arrivals is started twice");
+  }
+  void end_arrivals(uint64_t* barrier) {
+    if (arrivals_.erase(barrier) == 0) fail("a barrier of arrivals ends that was not started");
+  }
+  void expect_arrivals(uint64_t* barrier, int bytes) {
+    Arrivals& arrivals = started(barrier);
+    if (arrivals.expecting) fail("a barrier of arrivals already expects bytes");
+    arrivals.expecting = true;
+    arrivals.bytes += bytes;
+  }
+  void copy_box(char* to, const TileMap& map, int k, int row, uint64_t* barrier) {
+    constexpr int kRows = 128, kEntries = 64, kBytes = kRows * kEntries * 2;
+    if (to < shared_ || to + kBytes > shared_ + shared_bytes_) return fail("a box ends outside shared memory");
+    if ((to - shared_) % 1024 != 0 || map.depth % 8 != 0) return fail("a box or its rows are not aligned");
+    Arrivals& arrivals = started(barrier);
+    const size_t offset = static_cast<size_t>(to - shared_);
+    arrivals.copies.push_back([=, this_shared = shared_, &arrivals] {
+      for (int r = 0; r < kRows; ++r)
+        for (int e = 0; e < kEntries; ++e) {
+          const bool inside = row + r < map.n && k + e < map.depth;
+          const uint16_t entry = inside ? map.entries[(row + r) * static_cast<int64_t>(map.depth) + k + e] : 0;
+          std::memcpy(this_shared + swizzled(offset + static_cast<size_t>(r) * 128, static_cast<size_t>(e) * 2), &entry,
+                      sizeof entry);
+        }
+      arrivals.bytes -= kBytes;
+    });
+    if (!settings_.deferred_copies || waits_for_arrivals()) arrive(arrivals);
+  }
+  void wait_for_arrivals(uint64_t* barrier, int parity) {
+    while (started(barrier).phase % 2 == parity) {
+      arrive(started(barrier));
+      if (started(barrier).phase % 2 == parity) wait(kArrival);
+    }
+  }
+
+  // Calls `last` when all threads of the group have come.
+  template <typename F>
+  void meet_in_group(const char* operation, F&& last) {
+    GroupState& group = groups_[current_ / kGroupThreads];
+    if (group.arrived > 0 && std::strcmp(group.operation, operation) != 0)
+      return fail(std::string("threads of a group meet in ") + group.operation + " and in " + operation);
+    group.operation = operation;
+    if (++group.arrived < kGroupThreads) return wait(operation);
+    last(group);
+    group.arrived = 0;
+    const int first = current_ / kGroupThreads * kGroupThreads;
+    for (int t = first; t < first + kGroupThreads; ++t) release(t);
+  }
+
+  // PTX ISA, "Register fragments for wgmma.mma_async.m64nNk16": accumulators of warp w lie in its rows 16 w to 16 w +
+  // 15 as those of mma.m16n8 do.
+  void multiply_by_group(float* sum, const void* a, const void* b) {
+    groups_[current_ / kGroupThreads].sums[current_ % kGroupThreads] = sum;
+    const size_t a_offset = static_cast<size_t>(static_cast<const char*>(a) - shared_);
+    const size_t b_offset = static_cast<size_t>(static_cast<const char*>(b) - shared_);
+    meet_in_group("group_multiply_add", [&](GroupState& group) {
+      const auto entry = [this](size_t offset, int row, int k) {
+        uint16_t bits;
+        std::memcpy(&bits, shared_ + swizzled(offset + static_cast<size_t>(row) * 128, static_cast<size_t>(k) * 2),
+                    sizeof bits);
+        return static_cast<double>(bits_float(static_cast<uint32_t>(bits) << 16));
+      };
+      const auto multiply = [=, &group] {
+        for (int t = 0; t < kGroupThreads; ++t)
+          for (int s = 0; s < 64; ++s) {
+            const int row = t / 32 * 16 + t % 32 / 4 + s / 32 * 8, column = s % 32 / 2 * 8 + t % 4 * 2 + s % 2;
+            double total = static_cast<double>(group.sums[t][s]);
+            for (int k = 0; k < 16; ++k) total += entry(a_offset, row, k) * entry(b_offset, column, k);
+            group.sums[t][s] = static_cast<float>(total);
+          }
+      };
+      if (settings_.deferred_products)
+        group.open.push_back(multiply);
+      else
+        multiply();
+    });
+  }
+  void commit_group() {
+    meet_in_group("group_commit", [](GroupState& group) {
+      group.committed.push_back(std::move(group.open));
+      group.open.clear();
+    });
+  }
+  void wait_for_group(int pending) {
+    meet_in_group("group_wait", [&](GroupState& group) {
+      for (; static_cast<int>(group.committed.size()) > pending; group.committed.pop_front())
+        for (const auto& multiply : group.committed.front()) multiply();
+    });
+  }
+
  private:
+  static constexpr const char* kArrival = "arrivals";
+
+  Arrivals& started(uint64_t* barrier) {
+    const auto found = arrivals_.find(barrier);
+    if (found == arrivals_.end()) fail("a barrier of arrivals is used that was not started");
+    return found->second;
+  }
+  bool waits_for_arrivals() const {
+    return std::any_of(threads_.begin(), threads_.end(),
+                       [](const Thread& thread) { return thread.waits_for == kArrival; });
+  }
+  // Does the copies, and ends the phase where all its bytes are there.
+  void arrive(Arrivals& arrivals) {
+    while (!arrivals.copies.empty()) {
+      arrivals.copies.front()();
+      arrivals.copies.pop_front();
+      if (!arrivals.expecting || arrivals.bytes != 0) continue;
+      arrivals.expecting = false;
+      ++arrivals.phase;
+      for (const Thread& thread : threads_)
+        if (thread.waits_for == kArrival) release(thread.index);  // to look again
+    }
+  }
+
   static void begin(void* block) { static_cast<Block*>(block)->run_thread(); }
 
   void run_thread() {
@@ -196,6 +340,8 @@ class Block {
   int64_t block_ = 0, blocks_ = 0;
   std::vector<Thread> threads_;
   std::vector<WarpState> warps_;
+  std::vector<GroupState> groups_;
+  std::map<uint64_t*, Arrivals> arrivals_;
   std::vector<int> ready_, unlucky_ready_;
   int unlucky_warp_ = 0;  // runs only where no other can: a warp may be far behind the rest
   int current_ = 0, arrived_ = 0, finished_ = 0;
@@ -248,6 +394,21 @@ void copy(void* shared, const void* global, int bytes) { running->copy({shared, 
 void commit_copies() { running->commit(); }
 void wait_for_copies(int pending, Site site) {
   running->wait_for_copies(is_broken(sites().copies, site) ? pending + 1 : pending);
+}
+
+void start_arrivals(uint64_t* barrier) { running->start_arrivals(barrier); }
+void end_arrivals(uint64_t* barrier) { running->end_arrivals(barrier); }
+void expect_arrivals(uint64_t* barrier, int bytes) { running->expect_arrivals(barrier, bytes); }
+void copy_box(char* shared, const TileMap& map, int k, int row, uint64_t* barrier) {
+  running->copy_box(shared, map, k, row, barrier);
+}
+void wait_for_arrivals(uint64_t* barrier, int parity, Site site) {
+  if (!is_broken(sites().arrivals, site)) running->wait_for_arrivals(barrier, parity);
+}
+void multiply_by_group(float* sum, const void* a, const void* b) { running->multiply_by_group(sum, a, b); }
+void commit_group() { running->commit_group(); }
+void wait_for_group(int pending, Site site) {
+  running->wait_for_group(is_broken(sites().groups, site) ? pending + 1 : pending);
 }
 
 void run_grid(const Settings& settings, int64_t blocks, int threads, int shared_bytes, void (*body)(const void*),

@@ -19,7 +19,8 @@ namespace fasttriplet::cuda::shim {
 
 struct Settings {
   uint64_t seed = 0;
-  bool deferred_copies = false;  // done when waited for, instead of at once
+  bool deferred_copies = false;    // done when waited for, instead of at once
+  bool deferred_products = false;  // likewise of those of four warps
   int64_t processors = 2;
   // Faults, to see that they are noticed: "file:line" of a wait that is left out, or, of copies, one group too few; a
   // factor on the screen's error bound.
@@ -29,7 +30,7 @@ struct Settings {
 
 // Where threads waited in the runs so far, as "file:line", parted by what they waited for.
 struct Sites {
-  std::vector<std::string> block, warp, copies;
+  std::vector<std::string> block, warp, copies, arrivals, groups;
 };
 
 void run_grid(const Settings& settings, int64_t blocks, int threads, int shared_bytes, void (*body)(const void*),
@@ -65,6 +66,9 @@ class HostDevice {
   }
   void clear(void* pointer, size_t bytes) { std::memset(pointer, 0, bytes); }
   int64_t processors() const { return settings_.processors; }
+  static TileMap tile_map(const BFloat16* entries, int64_t n, int depth) {
+    return {reinterpret_cast<const uint16_t*>(entries), n, depth};
+  }
   size_t sort_bytes(int64_t) const { return 1; }
   void sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
             char*) {
