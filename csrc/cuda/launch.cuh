@@ -63,8 +63,13 @@ class CudaDevice {
   static decltype(&cuTensorMapEncodeTiled) tile_map_encoder() {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-    check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
-               "asking the driver for cuTensorMapEncodeTiled");
+#if CUDART_VERSION >= 12050
+    const cudaError_t status =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+#else
+    const cudaError_t status = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+    check_cuda(status, "asking the driver for cuTensorMapEncodeTiled");
     if (found != cudaDriverEntryPointSuccess || function == nullptr)
       throw std::runtime_error("fasttriplet: this driver has no cuTensorMapEncodeTiled, which wgmma needs");
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
