@@ -16,13 +16,17 @@ step() {  # name, command...
   local name="$1" began=$SECONDS
   shift
   echo "== $name"
-  if "$@" >"$results/gpu_$name.log" 2>&1; then
+  local log
+  log="$(mktemp)"
+  if "$@" >"$log" 2>&1; then
     echo "   passed, $((SECONDS - began)) s"
   else
-    echo "   FAILED, $((SECONDS - began)) s; the end of $results/gpu_$name.log:"
-    tail -n 40 "$results/gpu_$name.log" | sed 's/^/   /'
+    echo "   FAILED, $((SECONDS - began)) s; its end, all of it is in $results/gpu.log:"
+    tail -n 40 "$log" | sed 's/^/   /'
     failed+=("$name")
   fi
+  { echo "== $name"; cat "$log"; } >>"$results/gpu.log"
+  rm "$log"
 }
 
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -33,8 +37,9 @@ capability="$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_
 [[ $capability == 9.0 ]] && capability=9.0a
 "$python" -c 'import torch; print("==", torch.cuda.get_device_name(), "PyTorch", torch.__version__)'
 
-step build env FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST="$capability" "$python" setup.py build_ext --inplace
-step tensor_cores "$python" -c '
+rm -f "$results/gpu.log"
+step build timeout 150 env FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST="$capability" "$python" setup.py build_ext --inplace
+step tensor_cores timeout 60 "$python" -c '
 import fasttriplet, torch
 from fasttriplet import _library
 assert _library.cuda_absence is None, _library.cuda_absence
@@ -43,16 +48,16 @@ for warpgroup in (False, True) if torch.cuda.get_device_capability() == (9, 0) e
     assert wrong == "", wrong'
 suite=(tests/test_functional.py tests/test_autograd.py tests/test_invariance.py tests/test_losses.py
   tests/test_miners.py tests/test_arguments.py)
-step cuda_tests timeout 110 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py
-step whole_suite env FASTTRIPLET_TEST_ENGINE=cuda timeout 130 "$python" -m pytest -q -p no:cacheprovider "${suite[@]}"
+step cuda_tests timeout 90 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py
+step whole_suite env FASTTRIPLET_TEST_ENGINE=cuda timeout 100 "$python" -m pytest -q -p no:cacheprovider "${suite[@]}"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    step "$tool" timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m benchmarks.small_run
+    step "$tool" timeout 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m benchmarks.small_run
   done
 else
   echo "== compute-sanitizer is not here: memory and races were not checked"
 fi
-step timings timeout 170 "$python" -m benchmarks.gpu --minutes 2 --output "$results"
+step timings timeout 140 "$python" -m benchmarks.gpu --minutes 1.7 --output "$results"
 echo "== $((SECONDS - started)) s in all"
 if ((${#failed[@]})); then
   echo "FAILED: ${failed[*]}"

@@ -22,8 +22,11 @@ def main(device: str = "cuda") -> None:
                 loss = fasttriplet.batch_hard_triplet_loss(rows, labels, distance=distance)
                 loss.backward()
                 assert loss.isfinite() and rows.grad is not None and rows.grad.isfinite().all()
-    rows = torch.randn(4200, 16, generator=generator).to(device).requires_grad_()  # large tiles
-    fasttriplet.batch_hard_triplet_loss(rows, torch.arange(4200, device=device) // 3).backward()
+    hopper = device == "cuda" and torch.cuda.get_device_capability() == (9, 0)
+    for products in ("tensor", "wgmma") if hopper else ("tensor",):
+        os.environ["FASTTRIPLET_CUDA_PRODUCTS"] = products
+        rows = torch.randn(4200, 80, generator=generator).to(device).requires_grad_()  # large tiles
+        fasttriplet.batch_hard_triplet_loss(rows, torch.arange(4200, device=device) // 3).backward()
     print("small run: done")
 
 

@@ -70,7 +70,8 @@ class Architecture:
     def flags(self) -> list[str]:
         name = f"{self.number}{self.suffix}"
         flags = [f"-gencode=arch=compute_{name},code=sm_{name}"]
-        return [*flags, f"-gencode=arch=compute_{name},code=compute_{name}"] if self.ptx else flags
+        # PTX is for the hardware to come, which one GPU's own instructions (the suffix) would exclude.
+        return [*flags, f"-gencode=arch=compute_{self.number},code=compute_{self.number}"] if self.ptx else flags
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,14 @@ bool is_integer(ScalarType dtype) {
   }
 }
 
+void check_device(const Tensor& tensor, const char* name, const Tensor& embeddings) {
+  const auto place = [](const Tensor& of) {
+    return (of.is_cuda() ? "cuda:" : of.is_cpu() ? "cpu:" : "another device:") + std::to_string(of.get_device_index());
+  };
+  if (tensor.is_cuda() != embeddings.is_cuda() || tensor.get_device_index() != embeddings.get_device_index())
+    fail(std::string(name) + " must be on the device of embeddings, " + place(embeddings) + "; got " + place(tensor));
+}
+
 }  // namespace
 
 void check_embeddings(const Tensor& embeddings) {
@@ -64,13 +72,16 @@ void check_labels(const Tensor& labels, const Tensor& embeddings) {
   if (labels.dim() != 1 || labels.size(0) != embeddings.size(0))
     fail("labels must have shape [" + std::to_string(embeddings.size(0)) + "] to match embeddings " +
          shape_of(embeddings) + "; got " + shape_of(labels));
+  check_device(labels, "labels", embeddings);
 }
 
-void check_saved(const Tensor& tensor, const char* name, ScalarType dtype, int64_t leading, int64_t n) {
+void check_saved(const Tensor& tensor, const char* name, ScalarType dtype, int64_t leading, const Tensor& embeddings) {
+  const int64_t n = embeddings.size(0);
   if (tensor.scalar_type() != dtype || tensor.dim() != 2 || tensor.size(0) != leading || tensor.size(1) != n)
     fail(std::string(name) + " must be what batch_hard_loss returned for these embeddings, " +
          torch::headeronly::toString(dtype) + " [" + std::to_string(leading) + ", " + std::to_string(n) + "]; got " +
          dtype_of(tensor) + " " + shape_of(tensor));
+  check_device(tensor, name, embeddings);
 }
 
 void check_pairs(const int64_t* pairs, int64_t n) {
@@ -85,6 +96,7 @@ void check_upstream(const Tensor& grad_loss, const Tensor& embeddings) {
   if (grad_loss.scalar_type() != embeddings.scalar_type() || !shaped)
     fail("grad_loss must have the dtype of embeddings, " + dtype_of(embeddings) + ", and shape [] or [" +
          std::to_string(embeddings.size(0)) + "]; got " + dtype_of(grad_loss) + " " + shape_of(grad_loss));
+  check_device(grad_loss, "grad_loss", embeddings);
 }
 
 void check_none_missing(int64_t missing, int64_t n, int64_t first) {

@@ -14,11 +14,12 @@ using torch::stable::Tensor;
 
 // embeddings [N, D] float32 or float64, labels [N] of an integer dtype or bool.
 void check_embeddings(const Tensor& embeddings);
+// On one device: labels and all else too must be where the embeddings are.
 void check_labels(const Tensor& labels, const Tensor& embeddings);
 
 // Tensors that the forward operator made; wrong ones mean a private operator was called by hand.
 void check_saved(const Tensor& tensor, const char* name, torch::headeronly::ScalarType dtype, int64_t leading,
-                 int64_t n);
+                 const Tensor& embeddings);
 void check_pairs(const int64_t* pairs, int64_t n);  // [2, N], each -1 or an index below N
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings);
 

@@ -43,7 +43,8 @@ inline Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType dtype, co
       aoti_torch_get_device_index(like.get(), &index) != AOTI_TORCH_SUCCESS ||
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code, device, index,
                                &handle) != AOTI_TORCH_SUCCESS)
-    throw std::runtime_error("PyTorch could not allocate a tensor of " + std::to_string(stride) + " " +
+    throw std::runtime_error((device == aoti_torch_device_type_cuda() ? "CUDA out of memory: " : std::string()) +
+                             "PyTorch could not allocate a tensor of " + std::to_string(stride) + " " +
                              torch::headeronly::toString(dtype) + " entries");
   return Tensor(handle);
 }

@@ -229,7 +229,7 @@ def test_wrong_architecture_list_is_an_error(tmp_path: Path, value: str, message
 def test_architecture_flags():
     assert cuda.Architecture(90, "a", ptx=True).flags() == [
         "-gencode=arch=compute_90a,code=sm_90a",
-        "-gencode=arch=compute_90a,code=compute_90a",
+        "-gencode=arch=compute_90,code=compute_90",
     ]
 
 

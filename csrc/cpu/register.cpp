@@ -117,8 +117,8 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   check_embeddings(embeddings);
   check_upstream(grad_loss, embeddings);
   const int64_t n = embeddings.size(0), d = embeddings.size(1);
-  check_saved(values, "values", ScalarType::Double, 3, n);
-  check_saved(pairs, "pairs", ScalarType::Long, 2, n);
+  check_saved(values, "values", ScalarType::Double, 3, embeddings);
+  check_saved(pairs, "pairs", ScalarType::Long, 2, embeddings);
   const Tensor rows = packed(embeddings), upstream = packed(grad_loss);
   const Tensor packed_values = packed(values), packed_pairs = packed(pairs);
   const double* slopes = packed_values.const_data_ptr<double>();

@@ -1,4 +1,7 @@
 // The device's names as CUDA C++ and PTX; device.cuh lists them.
+//
+// Where the code is compiled for an architecture that lacks an instruction the function does nothing: the first-use
+// test (trust.h) then finds wrong products, and they are not used.
 #pragma once
 
 #include <cuda.h>
@@ -68,8 +71,6 @@ FT_DEVICE void copy_async(void* shared, const void* global, int bytes) {
 #if __CUDA_ARCH__ >= 800
   const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(bytes) : "memory");
-#else
-  __trap();  // launched on sm_80 and later only
 #endif
 }
 FT_DEVICE void copy_async_commit() {
@@ -102,8 +103,6 @@ FT_DEVICE void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32
       "{%0, %1, %2, %3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-  __trap();
 #endif
 }
 
@@ -165,8 +164,6 @@ FT_DEVICE void copy_box(void* shared, const TileMap& map, int k, int row, uint64
           shared_address(shared)),
       "l"(&map), "r"(k), "r"(row), "r"(shared_address(barrier))
       : "memory");
-#else
-  __trap();  // launched on sm_90a only
 #endif
 }
 
@@ -217,8 +214,6 @@ FT_DEVICE void group_multiply_add(float (&sum)[2][32], const void* a, const void
         "+f"(sum[1][26]), "+f"(sum[1][27]), "+f"(sum[0][28]), "+f"(sum[0][29]), "+f"(sum[1][28]), "+f"(sum[1][29]),
         "+f"(sum[0][30]), "+f"(sum[0][31]), "+f"(sum[1][30]), "+f"(sum[1][31])
       : "l"(operand_descriptor(a)), "l"(operand_descriptor(b)));
-#else
-  __trap();
 #endif
 }
 

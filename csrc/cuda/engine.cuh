@@ -84,10 +84,11 @@ class Engine {
           bytes(memory.take<char>(n > kRankedKeys ? device.sort_bytes(n) : 0)) {}
   };
 
-  void sort(const uint64_t* keys, int64_t n, int32_t* order, const SortScratch& scratch) {
+  // `bits`: those above are the same in all keys.
+  void sort(const uint64_t* keys, int64_t n, int bits, int32_t* order, const SortScratch& scratch) {
     if (n <= kRankedKeys) return launch(RankKeys{keys, n, order}, (n + RankKeys::kThreads - 1) / RankKeys::kThreads);
     launch_threads(CountUp{scratch.values, n}, n);
-    device_.sort(keys, scratch.keys, scratch.values, order, n, scratch.bytes);
+    device_.sort(keys, scratch.keys, scratch.values, order, n, bits, scratch.bytes);
   }
 
   struct MineScratch {
@@ -122,9 +123,12 @@ class Engine {
           sums(nullptr),
           sort(device, memory, batch.n) {
       for (int search = 0; search < kSearches; ++search) {
-        anchors[search] = {memory.take<Terms>(batch.n), memory.take<uint32_t>(batch.n),
-                           memory.take<uint64_t>(batch.n * kListLength), memory.take<uint8_t>(batch.n),
-                           memory.take<uint8_t>(batch.n)};
+        anchors[search] = {memory.take<Terms>(batch.n),
+                           memory.take<uint32_t>(batch.n),
+                           memory.take<uint64_t>(batch.n * list_length(batch.d)),
+                           memory.take<uint8_t>(batch.n),
+                           memory.take<uint8_t>(batch.n),
+                           list_length(batch.d)};
         left_over[search] = memory.take<int32_t>(batch.n);
       }
       sums = memory.take<LossSum>((batch.n + kLossChunk - 1) / kLossChunk);
@@ -141,7 +145,7 @@ class Engine {
     device_.clear(scratch.bad_of_class, static_cast<size_t>(n) * sizeof(Lowest));
     launch_warps(SurveyRows<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.state},
                  (n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp);
-    sort(labels, n, scratch.order, scratch.sort);
+    sort(labels, n, 64, scratch.order, scratch.sort);
     launch_threads(FindClasses{labels, scratch.order, scratch.finite, n, scratch.begin, scratch.end,
                                scratch.bad_of_class, scratch.state},
                    n);
@@ -154,8 +158,9 @@ class Engine {
       screen<WgmmaTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
     const bool first = products == Products::kFloat;
     screen<FloatTile>(batch, scratch, scratch.fine, kFine, first ? nullptr : scratch.state->overflows[kCoarse]);
-    const PairWriter writer = {n,           scratch.order,        scratch.finite, scratch.begin,
-                               scratch.end, scratch.bad_of_class, scratch.state,  mined};
+    const PairWriter writer = {
+        n,    labels, scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
+        mined};
     const ExactRows<T> exact = {batch.rows, d, scratch.factors};
     dispatch_distance(batch.distance, [&](auto kind) {
       using Kind = decltype(kind);
@@ -223,7 +228,9 @@ class Engine {
     launch_threads(ListEdges<T>{pairs, distances, slopes, upstream, per_anchor, batch.distance, n, scratch.targets,
                                 scratch.weights, scratch.state},
                    2 * n);
-    sort(scratch.targets, 2 * n, scratch.order, scratch.sort);
+    int bits = 1;
+    while (n >> bits != 0) ++bits;  // targets are at most n
+    sort(scratch.targets, 2 * n, bits, scratch.order, scratch.sort);
     dispatch_distance(batch.distance, [&](auto kind) {
       // A root is in the weights already.
       using Kind = std::conditional_t<decltype(kind)::kRoot, Difference, decltype(kind)>;

@@ -54,8 +54,8 @@ class CudaDevice {
 
   size_t sort_bytes(int64_t n) const { return radix_sort_bytes(n); }
   void sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
-            char* scratch) {
-    radix_sort(keys, sorted_keys, values, sorted_values, n, scratch, stream_);
+            int bits, char* scratch) {
+    radix_sort(keys, sorted_keys, values, sorted_values, n, bits, scratch, stream_);
   }
 
  private:
@@ -85,7 +85,7 @@ class CudaDevice {
     if (index_ < 64 && (asked.load(std::memory_order_relaxed) & bit) != 0) return;
     check_cuda(cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                "asking for shared memory");
-    asked |= bit;
+    if (index_ < 64) asked |= bit;
   }
 
   int index_;

@@ -78,7 +78,8 @@ struct ChooseCentre {
     const bool centred = centre_pays(sums[0], sums[0] + kSamples);
     state->centred = centred;
     state->scale = scale_for(state->largest + (centred ? sums[0][kSums - 1] : 0));
-    state->centre_norm = centred ? sqrt(sums[0][2 * kSamples]) * state->scale : 0;
+    // Without a scale the squares may have overflowed; nothing is screened then.
+    state->centre_norm = centred && state->scale != 0 ? sqrt(sums[0][2 * kSamples]) * state->scale : 0;
   }
 };
 
@@ -189,9 +190,10 @@ struct alignas(16) Terms {
 FT_DEVICE float infinity() { return bits_float(0x7f800000u); }
 FT_DEVICE float float_above(double value) { return -float_below(-value); }
 
-// Candidates an anchor keeps. Measured on random unit vectors it ends with 1.3 at D = 128 and 5 at D = 2048 (bfloat16);
-// those that an anchor's best has left behind give way (screen.cuh).
-inline constexpr int kListLength = 8;
+// Candidates an anchor keeps; those that its best has left behind give way (screen.cuh). On random unit vectors it ends
+// with 1.6 at D = 128, 2 at 512 and 4.5 at 2048 in the mean (bfloat16), but the count has a long tail: with 8 slots 0.5
+// % of the anchors overflow at 65536 x 512 and 13 % at 65536 x 2048, with 16 and 32 none of thousands.
+inline int list_length(int64_t d) { return d <= 256 ? 8 : d <= 1024 ? 16 : 32; }
 inline constexpr uint64_t kEmptySlot = ~uint64_t{0};
 // Nothing seen yet: a threshold made of it stays finite.
 inline constexpr float kNothingSeen = 0x1p126f;
@@ -200,9 +202,10 @@ inline constexpr float kNothingSeen = 0x1p126f;
 struct Anchors {
   Terms* terms;        // [N]
   uint32_t* best;      // [N] ordered_bits of the smallest upper end seen
-  uint64_t* slots;     // [N, kListLength] ordered_bits of the key's lower end, and the candidate
+  uint64_t* slots;     // [N, length] ordered_bits of the key's lower end, and the candidate
   uint8_t* active;     // [N] still searches in this round
   uint8_t* overflown;  // [N] a candidate found no slot: the list does not suffice
+  int length;
 };
 
 struct SetTerms {
@@ -252,7 +255,7 @@ struct SetTerms {
     if (!searches && !first_round) return;  // has what it needs from the round before
     // Nothing is taken over from there: a key's constant, which depends on the anchor's own error, is another.
     search.best[r] = ordered_bits(kNothingSeen);
-    for (int k = 0; k < kListLength; ++k) search.slots[r * kListLength + k] = kEmptySlot;
+    for (int k = 0; k < search.length; ++k) search.slots[r * search.length + k] = kEmptySlot;
   }
 };
 

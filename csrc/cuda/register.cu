@@ -26,6 +26,13 @@ cudaStream_t current_stream(int32_t device) {
 
 int32_t device_of(const Tensor& tensor) { return static_cast<int32_t>(tensor.get_device_index()); }
 
+// Edges, two a row, have 32-bit numbers here.
+void check_rows(const Tensor& embeddings) {
+  if (embeddings.size(0) > int64_t{1} << 30)
+    throw std::invalid_argument("embeddings must have at most 2^30 rows on CUDA; got " +
+                                std::to_string(embeddings.size(0)));
+}
+
 // FASTTRIPLET_CUDA_PRODUCTS forces what the screen begins with; otherwise tensor cores where they have passed their
 // test. wgmma has to be asked for until it has been measured.
 Products chosen_products(const CudaDevice& device, int32_t index, int64_t n) {
@@ -60,6 +67,7 @@ Scratch allocate(Tensor& memory, const Tensor& like, CudaDevice& device, const A
 // Mines, then calls then(engine, scratch, typed null pointer).
 template <typename Then>
 void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, const Mined& mined, Then&& then) {
+  check_rows(embeddings);
   const Tensor rows = packed(embeddings), ids = packed(as_int64(labels));
   CudaDevice device(device_of(rows), current_stream(device_of(rows)));
   const Products products = chosen_products(device, device_of(rows), rows.size(0));
@@ -132,9 +140,10 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
                          int64_t distance) {
   check_embeddings(embeddings);
   check_upstream(grad_loss, embeddings);
+  check_rows(embeddings);
   const int64_t n = embeddings.size(0), d = embeddings.size(1);
-  check_saved(values, "values", ScalarType::Double, 3, n);
-  check_saved(pairs, "pairs", ScalarType::Long, 2, n);
+  check_saved(values, "values", ScalarType::Double, 3, embeddings);
+  check_saved(pairs, "pairs", ScalarType::Long, 2, embeddings);
   const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
   const Tensor rows = packed(embeddings), upstream = packed(grad_loss);
   const Tensor packed_values = packed(values), packed_pairs = packed(pairs);

@@ -172,55 +172,58 @@ struct ScreenPairs {
                              const float* products) const {
     const Line &rows = row_side.search[kSearch], &columns = column_side.search[kSearch];
     const int lane = at.lane;
-    // An anchor a row, a candidate a lane.
-    for (int r = 0; r < Sums::kRows; ++r)
-      for (int c = lane; c < Sums::kColumns; c += kWarp)
-        meet<kSearch>(at.i + r, at.j + c, pure, at.i + r < at.j + c, rows.threshold[at.row + r],
-                      columns.key[at.column + c], products[Sums::place(r, c)]);
-    // An anchor a column. Of a part of 16 rows half of the lanes have none.
-    for (int c = 0; c < Sums::kColumns; ++c)
-      for (int first = 0; first < Sums::kRows; first += kWarp) {
-        const bool inside = first + lane < Sums::kRows;
-        const int r = inside ? first + lane : 0;
-        meet<kSearch>(at.j + c, at.i + r, pure, at.i + r < at.j + c, columns.threshold[at.column + c],
-                      inside ? rows.key[at.row + r] : infinity(), products[Sums::place(r, c)]);
-      }
+    // A row a lane, then a column a lane; of a part of 16 rows half of the lanes have none.
+    for (int first = 0; first < Sums::kRows; first += kWarp) {
+      const int r = first + lane < Sums::kRows ? first + lane : 0;
+      const float threshold = first + lane < Sums::kRows ? rows.threshold[at.row + r] : infinity();
+      const int64_t anchor = at.i + r;
+      meet<kSearch>(
+          anchor, at.j, pure, threshold, columns.key + at.column, Sums::kColumns,
+          [&](int c) { return products[Sums::place(r, c)]; }, [&](int c) { return anchor < at.j + c; });
+    }
+    for (int first = 0; first < Sums::kColumns; first += kWarp) {
+      const int c = first + lane;
+      const int64_t anchor = at.j + c;
+      meet<kSearch>(
+          anchor, at.i, pure, columns.threshold[at.column + c], rows.key + at.row, Sums::kRows,
+          [&](int r) { return products[Sums::place(r, c)]; }, [&](int r) { return at.i + r < anchor; });
+    }
   }
 
-  // One anchor and the candidates of a warp's lanes.
-  template <Search kSearch>
-  FT_DEVICE void meet(int64_t anchor, int64_t candidate, bool pure, bool above, float threshold, float key,
-                      float dot) const {
+  // This lane's anchor and the `count` candidates from `first` on; `dot` is the product with one of them, `above` says
+  // whether the pair lies above the diagonal. No padding row hits: its threshold and its key are infinite.
+  template <Search kSearch, typename Dot, typename Above>
+  FT_DEVICE void meet(int64_t anchor, int64_t first, bool pure, float threshold, const float* keys, int count,
+                      Dot&& dot, Above&& above) const {
     const Anchors& all = anchors[kSearch];
-    bool hit = hits<kSearch>(dot, key, threshold);
-    if (!pure) hit = hit && above && (classes[anchor] == classes[candidate]) == (kSearch == kFarthest);
-    if (!warp_any(hit)) return;  // no padding row hits: its threshold and its key are infinite
-    const Terms own = all.terms[anchor];
-    float lower = infinity(), upper = infinity();
-    if (hit) {
-      const Terms other = all.terms[candidate];
-      lower = add_down(add_down(own.anchor, other.candidate), -signed_product<kSearch>(dot));
-      upper = add_up(add_up(own.anchor_upper, other.candidate_upper), -signed_product<kSearch>(dot));
+    const auto hit = [&](int k) {
+      return hits<kSearch>(dot(k), keys[k], threshold) &&
+             (pure || (above(k) && (classes[anchor] == classes[first + k]) == (kSearch == kFarthest)));
+    };
+    float smallest = infinity();
+    for (int k = 0; k < count; ++k) {
+      if (!hit(k)) continue;
+      const float upper = add_up(add_up(all.terms[anchor].anchor_upper, all.terms[first + k].candidate_upper),
+                                 -signed_product<kSearch>(dot(k)));
+      smallest = upper < smallest ? upper : smallest;
     }
-    for (int stride = kWarp / 2; stride > 0; stride /= 2) {
-      const float other = shuffle_xor(upper, stride);
-      upper = other < upper ? other : upper;
+    if (!(smallest < infinity())) return;
+    uint32_t best = atomic_min(all.best + anchor, ordered_bits(smallest));
+    if (ordered_bits(smallest) < best) best = ordered_bits(smallest);
+    for (int k = 0; k < count; ++k) {
+      if (!hit(k)) continue;
+      const float lower = add_down(add_down(all.terms[anchor].anchor, all.terms[first + k].candidate),
+                                   -signed_product<kSearch>(dot(k)));
+      if (ordered_bits(lower) <= best) keep(kSearch, anchor, first + k, ordered_bits(lower), best);
     }
-    uint32_t best = 0;
-    if (lane_index() == 0) {
-      best = atomic_min(all.best + anchor, ordered_bits(upper));
-      if (ordered_bits(upper) < best) best = ordered_bits(upper);
-    }
-    best = shuffle(best, 0);
-    if (hit && ordered_bits(lower) <= best) keep(kSearch, anchor, candidate, ordered_bits(lower), best);
   }
 
   // Takes an empty slot, or one whose candidate the best has left behind.
   FT_DEVICE void keep(Search search, int64_t anchor, int64_t candidate, uint32_t lower, uint32_t best) const {
     const Anchors& all = anchors[search];
     const uint64_t entry = static_cast<uint64_t>(lower) << 32 | static_cast<uint64_t>(candidate);
-    uint64_t* const slots = all.slots + anchor * kListLength;
-    for (int k = 0; k < kListLength; ++k) {
+    uint64_t* const slots = all.slots + anchor * all.length;
+    for (int k = 0; k < all.length; ++k) {
       uint64_t found = load_fresh(slots + k);
       while (found >> 32 > best) {
         const uint64_t before = compare_and_swap(slots + k, found, entry);

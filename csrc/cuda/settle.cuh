@@ -19,6 +19,7 @@ FT_DEVICE double not_a_number() { return static_cast<double>(bits_float(0x7fc000
 // the lowest such row wins, and such a row itself takes the lowest of all.
 struct PairWriter {
   int64_t n;
+  const uint64_t* labels;      // [N] by row
   const int32_t* order;        // [N] row at each position
   const uint8_t* finite;       // [N] by row
   const int32_t* begin;        // [N] classes by position
@@ -31,7 +32,7 @@ struct PairWriter {
     const int64_t i = order[position];
     if (search == kFarthest) winner.score = -winner.score;
     if (state->bad_rows > 0) {
-      const int64_t hardest = search == kNearest ? hardest_negative(position, i) : hardest_positive(position, i);
+      const int64_t hardest = search == kNearest ? hardest_negative(i) : hardest_positive(position, i);
       if (hardest >= 0) winner = {hardest, not_a_number()};
     }
     const int64_t at = (search == kNearest ? n : 0) + i;
@@ -46,15 +47,10 @@ struct PairWriter {
     const int64_t first = order[begin[position]];  // the order is stable: the lowest of the class
     return first == i ? order[begin[position] + 1] : first;
   }
-  FT_DEVICE int64_t hardest_negative(int64_t position, int64_t i) const {
-    if (!finite[i]) return of_other_class(position, 0, state->other_class.get(n));
-    return of_other_class(position, state->bad.get(n), state->bad_of_other_class.get(n));
-  }
-  // `second` is the lowest of another class than that of `first`.
-  FT_DEVICE int64_t of_other_class(int64_t position, int64_t first, int64_t second) const {
-    for (int64_t r = begin[position]; r < end[position] && order[r] <= first; ++r)
-      if (order[r] == first) return second;
-    return first;
+  FT_DEVICE int64_t hardest_negative(int64_t i) const {
+    if (!finite[i]) return labels[0] == labels[i] ? state->other_class.get(n) : 0;
+    const int64_t bad = state->bad.get(n);
+    return labels[bad] == labels[i] ? state->bad_of_other_class.get(n) : bad;
   }
 };
 
@@ -79,8 +75,8 @@ struct SettleCandidates {
       const uint32_t best = own.best[r];
       const int64_t i = order[r];
       Winner winner = {-1, 0};
-      for (int k = 0; k < kListLength; ++k) {
-        const uint64_t slot = own.slots[r * kListLength + k];
+      for (int k = 0; k < own.length; ++k) {
+        const uint64_t slot = own.slots[r * own.length + k];
         const bool wanted = sufficient && slot >> 32 <= best;
         if (!warp_any(wanted)) continue;
         const int64_t j = wanted ? order[static_cast<uint32_t>(slot)] : i;

@@ -9,10 +9,9 @@ namespace {
 
 // CUB's function asks for its scratch where that is null.
 void sort_pairs(char* scratch, size_t& bytes, const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values,
-                int32_t* sorted_values, int64_t n, cudaStream_t stream) {
-  constexpr int kKeyBits = 64;
+                int32_t* sorted_values, int64_t n, int bits, cudaStream_t stream) {
   check_cuda(
-      cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, values, sorted_values, n, 0, kKeyBits, stream),
+      cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, values, sorted_values, n, 0, bits, stream),
       "the radix sort");
 }
 
@@ -20,14 +19,14 @@ void sort_pairs(char* scratch, size_t& bytes, const uint64_t* keys, uint64_t* so
 
 size_t radix_sort_bytes(int64_t n) {
   size_t bytes = 0;
-  sort_pairs(nullptr, bytes, nullptr, nullptr, nullptr, nullptr, n, nullptr);
+  sort_pairs(nullptr, bytes, nullptr, nullptr, nullptr, nullptr, n, 64, nullptr);
   return bytes;
 }
 
 void radix_sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
-                char* scratch, cudaStream_t stream) {
+                int bits, char* scratch, cudaStream_t stream) {
   size_t bytes = radix_sort_bytes(n);
-  sort_pairs(scratch, bytes, keys, sorted_keys, values, sorted_values, n, stream);
+  sort_pairs(scratch, bytes, keys, sorted_keys, values, sorted_values, n, bits, stream);
 }
 
 }  // namespace fasttriplet::cuda

@@ -9,8 +9,9 @@
 namespace fasttriplet::cuda {
 
 inline void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("fasttriplet: ") + what + " failed: " + cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // not to be found again by the next launch
+  throw std::runtime_error(std::string("fasttriplet: ") + what + " failed: " + cudaGetErrorString(status));
 }
 
 inline int device_attribute(cudaDeviceAttr attribute, int device) {

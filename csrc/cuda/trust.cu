@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -20,20 +21,29 @@ namespace {
 // Whether this library has code for sm_90a, which alone has those instructions.
 const bool kHasWgmma = std::string(FASTTRIPLET_CUDA_ARCHITECTURES).find("sm_90a") != std::string::npos;
 
-// A stream and memory of the test's own: PyTorch's need not be disturbed.
+// A stream and memory of the test's own: PyTorch's need not be disturbed, nor a graph that another thread captures.
 class Session {
  public:
-  Session() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  Session() {
+    check_cuda(cudaThreadExchangeStreamCaptureMode(&capture_mode_), "cudaThreadExchangeStreamCaptureMode");
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
   ~Session() {
     for (void* piece : pieces_) cudaFree(piece);
-    cudaStreamDestroy(stream_);
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    cudaThreadExchangeStreamCaptureMode(&capture_mode_);
   }
   cudaStream_t stream() const { return stream_; }
 
   template <typename T>
   T* take(size_t count) {
     void* piece = nullptr;
-    check_cuda(cudaMalloc(&piece, count * sizeof(T)), "cudaMalloc");
+    const cudaError_t status = cudaMalloc(&piece, count * sizeof(T));
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    check_cuda(status, "cudaMalloc");
     pieces_.push_back(piece);
     return static_cast<T*>(piece);
   }
@@ -44,6 +54,7 @@ class Session {
   }
 
  private:
+  cudaStreamCaptureMode capture_mode_ = cudaStreamCaptureModeRelaxed;  // the thread's own one while this lives
   cudaStream_t stream_ = nullptr;
   std::vector<void*> pieces_;
 };
@@ -129,7 +140,12 @@ bool tensor_cores_trusted(int device, TensorCores kind, cudaStream_t stream) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
     if (capture != cudaStreamCaptureStatusNone) return false;
-    const std::string wrong = test_tensor_cores(device, kind);
+    std::string wrong;
+    try {
+      wrong = test_tensor_cores(device, kind);
+    } catch (const std::bad_alloc&) {
+      return false;  // no memory just now: perhaps at a later call
+    }
     if (!wrong.empty())
       std::fprintf(stderr, "fasttriplet: the tensor cores of CUDA device %d are not used: %s\n", device, wrong.c_str());
     trust = wrong.empty() ? Trust::kYes : Trust::kNo;

@@ -218,6 +218,16 @@ def test_products_that_overflow_to_nan_are_the_hardest(native, products):
         check(native, rows, labels, INNER, products, setting(native))
 
 
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_centre_whose_square_overflows(native, products, distance):
+    """Nothing can be screened there, and the centre's norm is infinity times zero."""
+    rows = 1e200 * (1 + 1e-3 * np.random.default_rng(0).standard_normal((40, 6)))
+    mined = mine(native, rows, np.arange(40) // 4, distance, products, setting(native))
+    want = cpu(native, rows, np.arange(40) // 4, distance)
+    np.testing.assert_array_equal(mined["pairs"], [want["positives"], want["negatives"]])
+
+
 # Loss.
 
 

@@ -96,9 +96,9 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   int64_t candidates[kSearches] = {0, 0};
   for (int search = 0; search < kSearches && n > 0; ++search)
     for (int64_t r = 0; r < n; ++r)
-      for (int k = 0; k < kListLength; ++k)
-        candidates[search] +=
-            scratch.anchors[search].slots[r * kListLength + k] >> 32 <= scratch.anchors[search].best[r];
+      for (int k = 0; k < scratch.anchors[search].length; ++k)
+        candidates[search] += scratch.anchors[search].slots[r * scratch.anchors[search].length + k] >> 32 <=
+                              scratch.anchors[search].best[r];
   result["candidates"] = py::make_tuple(candidates[kNearest], candidates[kFarthest]);
   return result;
 }
@@ -234,7 +234,6 @@ void bind_cuda(py::module_& m) {
       .def_readwrite("bound_factor", &Settings::bound_factor);
   m.attr("ranked_keys") = kRankedKeys;
   m.attr("hub_chunk") = kHubChunk;
-  m.attr("list_length") = kListLength;
   bind<float>(m, "float32");
   bind<double>(m, "float64");
   m.def("multiply_float_tile", multiply_tile<FloatTile>);

@@ -71,10 +71,11 @@ class HostDevice {
   }
   size_t sort_bytes(int64_t) const { return 1; }
   void sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
-            char*) {
+            int bits, char*) {
     std::vector<int64_t> places(n);
     std::iota(places.begin(), places.end(), 0);
-    std::stable_sort(places.begin(), places.end(), [&](int64_t a, int64_t b) { return keys[a] < keys[b]; });
+    std::stable_sort(places.begin(), places.end(),
+                     [&](int64_t a, int64_t b) { return (keys[a] << (64 - bits)) < (keys[b] << (64 - bits)); });
     for (int64_t k = 0; k < n; ++k) {
       sorted_keys[k] = keys[places[k]];
       sorted_values[k] = values[places[k]];
