@@ -4,6 +4,7 @@
 #include <cstring>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -70,8 +71,16 @@ Fiber::Fiber() : stack_(new char[kStackBytes]) {
   context.size = kStackBytes;
 }
 
+// What ran on the stack before may have been left in the middle.
+static void forget_frames([[maybe_unused]] const Context& context) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(context.bottom, context.size);
+#endif
+}
+
 #if defined(__x86_64__)
 void Fiber::start(void (*body)(void*), void* argument) {
+  forget_frames(context);
   const uintptr_t end = (reinterpret_cast<uintptr_t>(stack_.get()) + kStackBytes) / 16 * 16;
   uint64_t* const top = reinterpret_cast<uint64_t*>(end) - 7;  // six registers and the address
   std::memset(top, 0, 7 * sizeof *top);
@@ -97,6 +106,7 @@ void begin(unsigned high, unsigned low) {
 }  // namespace
 
 void Fiber::start(void (*body)(void*), void* argument) {
+  forget_frames(context);
   if (context.top == nullptr) context.top = new Saved;  // kept for the life of the process, as the fibers are
   Saved* saved = static_cast<Saved*>(context.top);
   saved->body = body;
