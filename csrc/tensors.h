@@ -49,6 +49,12 @@ inline Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType dtype, co
   return Tensor(handle);
 }
 
+// [N], or [] where the losses are reduced.
+inline Tensor new_loss(const Tensor& embeddings, bool per_anchor) {
+  return new_tensor(per_anchor ? std::vector<int64_t>{embeddings.size(0)} : std::vector<int64_t>{},
+                    embeddings.scalar_type(), embeddings);
+}
+
 // Asked first, since contiguous and to are looked up by name even where they have nothing to do.
 inline Tensor packed(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
@@ -57,18 +63,29 @@ inline Tensor as_int64(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Long ? tensor : torch::stable::to(tensor, ScalarType::Long);
 }
 
-// What a loss operator returns beside its loss, core of csrc/ops.cpp.
+// What mine_batch_hard returns (ops.cpp).
+struct MineResults {
+  Tensor distances, positives, negatives;  // [2, N] float64, [N] int64, [N] int64
+
+  explicit MineResults(const Tensor& embeddings)
+      : distances(new_tensor({2, embeddings.size(0)}, ScalarType::Double, embeddings)),
+        positives(new_tensor({embeddings.size(0)}, ScalarType::Long, embeddings)),
+        negatives(new_tensor({embeddings.size(0)}, ScalarType::Long, embeddings)) {}
+};
+
+// What batch_hard_loss returns beside the loss (ops.cpp).
 struct LossResults {
-  Tensor values, pairs;        // [3, N] float64, [2, N] int64
-  double *slopes, *distances;  // [N], [2, N] within values
-  int64_t* mined;              // [2, N]
+  Tensor values, pairs;            // [3, N] float64, [2, N] int64
+  double *slopes, *distances;      // [N], [2, N] within values
+  int64_t *positives, *negatives;  // [N] each, within pairs
 
   explicit LossResults(const Tensor& embeddings)
       : values(new_tensor({3, embeddings.size(0)}, ScalarType::Double, embeddings)),
         pairs(new_tensor({2, embeddings.size(0)}, ScalarType::Long, embeddings)),
         slopes(values.mutable_data_ptr<double>()),
         distances(slopes + embeddings.size(0)),
-        mined(pairs.mutable_data_ptr<int64_t>()) {}
+        positives(pairs.mutable_data_ptr<int64_t>()),
+        negatives(positives + embeddings.size(0)) {}
 };
 
 }  // namespace fasttriplet

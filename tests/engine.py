@@ -107,4 +107,7 @@ def replace_cpu_kernels(engine: CudaEngine | ShimEngine) -> torch.library.Librar
 
 def select() -> torch.library.Library | None:
     """Replaces the kernels for as long as what it returns lives; None for the CPU's own."""
-    return None if ENGINE == "cpu" else replace_cpu_kernels({"cuda": CudaEngine, "shim": ShimEngine}[ENGINE]())
+    engines = {"cuda": CudaEngine, "shim": ShimEngine}
+    if ENGINE not in ("cpu", *engines):
+        raise ValueError(f"FASTTRIPLET_TEST_ENGINE must be cpu, cuda or shim; got {ENGINE!r}")
+    return None if ENGINE == "cpu" else replace_cpu_kernels(engines[ENGINE]())

@@ -86,8 +86,7 @@ def test_the_aims_are_read_off_a_row():
 
 
 def test_the_small_run_for_the_sanitizer(monkeypatch, capsys):
-    monkeypatch.delenv("FASTTRIPLET_CUDA_PRODUCTS", raising=False)
-    monkeypatch.setitem(os.environ, "FASTTRIPLET_CUDA_PRODUCTS", "")  # put back at the end
+    monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "")  # put back at the end
     small_run.main("cpu")
     assert "done" in capsys.readouterr().out
 

@@ -135,6 +135,16 @@ def test_an_error_that_has_to_wait_is_refused_in_a_graph():
         fasttriplet.batch_hard_triplet_loss(rows, labels, on_missing="error")
 
 
+def test_operators_refuse_tensors_of_another_device():
+    rows, labels = random_batch(64, 8)
+    operators = torch.ops.fasttriplet
+    with pytest.raises(ValueError, match=r"labels must be on the device of embeddings, cuda:0; got cpu"):
+        operators.mine_batch_hard(rows.cuda(), labels, 0)
+    loss, values, pairs = operators.batch_hard_loss(rows.cuda(), labels.cuda(), 0.3, 0, False, 2, 0)
+    with pytest.raises(ValueError, match=r"values must be on the device of embeddings, cuda:0; got cpu"):
+        operators._batch_hard_loss_backward(loss, rows.cuda(), values.cpu(), pairs, 0)
+
+
 def test_missing_positives_are_an_error_where_asked():
     rows = torch.randn(5, 3, device="cuda")
     with pytest.raises(ValueError, match="got 1 of 5 anchors without, the first at index 4"):

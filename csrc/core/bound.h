@@ -82,6 +82,16 @@ struct ProductScale {
   int64_t d;
 };
 
+// Up to four rows that are far longer than all others are not usual; each of them is looked at by every anchor.
+// `longest` are the largest norms, descending, of one row more or of all rows.
+inline constexpr int kUnusualRows = 4;
+FT_SHARED inline double usual_norm(const double* longest, int64_t count) {
+  double usual = longest[0];
+  for (int64_t k = 1; k < count; ++k)
+    if (longest[k] < longest[k - 1] / 4) usual = longest[k];
+  return usual;
+}
+
 FT_SHARED inline double product_error(double norm, double other_norm, double kappa, const ProductScale& scale) {
   const double reach = norm + kTiny, other_reach = other_norm + kTiny;
   const double float64_error =

@@ -37,34 +37,37 @@ FT_SHARED inline bool anchor_counts(bool has_positive, bool has_negative, OnMiss
   return has_negative && (has_positive || on_missing == OnMissing::kZero);
 }
 
-// Of an anchor that counts.
-FT_SHARED inline AnchorLoss anchor_loss(bool has_positive, double to_positive, double to_negative,
-                                        const LossOptions& options) {
-  const double difference = (has_positive ? to_positive : 0.0) - to_negative;
-  return options.soft_margin ? softplus(difference) : hinge(difference, options.margin);
+// What an anchor brings to the sum; zero where it does not count. `poisoned`: some row is not finite; what counts and
+// every slope become NaN.
+FT_SHARED inline AnchorLoss anchor_loss(bool counts, bool has_positive, double to_positive, double to_negative,
+                                        const LossOptions& options, bool poisoned) {
+  AnchorLoss anchor{0, 0};
+  if (counts) {
+    const double difference = (has_positive ? to_positive : 0.0) - to_negative;
+    anchor = options.soft_margin ? softplus(difference) : hinge(difference, options.margin);
+  }
+  if (!poisoned) return anchor;
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  return {counts ? kNan : 0, kNan};
 }
 
 // Writes losses [N] (before reduction; 0 where the anchor does not count) and slopes [N], the slopes already divided by
-// the reduction's count, and returns the reduced loss. Sums run in index order: the same on every run. `poisoned`: some
-// row is not finite; what counts, the reduced loss and every slope become NaN.
+// the reduction's count, and returns the reduced loss, NaN where `poisoned`. Sums run in index order: the same on every
+// run.
 inline double reduce_losses(const int64_t* positives, const int64_t* negatives, const double* distances, int64_t n,
                             const LossOptions& options, bool poisoned, double* losses, double* slopes) {
-  const double nan = std::numeric_limits<double>::quiet_NaN();
   double total = 0;
   int64_t counted = 0, nonzero = 0;
   for (int64_t i = 0; i < n; ++i) {
-    AnchorLoss anchor{0, 0};
-    if (anchor_counts(positives[i] >= 0, negatives[i] >= 0, options.on_missing)) {
-      anchor = anchor_loss(positives[i] >= 0, distances[i], distances[n + i], options);
-      if (poisoned) anchor.loss = nan;
-      ++counted;
-      nonzero += anchor.loss != 0;  // true for NaN
-    }
+    const bool counts = anchor_counts(positives[i] >= 0, negatives[i] >= 0, options.on_missing);
+    const AnchorLoss anchor = anchor_loss(counts, positives[i] >= 0, distances[i], distances[n + i], options, poisoned);
+    counted += counts;
+    nonzero += anchor.loss != 0;  // true for NaN
     losses[i] = anchor.loss;
-    slopes[i] = poisoned ? nan : anchor.slope;
+    slopes[i] = anchor.slope;
     total += anchor.loss;
   }
-  if (poisoned) total = nan;
+  if (poisoned) total = std::numeric_limits<double>::quiet_NaN();
   if (options.reduction == Reduction::kNone || options.reduction == Reduction::kSum) return total;
   const int64_t count = options.reduction == Reduction::kMean ? counted : nonzero;
   if (count == 0) return total;

@@ -30,6 +30,7 @@ FT_SHARED inline double normalising_factor(const T* row, int64_t d, double large
 // rows: it sits inside the batch as the mean does, but a few far rows do not move it. Where it would not at least halve
 // the norm of most of those rows there is none: rows of very different norms must each keep their own precision.
 inline constexpr int kCentreSamples = 9;
+FT_SHARED inline int64_t centre_sample(int s, int64_t rows) { return (2 * s + 1) * rows / (2 * kCentreSamples); }
 
 FT_SHARED inline double smaller_of(double a, double b) { return b < a ? b : a; }
 FT_SHARED inline double larger_of(double a, double b) { return a < b ? b : a; }
@@ -46,6 +47,10 @@ FT_SHARED inline bool centre_pays(const double square[kCentreSamples], const dou
   for (int s = 0; s < kCentreSamples; ++s) halved += centred_square[s] <= square[s] / 4;
   return 2 * halved >= kCentreSamples;
 }
+
+// What a normalised row of norm zero needs beyond its |x|^2 / 2: |0 - v|^2 / 2 is 1/2 where the score is 1; between two
+// zero rows it is 0, and the score likewise 1.
+FT_SHARED inline double zero_row_half_square(double scale) { return scale * scale / 2; }
 
 // The power of two that brings every entry below 1; `largest` is the largest of them. Zero, which makes the screen pass
 // every pair on to exact scoring, where float64 itself is close to overflow or underflow and scores may tie that the

@@ -19,7 +19,7 @@ std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const
   const T* rows[kSamples];
   double factors[kSamples];
   for (int64_t s = 0; s < kSamples; ++s) {
-    const int32_t i = groups.source[(2 * s + 1) * groups.representatives() / (2 * kSamples)];
+    const int32_t i = groups.source[centre_sample(static_cast<int>(s), groups.representatives())];
     rows[s] = batch.row(i);
     factors[s] = survey.factors.empty() ? 1.0 : survey.factors[i];
   }
@@ -45,20 +45,15 @@ double scale_of(const Survey& survey, const Groups& groups, const std::vector<do
   return scale_for(largest + shift);
 }
 
-// Up to four rows that are far longer than all others are not usual; each of them is looked at by every anchor.
 ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre, double scale,
                            int64_t d) {
-  constexpr int64_t kUnusual = 4;
   std::vector<double> norms(rows.size());
   std::transform(rows.begin(), rows.end(), norms.begin(), [](const RowNorms& row) { return row.norm; });
-  const int64_t longest = std::min<int64_t>(kUnusual + 1, static_cast<int64_t>(norms.size()));
+  const int64_t longest = std::min<int64_t>(kUnusualRows + 1, static_cast<int64_t>(norms.size()));
   std::partial_sort(norms.begin(), norms.begin() + longest, norms.end(), std::greater<>());
-  double usual = norms[0];
-  for (int64_t k = 1; k < longest; ++k)
-    if (norms[k] < norms[k - 1] / 4) usual = norms[k];
   double square = 0;
   for (const double c : centre) square += c * scale * (c * scale);
-  return {usual, norms[0], std::sqrt(square), d};
+  return {usual_norm(norms.data(), longest), norms[0], std::sqrt(square), d};
 }
 
 }  // namespace
@@ -96,10 +91,9 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
 
   double rho = 0;
   for (const RowNorms& row : prepared.norms) rho = std::max(rho, row.residual / (row.norm + kTiny));
-  // |0 - v|^2 / 2 is 1/2 where the score is 1; between two zero rows it is 0, and the score likewise 1.
   if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
-      if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += task.scale * task.scale / 2;
+      if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += zero_row_half_square(task.scale);
   prepared.kappa = kappa(rho, accumulation_error(batch.d));
   prepared.scale = task.scale;
   if (batch.distance == Distance::kInnerProduct)

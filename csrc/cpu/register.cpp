@@ -44,15 +44,12 @@ std::tuple<Tensor, Tensor, Tensor> mine_reported(const Tensor& embeddings, const
                                                  MineReport* report) {
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
-  const int64_t n = embeddings.size(0);
-  Tensor positives = new_tensor({n}, ScalarType::Long, embeddings);
-  Tensor negatives = new_tensor({n}, ScalarType::Long, embeddings);
-  Tensor distances = new_tensor({2, n}, ScalarType::Double, embeddings);
+  MineResults results(embeddings);
   mine(embeddings, labels, distance_of(distance),
-       {positives.mutable_data_ptr<int64_t>(), negatives.mutable_data_ptr<int64_t>(),
-        distances.mutable_data_ptr<double>()},
+       {results.positives.mutable_data_ptr<int64_t>(), results.negatives.mutable_data_ptr<int64_t>(),
+        results.distances.mutable_data_ptr<double>()},
        report);
-  return {distances, positives, negatives};
+  return {results.distances, results.positives, results.negatives};
 }
 
 std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
@@ -91,17 +88,16 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
   const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
   const int64_t n = embeddings.size(0);
   const LossResults results(embeddings);
-  int64_t *positives = results.mined, *negatives = positives + n;
-  const bool finite = mine(embeddings, labels, distance_of(distance), {positives, negatives, results.distances});
-  if (options.on_missing == OnMissing::kError) refuse_missing(positives, negatives, n);
+  const bool finite =
+      mine(embeddings, labels, distance_of(distance), {results.positives, results.negatives, results.distances});
+  if (options.on_missing == OnMissing::kError) refuse_missing(results.positives, results.negatives, n);
   std::vector<double> losses(n);
-  const double reduced =
-      reduce_losses(positives, negatives, results.distances, n, options, !finite, losses.data(), results.slopes);
+  const double reduced = reduce_losses(results.positives, results.negatives, results.distances, n, options, !finite,
+                                       losses.data(), results.slopes);
   Tensor loss = dispatch_dtype(embeddings, [&](auto* typed) {
     using T = Pointee<decltype(typed)>;
     const bool per_anchor = options.reduction == Reduction::kNone;
-    Tensor result =
-        new_tensor(per_anchor ? std::vector<int64_t>{n} : std::vector<int64_t>{}, embeddings.scalar_type(), embeddings);
+    Tensor result = new_loss(embeddings, per_anchor);
     T* out = result.template mutable_data_ptr<T>();
     if (per_anchor)
       for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(losses[i]);

@@ -3,7 +3,7 @@
 //
 //   thread_index, lane_index, warp_index, block_index, block_count, shared_memory
 //   block_barrier, block_any                          all threads of the block
-//   warp_barrier, warp_any, shuffle, shuffle_xor      all 32 lanes of the warp, converged
+//   warp_barrier, warp_any, shuffle_xor               all 32 lanes of the warp, converged
 //   atomic_min, atomic_max, atomic_add, compare_and_swap, load_fresh (past the first-level cache)
 //   copy_async, copy_async_commit, copy_async_wait    16 bytes from global to shared memory, in the background
 //   load_matrices, multiply_add_bf16                  ldmatrix.x4 and mma.m16n8k16, PTX ISA "Warp-level matrix"

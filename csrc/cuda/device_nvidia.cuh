@@ -29,10 +29,6 @@ FT_DEVICE bool block_any(bool value) { return __syncthreads_or(value) != 0; }
 FT_DEVICE void warp_barrier() { __syncwarp(); }
 FT_DEVICE bool warp_any(bool value) { return __any_sync(kAllLanes, value) != 0; }
 template <typename T>
-FT_DEVICE T shuffle(T value, int lane) {
-  return __shfl_sync(kAllLanes, value, lane);
-}
-template <typename T>
 FT_DEVICE T shuffle_xor(T value, int stride) {
   return __shfl_xor_sync(kAllLanes, value, stride);
 }

@@ -76,19 +76,21 @@ class Engine {
   struct SortScratch {
     uint64_t* keys;   // [N]
     int32_t* values;  // [N]
-    char* bytes;
+    size_t size;
+    char* bytes;  // [size], of the sort itself
 
     SortScratch(Device& device, Memory& memory, int64_t n)
         : keys(memory.take<uint64_t>(n > kRankedKeys ? n : 0)),
           values(memory.take<int32_t>(n > kRankedKeys ? n : 0)),
-          bytes(memory.take<char>(n > kRankedKeys ? device.sort_bytes(n) : 0)) {}
+          size(n > kRankedKeys ? device.sort_bytes(n) : 0),
+          bytes(memory.take<char>(size)) {}
   };
 
   // `bits`: those above are the same in all keys.
   void sort(const uint64_t* keys, int64_t n, int bits, int32_t* order, const SortScratch& scratch) {
     if (n <= kRankedKeys) return launch(RankKeys{keys, n, order}, (n + RankKeys::kThreads - 1) / RankKeys::kThreads);
     launch_threads(CountUp{scratch.values, n}, n);
-    device_.sort(keys, scratch.keys, scratch.values, order, n, bits, scratch.bytes);
+    device_.sort(keys, scratch.keys, scratch.values, order, n, bits, scratch.bytes, scratch.size);
   }
 
   struct MineScratch {
@@ -97,17 +99,16 @@ class Engine {
     double* factors;       // [N] or null
     uint8_t* finite;       // [N]
     int32_t *order, *begin, *end;
-    double* centre;    // [D]
-    BFloat16* coarse;  // [N, depth] or null
-    Float32* fine;     // [N, depth]
-    RowNorms* norms;   // [N]
-    Anchors anchors[kSearches];
-    int32_t* left_over[kSearches];  // [N]
-    LossSum* sums;
+    double* centre;   // [D]
+    Float32* packed;  // [N, depth]; the coarse round's rows, which are not longer, lie there before
+    RowNorms* norms;  // [N]
+    PerSearch<Anchors> anchors;
+    PerSearch<int32_t*> left_over;  // [N]
+    LossSum* sums;                  // [chunks]
     SortScratch sort;
 
     template <typename T>
-    MineScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch, Products products)
+    MineScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch)
         : state(memory.take<State>(1)),
           bad_of_class(memory.take<Lowest>(batch.n)),
           factors(batch.distance == Distance::kCosine ? memory.take<double>(batch.n) : nullptr),
@@ -116,11 +117,9 @@ class Engine {
           begin(memory.take<int32_t>(batch.n)),
           end(memory.take<int32_t>(batch.n)),
           centre(memory.take<double>(batch.d)),
-          coarse(products != Products::kFloat ? memory.take<BFloat16>(batch.n * packed_depth<LargeTensorTile>(batch.d))
-                                              : nullptr),
-          fine(memory.take<Float32>(batch.n * packed_depth<FloatTile>(batch.d))),
+          packed(memory.take<Float32>(batch.n * packed_depth<FloatTile>(batch.d))),
           norms(memory.take<RowNorms>(batch.n)),
-          sums(nullptr),
+          sums(memory.take<LossSum>((batch.n + kLossChunk - 1) / kLossChunk)),
           sort(device, memory, batch.n) {
       for (int search = 0; search < kSearches; ++search) {
         anchors[search] = {memory.take<Terms>(batch.n),
@@ -131,7 +130,6 @@ class Engine {
                            list_length(batch.d)};
         left_over[search] = memory.take<int32_t>(batch.n);
       }
-      sums = memory.take<LossSum>((batch.n + kLossChunk - 1) / kLossChunk);
     }
   };
 
@@ -143,42 +141,25 @@ class Engine {
     device_.clear(scratch.state, sizeof(State));
     if (n == 0) return;
     device_.clear(scratch.bad_of_class, static_cast<size_t>(n) * sizeof(Lowest));
-    launch_warps(SurveyRows<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.state},
-                 (n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp);
+    survey(batch, scratch);
     sort(labels, n, 64, scratch.order, scratch.sort);
     launch_threads(FindClasses{labels, scratch.order, scratch.finite, n, scratch.begin, scratch.end,
                                scratch.bad_of_class, scratch.state},
                    n);
     launch(ChooseCentre<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.centre, scratch.state}, 1);
-    if (products == Products::kSmallTensor)
-      screen<SmallTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
-    else if (products == Products::kLargeTensor)
-      screen<LargeTensorTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
-    else if (products == Products::kWgmma)
-      screen<WgmmaTile>(batch, scratch, scratch.coarse, kCoarse, nullptr);
-    const bool first = products == Products::kFloat;
-    screen<FloatTile>(batch, scratch, scratch.fine, kFine, first ? nullptr : scratch.state->overflows[kCoarse]);
+    if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, true);
+    if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, true);
+    if (products == Products::kWgmma) screen<WgmmaTile>(batch, scratch, kCoarse, true);
+    screen<FloatTile>(batch, scratch, kFine, products == Products::kFloat);
     const PairWriter writer = {
         n,    labels, scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
         mined};
     const ExactRows<T> exact = {batch.rows, d, scratch.factors};
     dispatch_distance(batch.distance, [&](auto kind) {
       using Kind = decltype(kind);
-      launch_warps(SettleCandidates<Kind, T>{exact,
-                                             n,
-                                             scratch.order,
-                                             {scratch.anchors[kNearest], scratch.anchors[kFarthest]},
-                                             writer,
-                                             {scratch.left_over[kNearest], scratch.left_over[kFarthest]},
-                                             scratch.state},
-                   n);
+      launch_warps(SettleCandidates<Kind, T>{exact, scratch.anchors, writer, scratch.left_over, scratch.state}, n);
       using Scan = ScanExactly<Kind, T>;
-      launch(Scan{exact,
-                  n,
-                  scratch.order,
-                  writer,
-                  {scratch.left_over[kNearest], scratch.left_over[kFarthest]},
-                  scratch.state},
+      launch(Scan{exact, writer, scratch.left_over, scratch.state},
              std::min((n + Scan::kAnchors - 1) / Scan::kAnchors, 2 * device_.processors()));
     });
   }
@@ -222,9 +203,7 @@ class Engine {
     const int64_t n = batch.n, d = batch.d;
     if (n == 0 || d == 0) return;
     device_.clear(scratch.state, sizeof(State));
-    if (scratch.factors != nullptr)
-      launch_warps(SurveyRows<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.state},
-                   (n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp);
+    if (scratch.factors != nullptr) survey(batch, scratch);
     launch_threads(ListEdges<T>{pairs, distances, slopes, upstream, per_anchor, batch.distance, n, scratch.targets,
                                 scratch.weights, scratch.state},
                    2 * n);
@@ -245,44 +224,35 @@ class Engine {
   }
 
  private:
-  // Rows packed, terms set and pairs screened, if `overflows` of the round before asks for it.
+  // Scratch of a call or of its gradient: factors or null, finite, state.
+  template <typename T, typename Scratch>
+  void survey(const DeviceBatch<T>& batch, const Scratch& scratch) {
+    using Survey = SurveyRows<T>;
+    launch_warps(Survey{batch.rows, batch.n, batch.d, scratch.factors, scratch.finite, scratch.state},
+                 (batch.n + Survey::kRowsOfWarp - 1) / Survey::kRowsOfWarp);
+  }
+
+  // Rows packed, terms set and pairs screened: in the first round always, then if the round before asks for it.
   template <typename Tile, typename T>
-  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, typename Tile::Entry* packed, Round round,
-              const uint32_t* overflows) {
+  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, Round round, bool first) {
     using Entry = typename Tile::Entry;
+    static_assert(sizeof(Entry) * Tile::kDepthStep <= sizeof(Float32) * FloatTile::kDepthStep);
     const int64_t n = batch.n, d = batch.d, depth = packed_depth<Tile>(d);
-    const RoundCondition condition = {overflows};
+    Entry* const packed = reinterpret_cast<Entry*>(scratch.packed);
+    const RoundCondition condition = {first ? nullptr : scratch.state->overflows[round - 1]};
     launch_warps(PackRows<T, Entry>{batch.rows, n, d, depth, scratch.order, scratch.factors, scratch.finite,
                                     scratch.centre, scratch.state, round, condition, packed, scratch.norms},
                  n);
     if (batch.distance == Distance::kInnerProduct)
       launch(ChooseProductScale{scratch.norms, n, d, round, condition, scratch.state}, 1);
-    launch_threads(SetTerms{scratch.norms,
-                            n,
-                            d,
-                            scratch.order,
-                            scratch.finite,
-                            scratch.begin,
-                            scratch.end,
-                            batch.distance,
-                            product_error_of(packed, d),
-                            round,
-                            condition,
-                            scratch.state,
-                            {scratch.anchors[kNearest], scratch.anchors[kFarthest]}},
+    launch_threads(SetTerms{scratch.norms, n, scratch.order, scratch.finite, scratch.begin, scratch.end, batch.distance,
+                            Tile::product_error(d), round, condition, scratch.state, scratch.anchors},
                    n);
     using Screen = ScreenPairs<Tile>;
-    launch(Screen{source_of<Tile>(device_, packed, n, static_cast<int>(depth)),
-                  n,
-                  scratch.begin,
-                  condition,
-                  scratch.state->overflows[round],
-                  {scratch.anchors[kNearest], scratch.anchors[kFarthest]}},
+    launch(Screen{source_of<Tile>(device_, packed, n, static_cast<int>(depth)), n, scratch.begin, condition,
+                  scratch.state->overflows[round], scratch.anchors},
            std::min(tile_slots(n, Tile::kSize), Screen::kMinBlocks * device_.processors()));
   }
-
-  static double product_error_of(const BFloat16*, int64_t d) { return tensor_core_error(d); }
-  static double product_error_of(const Float32*, int64_t d) { return accumulation_error(d); }
 
   template <typename Kernel>
   void launch(const Kernel& kernel, int64_t blocks) {

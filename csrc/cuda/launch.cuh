@@ -54,8 +54,8 @@ class CudaDevice {
 
   size_t sort_bytes(int64_t n) const { return radix_sort_bytes(n); }
   void sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
-            int bits, char* scratch) {
-    radix_sort(keys, sorted_keys, values, sorted_values, n, bits, scratch, stream_);
+            int bits, char* scratch, size_t size) {
+    radix_sort(keys, sorted_keys, values, sorted_values, n, bits, scratch, size, stream_);
   }
 
  private:

@@ -51,16 +51,13 @@ struct LossOfAnchors {
       LossSum own = {0, 0, 0};
       const int64_t end = (chunk + 1) * kLossChunk < n ? (chunk + 1) * kLossChunk : n;
       for (int64_t i = chunk * kLossChunk + thread_index(); i < end; i += kThreads) {
-        const bool has_positive = mined.pairs[i] >= 0, has_negative = mined.pairs[n + i] >= 0;
-        AnchorLoss anchor = {0, 0};
+        const bool has_positive = mined.positives[i] >= 0, has_negative = mined.negatives[i] >= 0;
         const bool counts = anchor_counts(has_positive, has_negative, options.on_missing);
-        if (counts) {
-          anchor = anchor_loss(has_positive, mined.distances[i], mined.distances[n + i], options);
-          if (poisoned) anchor.loss = not_a_number();
-        }
-        own = plus(own, {anchor.loss, counts, counts && anchor.loss != 0});  // NaN is not zero
+        const AnchorLoss anchor =
+            anchor_loss(counts, has_positive, mined.distances[i], mined.distances[n + i], options, poisoned);
+        own = plus(own, {anchor.loss, counts, anchor.loss != 0});  // NaN is not zero
         if (losses != nullptr) losses[i] = static_cast<T>(anchor.loss);
-        slopes[i] = poisoned ? not_a_number() : anchor.slope;
+        slopes[i] = anchor.slope;
         if (options.on_missing == OnMissing::kError && !(has_positive && has_negative)) {
           atomic_add(&state->missing, 1);
           state->first_missing.offer(i, n);

@@ -45,7 +45,7 @@ struct ChooseCentre {
     const T* sample[kSamples];
 #pragma unroll
     for (int s = 0; s < kSamples; ++s) {
-      const int64_t i = (2 * s + 1) * n / (2 * kSamples);
+      const int64_t i = centre_sample(s, n);
       sample[s] = rows + i * d;
       factor[s] = !finite[i] ? 0 : factors != nullptr ? factors[i] : 1;
     }
@@ -100,7 +100,7 @@ struct PackRows {
   const uint8_t* finite;  // [N]
   const double* centre;   // [D]
   State* state;
-  int round;
+  Round round;
   RoundCondition condition;
   Entry* packed;    // [N, depth], by position, zeros behind D
   RowNorms* norms;  // [N] by position
@@ -136,8 +136,7 @@ struct PackRows {
       residual = sqrt(warp_sum(residual));
       centre_dot = warp_sum(centre_dot);
       RowNorms row = {square / 2, sqrt(square) + residual, residual, centre_dot};
-      // |0 - v|^2 / 2 is 1/2 where the score is 1; between two zero rows it is 0, and the score likewise 1.
-      if (factors != nullptr && factor == 0) row.half_square = row.half_square + scale * scale / 2;
+      if (factors != nullptr && factor == 0) row.half_square = row.half_square + zero_row_half_square(scale);
       rho = larger_of(rho, row.residual / (row.norm + kTiny));
       if (lane_index() == 0) norms[r] = row;
     }
@@ -145,13 +144,13 @@ struct PackRows {
   }
 };
 
-// ProductScale of core/bound.h, one block: up to four rows far longer than all others are not usual.
+// ProductScale of core/bound.h, one block.
 struct ChooseProductScale {
-  static constexpr int kThreads = 256, kMinBlocks = 1, kLongest = 5;
+  static constexpr int kThreads = 256, kMinBlocks = 1, kLongest = kUnusualRows + 1;
   static constexpr int kSharedBytes = kThreads * kLongest * static_cast<int>(sizeof(double));
   const RowNorms* norms;  // [N]
   int64_t n, d;
-  int round;
+  Round round;
   RoundCondition condition;
   State* state;
 
@@ -164,10 +163,7 @@ struct ChooseProductScale {
     block_barrier();
     if (thread_index() != 0) return;
     for (int t = kLongest; t < kThreads * kLongest; ++t) insert(own, lists[t]);
-    double usual = own[0];
-    for (int k = 1; k < kLongest && k < n; ++k)
-      if (own[k] < own[k - 1] / 4) usual = own[k];
-    state->product[round] = {usual, own[0], state->centre_norm, d};
+    state->product[round] = {usual_norm(own, n < kLongest ? n : kLongest), own[0], state->centre_norm, d};
   }
 
  private:
@@ -190,9 +186,9 @@ struct alignas(16) Terms {
 FT_DEVICE float infinity() { return bits_float(0x7f800000u); }
 FT_DEVICE float float_above(double value) { return -float_below(-value); }
 
-// Candidates an anchor keeps; those that its best has left behind give way (screen.cuh). On random unit vectors it ends
-// with 1.6 at D = 128, 2 at 512 and 4.5 at 2048 in the mean (bfloat16), but the count has a long tail: with 8 slots 0.5
-// % of the anchors overflow at 65536 x 512 and 13 % at 65536 x 2048, with 16 and 32 none of thousands.
+// Candidates an anchor keeps; those that its best has left behind give way (screen.cuh). bfloat16 leaves random unit
+// vectors few in the mean, but their number grows with D and has a long tail, and one anchor that overflows has its
+// whole tile multiplied again.
 inline int list_length(int64_t d) { return d <= 256 ? 8 : d <= 1024 ? 16 : 32; }
 inline constexpr uint64_t kEmptySlot = ~uint64_t{0};
 // Nothing seen yet: a threshold made of it stays finite.
@@ -211,17 +207,17 @@ struct Anchors {
 struct SetTerms {
   static constexpr int kThreads = 256, kMinBlocks = 1;
   const RowNorms* norms;  // [N] by position
-  int64_t n, d;
+  int64_t n;
   const int32_t* order;
   const uint8_t* finite;  // [N] by row
   const int32_t* begin;   // [N] classes by position
   const int32_t* end;     // [N]
   Distance distance;
   double product_error;  // g of core/bound.h
-  int round;
+  Round round;
   RoundCondition condition;
   State* state;
-  Anchors anchors[kSearches];
+  PerSearch<Anchors> anchors;
 
   FT_DEVICE void operator()() const {
     if (!condition.holds()) return;

@@ -76,7 +76,7 @@ void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, con
     using T = Pointee<decltype(typed)>;
     const DeviceBatch<T> batch = {rows.const_data_ptr<T>(), rows.size(0), rows.size(1), distance};
     Tensor memory;
-    const auto scratch = allocate<CudaEngine::MineScratch>(memory, rows, device, batch, products);
+    const auto scratch = allocate<CudaEngine::MineScratch>(memory, rows, device, batch);
     engine.mine(batch, reinterpret_cast<const uint64_t*>(ids.const_data_ptr<int64_t>()), products, scratch, mined);
     then(engine, device, scratch, typed);
   });
@@ -86,16 +86,12 @@ std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
   const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
-  const int64_t n = embeddings.size(0);
-  Tensor pairs = new_tensor({2, n}, ScalarType::Long, embeddings);
-  Tensor distances = new_tensor({2, n}, ScalarType::Double, embeddings);
+  MineResults results(embeddings);
   mine(embeddings, labels, distance_of(distance),
-       {pairs.mutable_data_ptr<int64_t>(), distances.mutable_data_ptr<double>()},
+       {results.positives.mutable_data_ptr<int64_t>(), results.negatives.mutable_data_ptr<int64_t>(),
+        results.distances.mutable_data_ptr<double>()},
        [](CudaEngine&, CudaDevice&, const CudaEngine::MineScratch&, auto*) {});
-  // Copies, since operators may not return views of one tensor.
-  Tensor positives = torch::stable::clone(torch::stable::select(pairs, 0, 0));
-  Tensor negatives = torch::stable::clone(torch::stable::select(pairs, 0, 1));
-  return {distances, positives, negatives};
+  return {results.distances, results.positives, results.negatives};
 }
 
 // on_missing = "error" waits for the device: nothing else does.
@@ -104,7 +100,8 @@ void refuse_missing(const CudaDevice& device, const State* on_device, int64_t n)
   check_cuda(cudaStreamIsCapturing(device.stream(), &capture), "cudaStreamIsCapturing");
   if (capture != cudaStreamCaptureStatusNone)
     throw std::invalid_argument(
-        "on_missing must be 'skip' or 'zero' while a CUDA graph is captured: 'error' has to wait for the device");
+        "on_missing must be 'skip' or 'zero' while a CUDA graph is captured, since 'error' waits for the device; got "
+        "'error'");
   State state;
   check_cuda(cudaMemcpyAsync(&state, on_device, sizeof state, cudaMemcpyDeviceToHost, device.stream()),
              "cudaMemcpyAsync");
@@ -122,9 +119,8 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
   const int64_t n = embeddings.size(0);
   const LossResults results(embeddings);
   const bool per_anchor = options.reduction == Reduction::kNone;
-  Tensor loss =
-      new_tensor(per_anchor ? std::vector<int64_t>{n} : std::vector<int64_t>{}, embeddings.scalar_type(), embeddings);
-  const Mined mined = {results.mined, results.distances};
+  Tensor loss = new_loss(embeddings, per_anchor);
+  const Mined mined = {results.positives, results.negatives, results.distances};
   mine(embeddings, labels, distance_of(distance), mined,
        [&](CudaEngine& engine, CudaDevice& device, const CudaEngine::MineScratch& scratch, auto* typed) {
          using T = Pointee<decltype(typed)>;

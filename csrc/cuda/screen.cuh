@@ -2,10 +2,10 @@
 // be among. Every tile serves its rows and, mirrored, its columns; no product is stored.
 //
 // A tile tests its products against what its anchors know already, two sums and two compares each (core/bound.h). Only
-// where a warp finds a hit does it look closer: row by row, then column by column, it lowers the anchor's best and
-// keeps the candidates that are not above it. A candidate that the best has left behind gives its slot away; an anchor
-// whose slots are all taken overflows, and is left to the next round or to the exact scan. Which candidates lie in the
-// slots depends on timing, which of them wins does not.
+// where a warp finds a hit does it look closer, an anchor a lane: it lowers the anchor's best and keeps the candidates
+// that are not above it. A candidate that the best has left behind gives its slot away; an anchor whose slots are all
+// taken overflows, and is left to the next round or to the exact scan. Which candidates lie in the slots depends on
+// timing, which of them wins does not.
 #pragma once
 
 #include "core/triangle.h"
@@ -43,7 +43,7 @@ struct ScreenPairs {
   const int32_t* classes;  // [N] ascending
   RoundCondition condition;
   uint32_t* overflows;  // [kSearches] of this round
-  Anchors anchors[kSearches];
+  PerSearch<Anchors> anchors;
 
   FT_DEVICE void operator()() const {
     if (!condition.holds()) return;

@@ -9,8 +9,9 @@ namespace fasttriplet::cuda {
 
 // What a call mines.
 struct Mined {
-  int64_t* pairs;     // [2, N] positives, negatives; -1 where there is none
-  double* distances;  // [2, N] likewise; NaN where there is none
+  int64_t* positives;  // [N], -1 where there is none
+  int64_t* negatives;  // [N], likewise
+  double* distances;   // [2, N] to the positive and to the negative, NaN where there is none
 };
 
 FT_DEVICE double not_a_number() { return static_cast<double>(bits_float(0x7fc00000u)); }
@@ -35,9 +36,8 @@ struct PairWriter {
       const int64_t hardest = search == kNearest ? hardest_negative(i) : hardest_positive(position, i);
       if (hardest >= 0) winner = {hardest, not_a_number()};
     }
-    const int64_t at = (search == kNearest ? n : 0) + i;
-    mined.pairs[at] = winner.row;
-    mined.distances[at] = winner.row < 0 ? not_a_number() : winner.score;
+    (search == kNearest ? mined.negatives : mined.positives)[i] = winner.row;
+    mined.distances[(search == kNearest ? n : 0) + i] = winner.row < 0 ? not_a_number() : winner.score;
   }
 
  private:
@@ -59,27 +59,25 @@ template <typename Kind, typename T>
 struct SettleCandidates {
   static constexpr int kThreads = 128, kMinBlocks = 1;
   ExactRows<T> exact;
-  int64_t n;
-  const int32_t* order;  // [N]
-  Anchors anchors[kSearches];
+  PerSearch<Anchors> anchors;
   PairWriter writer;
-  int32_t* left_over[kSearches];  // [N] positions for the exact scan
+  PerSearch<int32_t*> left_over;  // [N] positions for the exact scan
   State* state;
 
   FT_DEVICE void operator()() const {
     const Walk walk = walk_by_warp<SettleCandidates>();
     const Search search = group_of_warp() == 0 ? kNearest : kFarthest;
     const Anchors& own = anchors[search];
-    for (int64_t r = walk.first; r < n; r += walk.stride) {
+    for (int64_t r = walk.first; r < writer.n; r += walk.stride) {
       const bool sufficient = !own.overflown[r];
       const uint32_t best = own.best[r];
-      const int64_t i = order[r];
+      const int64_t i = writer.order[r];
       Winner winner = {-1, 0};
       for (int k = 0; k < own.length; ++k) {
         const uint64_t slot = own.slots[r * own.length + k];
         const bool wanted = sufficient && slot >> 32 <= best;
         if (!warp_any(wanted)) continue;
-        const int64_t j = wanted ? order[static_cast<uint32_t>(slot)] : i;
+        const int64_t j = wanted ? writer.order[static_cast<uint32_t>(slot)] : i;
         const double value = score<Kind>(exact, i, j);
         if (wanted) winner.meet(j, search == kNearest ? value : -value);
       }
@@ -99,10 +97,8 @@ struct ScanExactly {
   static constexpr int kGroups = kThreads / kGroup;
   static constexpr int kSharedBytes = kGroups * kAnchors * static_cast<int>(sizeof(Winner));
   ExactRows<T> exact;
-  int64_t n;
-  const int32_t* order;  // [N]
   PairWriter writer;
-  const int32_t* left_over[kSearches];
+  PerSearch<int32_t*> left_over;  // [N]
   const State* state;
 
   FT_DEVICE void operator()() const {
@@ -118,7 +114,7 @@ struct ScanExactly {
     Winner(*const winners)[kAnchors] = reinterpret_cast<Winner(*)[kAnchors]>(shared_memory());
     int64_t position[kAnchors];
     Winner winner[kAnchors];
-    int64_t begin = n, end = 0;  // where candidates may lie
+    int64_t begin = writer.n, end = 0;  // where candidates may lie
 #pragma unroll
     for (int a = 0; a < kAnchors; ++a) {
       position[a] = left_over[search][first + a < count ? first + a : first];
@@ -129,7 +125,7 @@ struct ScanExactly {
     }
     if (search == kNearest) {
       begin = 0;
-      end = n;
+      end = writer.n;
     }
     // In steps of the block, so that a warp stays together.
     for (int64_t base = begin; base < end; base += kGroups * kCandidates)
@@ -152,9 +148,9 @@ struct ScanExactly {
                                   Winner (&winner)[kAnchors]) const {
     int64_t x[kAnchors], y[kCandidates];
 #pragma unroll
-    for (int a = 0; a < kAnchors; ++a) x[a] = order[position[a]];
+    for (int a = 0; a < kAnchors; ++a) x[a] = writer.order[position[a]];
 #pragma unroll
-    for (int c = 0; c < kCandidates; ++c) y[c] = order[from + c < n ? from + c : n - 1];
+    for (int c = 0; c < kCandidates; ++c) y[c] = writer.order[from + c < writer.n ? from + c : writer.n - 1];
     double sum[kAnchors][kCandidates] = {};
     double x_factor[kAnchors], y_factor[kCandidates];
 #pragma unroll

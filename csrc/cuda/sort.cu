@@ -24,9 +24,8 @@ size_t radix_sort_bytes(int64_t n) {
 }
 
 void radix_sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
-                int bits, char* scratch, cudaStream_t stream) {
-  size_t bytes = radix_sort_bytes(n);
-  sort_pairs(scratch, bytes, keys, sorted_keys, values, sorted_values, n, bits, stream);
+                int bits, char* scratch, size_t size, cudaStream_t stream) {
+  sort_pairs(scratch, size, keys, sorted_keys, values, sorted_values, n, bits, stream);
 }
 
 }  // namespace fasttriplet::cuda

@@ -10,6 +10,12 @@ namespace fasttriplet::cuda {
 // The two searches that share a walk: the nearest negative and the farthest positive of every anchor.
 enum Search : int { kNearest, kFarthest };
 inline constexpr int kSearches = 2;
+template <typename T>
+struct PerSearch {
+  T of[kSearches];
+  FT_SHARED const T& operator[](int search) const { return of[search]; }
+  FT_SHARED T& operator[](int search) { return of[search]; }
+};
 
 // The screen's rounds: bfloat16 products, and float32 products for the anchors that those leave too many candidates.
 enum Round : int { kCoarse, kFine };
@@ -27,9 +33,9 @@ struct State {
   uint32_t bad_rows;                       // rows that are not finite
   Lowest bad, bad_of_other_class;          // the lowest, and the lowest of another class than that one's
   Lowest other_class;                      // the lowest row of another class than row 0
-  uint32_t counted, missing;               // anchors in the loss; anchors without a positive or a negative
-  Lowest first_missing;
-  uint32_t poisoned;  // backward: a slope that is NaN
+  uint32_t missing;                        // anchors without a positive or a negative
+  Lowest first_missing;                    // of those
+  uint32_t poisoned;                       // backward: a slope that is NaN
 };
 
 }  // namespace fasttriplet::cuda

@@ -20,6 +20,8 @@ struct FloatTile {
   static constexpr int kLine = kSize + 2;
   static constexpr int kBufferBytes = 2 * kDepth * kLine * static_cast<int>(sizeof(float));
 
+  static double product_error(int64_t d) { return accumulation_error(d); }
+
   // Rows of tile number row_tile times rows of column_tile; beyond the last row are zeros. The depth is a multiple of
   // kDepthStep.
   static FT_DEVICE void multiply(const Source& source, int row_tile, int column_tile, char* buffer, Sums& sums) {

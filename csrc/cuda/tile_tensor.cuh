@@ -23,6 +23,8 @@ struct TensorTile {
   static constexpr int kOperandBytes = kSize * kRowBytes;
   static constexpr int kBufferBytes = kStages * 2 * kOperandBytes;
 
+  static double product_error(int64_t d) { return tensor_core_error(d); }
+
   // Rows of tile number row_tile times rows of column_tile; beyond the last row are zeros. The depth is a multiple of
   // kDepthStep.
   static FT_DEVICE void multiply(const Source& source, int row_tile, int column_tile, char* buffer, Sums& sums) {

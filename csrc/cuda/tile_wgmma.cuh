@@ -27,6 +27,8 @@ struct WgmmaTile {
   static constexpr int kBufferBytes = kStages * 2 * kOperandBytes + kBarrierBytes;
   static_assert(kDepth * sizeof(Entry) == 128, "a row of a box is as long as the swizzle");
 
+  static double product_error(int64_t d) { return tensor_core_error(d); }
+
   // Rows of tile number row_tile times rows of column_tile; beyond the last row are zeros. `buffer` is aligned to 1024
   // bytes, which the swizzle starts from.
   static FT_DEVICE void multiply(const Source& source, int row_tile, int column_tile, char* buffer, Sums& sums) {

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, SQUARED, hardest, scores, suffix
-from tests.native.test_mine import SHAPES, rows_of
+from tests.native.test_mine import ANY_BATCH, rows_of
 
 PRODUCTS = ("float", "small-tensor", "large-tensor", "wgmma")
 MEAN, SKIP = 2, 0
@@ -44,16 +44,11 @@ def check(native, rows, labels, distance, products, set_up):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 140),
-    d=st.integers(1, 40),
-    classes=st.integers(1, 12),
-    distance=st.sampled_from(DISTANCES),
-    dtype=st.sampled_from([np.float32, np.float64]),
-    shape=st.sampled_from(SHAPES),
     products=st.sampled_from(PRODUCTS),
     deferred=st.booleans(),
     processors=st.integers(1, 3),
+    **ANY_BATCH,
 )
 @example(  # products of denormals: keys that are zeros of both signs
     seed=0, n=64, d=1, classes=1, distance=INNER, dtype=np.float32, shape="spread-rows", products="small-tensor",
@@ -75,9 +70,9 @@ def test_sizes_around_the_edges_of_tiles(native, products, n):
 
 
 @pytest.mark.parametrize("products", PRODUCTS)
-@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 97, 129, 160])
+@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 97, 129, 160, 257, 1025])
 def test_depths_around_the_edges_of_stages(native, products, d):
-    """Rows whose length is no multiple of 16 bytes, and one to seven stages of the pipeline."""
+    """Rows whose length is no multiple of 16 bytes, many stages of the pipeline, and lists of each length."""
     rows = np.random.default_rng(d).standard_normal((70, d)).astype(np.float32)
     for deferred, labels in ((False, np.arange(70) // 3), (True, np.zeros(70, np.int64))):
         check(native, rows, labels, EUCLIDEAN, products, setting(native, d, deferred))
@@ -181,6 +176,15 @@ def test_survivors_are_few_on_random_unit_vectors(native, products):
         assert sum(mined["scanned"]) == 0
     one = mine(native, rows, np.zeros(600, np.int64), EUCLIDEAN, products, setting(native))
     assert one["candidates"][1] <= most and one["candidates"][0] == 0
+
+
+@pytest.mark.parametrize("d", [1000, 1100])
+def test_lists_are_long_enough_for_deep_rows(native, d):
+    """With 8 slots some anchors of these would overflow, and the tiles of them be multiplied again."""
+    rows = np.random.default_rng(0).standard_normal((300, d))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    mined = mine(native, rows, np.arange(300) // 4, EUCLIDEAN, "large-tensor", setting(native))
+    assert mined["candidates"][0] > 300 and not mined["fine_round"]
 
 
 @pytest.mark.parametrize("products", PRODUCTS)

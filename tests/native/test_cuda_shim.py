@@ -99,8 +99,8 @@ def test_ordered_bits_keep_the_order(native):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (0, "31 wait for shuffle and 1 have left"),
-        (1, "lanes of a warp meet in (warp_any and in shuffle|shuffle and in warp_any)"),
+        (0, "31 wait for shuffle_xor and 1 have left"),
+        (1, "lanes of a warp meet in (warp_any and in shuffle_xor|shuffle_xor and in warp_any)"),
         (2, "31 wait for the block and 1 have left"),
         (4, "a copy ends outside shared memory"),
         (5, "a copy's address is not a multiple of 16"),

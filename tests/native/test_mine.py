@@ -56,17 +56,19 @@ def rows_of(random, shape, n, d):
     return rows
 
 
+# What any batch is drawn from, here and in test_cuda.py.
+ANY_BATCH = {
+    "seed": st.integers(0, 2**32 - 1),
+    "d": st.integers(1, 40),
+    "classes": st.integers(1, 12),
+    "distance": st.sampled_from(DISTANCES),
+    "dtype": st.sampled_from([np.float32, np.float64]),
+    "shape": st.sampled_from(SHAPES),
+}
+
+
 @settings(max_examples=400, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    n=st.integers(1, 70),
-    d=st.integers(1, 40),
-    classes=st.integers(1, 12),
-    distance=st.sampled_from(DISTANCES),
-    dtype=st.sampled_from([np.float32, np.float64]),
-    shape=st.sampled_from(SHAPES),
-    threads=st.integers(1, 3),
-)
+@given(n=st.integers(1, 70), threads=st.integers(1, 3), **ANY_BATCH)
 def test_any_batch(native_tiers, seed, n, d, classes, distance, dtype, shape, threads):
     native, tiers = native_tiers
     random = np.random.default_rng(seed)

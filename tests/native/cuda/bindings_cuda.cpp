@@ -44,7 +44,10 @@ struct Arrays {
   Array<double> distances;  // [2, N]
 
   explicit Arrays(int64_t n) : pairs({int64_t{2}, n}), distances({int64_t{2}, n}) {}
-  Mined mined() { return {pairs.mutable_data(), distances.mutable_data()}; }
+  Mined mined() {
+    int64_t* const positives = pairs.mutable_data();
+    return {positives, positives + pairs.shape(1), distances.mutable_data()};
+  }
 };
 
 template <typename T>
@@ -63,7 +66,7 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   const DeviceBatch<T> batch = batch_of(memory, rows, distance);
   const int64_t n = batch.n;
   const uint64_t* const keys = reinterpret_cast<const uint64_t*>(own_copy(memory, labels));
-  const HostEngine::MineScratch scratch(device, memory, batch, products_named(products));
+  const HostEngine::MineScratch scratch(device, memory, batch);
   Arrays arrays(n);
   engine.mine(batch, keys, products_named(products), scratch, arrays.mined());
   const State state = *scratch.state;
@@ -194,12 +197,12 @@ struct Mistake : OneWarp {
   void operator()() const {
     const int lane = lane_index();
     if (kind == 0) {  // a lane that does not come
-      if (lane != 7) sink[lane] = shuffle(static_cast<float>(lane), 0);
+      if (lane != 7) sink[lane] = shuffle_xor(static_cast<float>(lane), 1);
     } else if (kind == 1) {  // lanes in different operations
       if (lane < 16)
         sink[lane] = warp_any(true);
       else
-        sink[lane] = shuffle(static_cast<float>(lane), 0);
+        sink[lane] = shuffle_xor(static_cast<float>(lane), 1);
     } else if (kind == 2) {  // a thread leaves while others wait
       if (lane != 3) block_barrier();
     } else if (kind == 3) {  // copies under way at the end

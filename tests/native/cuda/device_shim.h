@@ -56,8 +56,9 @@ inline void meet_as(const char* operation, Own& own) {
   meet(operation, &own, [](void* const lanes[32]) { Own::combine(reinterpret_cast<Own* const*>(lanes)); });
 }
 
+// What was there before.
 template <typename T>
-inline T fetch_and(T* target, T value) {
+inline T replace(T* target, T value) {
   const T before = *target;
   *target = value;
   return before;
@@ -107,33 +108,29 @@ inline bool warp_any(bool value) {
 }
 
 template <typename T>
-inline T shuffle(T value, int lane) {
+inline T shuffle_xor(T value, int stride) {
   struct Own {
     T value, result;
     int source;
     static void combine(Own* const* lanes) {
-      for (int l = 0; l < 32; ++l) lanes[l]->result = lanes[lanes[l]->source % 32]->value;
+      for (int l = 0; l < 32; ++l) lanes[l]->result = lanes[lanes[l]->source]->value;
     }
-  } own = {value, value, lane};
-  shim::meet_as("shuffle", own);
+  } own = {value, value, lane_index() ^ stride};
+  shim::meet_as("shuffle_xor", own);
   return own.result;
-}
-template <typename T>
-inline T shuffle_xor(T value, int stride) {
-  return shuffle(value, lane_index() ^ stride);
 }
 
 // One thread runs at a time.
 inline uint32_t atomic_min(uint32_t* target, uint32_t value) {
-  return shim::fetch_and(target, value < *target ? value : *target);
+  return shim::replace(target, value < *target ? value : *target);
 }
 template <typename T>
 inline T atomic_max(T* target, T value) {
-  return shim::fetch_and(target, value > *target ? value : *target);
+  return shim::replace(target, value > *target ? value : *target);
 }
-inline uint32_t atomic_add(uint32_t* target, uint32_t value) { return shim::fetch_and(target, *target + value); }
+inline uint32_t atomic_add(uint32_t* target, uint32_t value) { return shim::replace(target, *target + value); }
 inline uint64_t compare_and_swap(uint64_t* target, uint64_t expected, uint64_t value) {
-  return shim::fetch_and(target, *target == expected ? value : *target);
+  return shim::replace(target, *target == expected ? value : *target);
 }
 template <typename T>
 inline T load_fresh(const T* from) {

@@ -1,7 +1,9 @@
 #include "cuda/shim.h"
 
+#include <cstdlib>
 #include <deque>
 #include <map>
+#include <new>
 #include <stdexcept>
 
 #include "cuda/fiber.h"
@@ -57,10 +59,10 @@ struct GroupState {
   std::deque<std::vector<std::function<void()>>> committed;
 };
 
-// The address in shared memory of entry `k` of a row of 128 bytes, the chunks of 16 bytes turned by the row: bits 4 to
-// 6 are exchanged by those times 7 to 9.
-size_t swizzled(size_t row_start, size_t bytes) {
-  const size_t linear = row_start + bytes;
+// Where a byte of a row of 128 bytes lies in shared memory, the row's chunks of 16 bytes turned by its number: bits 7
+// to 9 of the address are added to bits 4 to 6 without carry.
+size_t swizzled(size_t row_start, size_t byte) {
+  const size_t linear = row_start + byte;
   return linear ^ ((linear >> 7 & 7) << 4);
 }
 
@@ -71,11 +73,12 @@ class Block {
       : settings_(settings), fibers_(fibers), random_(random) {}
 
   void run(int64_t index, int64_t count, int threads, int shared_bytes, void (*body)(const void*), const void* kernel) {
-    // Aligned as shared memory is, and not a byte longer than asked for.
-    const size_t bytes = static_cast<size_t>(shared_bytes);
-    std::unique_ptr<char, void (*)(void*)> shared(
-        static_cast<char*>(std::aligned_alloc(1024, (bytes + 1023) / 1024 * 1024)), std::free);
-    std::memset(shared.get(), 0xff, (bytes + 1023) / 1024 * 1024);
+    // Aligned as the copy engine wants it, and not a byte longer than asked for.
+    const size_t bytes = static_cast<size_t>(std::max(shared_bytes, 1));
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 1024, bytes) != 0) throw std::bad_alloc();
+    const std::unique_ptr<char, void (*)(void*)> shared(static_cast<char*>(memory), std::free);
+    std::memset(shared.get(), 0xff, bytes);
     shared_ = shared.get();
     shared_bytes_ = shared_bytes;
     body_ = body;
@@ -352,25 +355,20 @@ class Block {
 Block* running = nullptr;
 const Settings* running_settings = nullptr;
 
-// The names of the sites met so far; looked up at every wait, so by pointer and line.
-struct SeenSite {
-  Site site;
-  std::string name;
-};
-
+// Whether a site is the one to be broken; `names` gets its name. Asked at every wait, so known sites are found by
+// pointer and line.
 bool is_broken(std::vector<std::string>& names, Site site) {
-  static std::vector<SeenSite> seen;
-  const auto found = std::find_if(seen.begin(), seen.end(), [&](const SeenSite& known) {
-    return known.site.line == site.line && known.site.file == site.file;
+  static std::vector<std::pair<Site, std::string>> known;
+  auto found = std::find_if(known.begin(), known.end(), [&](const auto& other) {
+    return other.first.line == site.line && other.first.file == site.file;
   });
-  if (found == seen.end()) {
+  if (found == known.end()) {
     const std::string file = site.file;
-    const std::string name = file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line);
-    seen.push_back({site, name});
-    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-    return name == running_settings->broken_site;
+    known.emplace_back(site, file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line));
+    found = known.end() - 1;
+    if (std::find(names.begin(), names.end(), found->second) == names.end()) names.push_back(found->second);
   }
-  return !running_settings->broken_site.empty() && found->name == running_settings->broken_site;
+  return found->second == running_settings->broken_site;
 }
 
 }  // namespace

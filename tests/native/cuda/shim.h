@@ -71,7 +71,7 @@ class HostDevice {
   }
   size_t sort_bytes(int64_t) const { return 1; }
   void sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
-            int bits, char*) {
+            int bits, char*, size_t) {
     std::vector<int64_t> places(n);
     std::iota(places.begin(), places.end(), 0);
     std::stable_sort(places.begin(), places.end(),
