@@ -8,7 +8,6 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 results="${OUT:-benchmarks/results}"
-mkdir -p "$results"
 failed=()
 started=$SECONDS
 
@@ -37,22 +36,21 @@ capability="$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_
 [[ $capability == 9.0 ]] && capability=9.0a
 "$python" -c 'import torch; print("==", torch.cuda.get_device_name(), "PyTorch", torch.__version__)'
 
+mkdir -p "$results"
 rm -f "$results/gpu.log"
 step build timeout 150 env FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST="$capability" "$python" setup.py build_ext --inplace
-step tensor_cores timeout 60 "$python" -c '
+step tensor_cores timeout 20 "$python" -c '
 import fasttriplet, torch
 from fasttriplet import _library
 assert _library.cuda_absence is None, _library.cuda_absence
 for warpgroup in (False, True) if torch.cuda.get_device_capability() == (9, 0) else (False,):
     wrong = torch.ops.fasttriplet._cuda_test_tensor_cores(0, warpgroup)
     assert wrong == "", wrong'
-suite=(tests/test_functional.py tests/test_autograd.py tests/test_invariance.py tests/test_losses.py
-  tests/test_miners.py tests/test_arguments.py)
-step cuda_tests timeout 90 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py
-step whole_suite env FASTTRIPLET_TEST_ENGINE=cuda timeout 100 "$python" -m pytest -q -p no:cacheprovider "${suite[@]}"
+step cuda_tests timeout 80 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py
+step suite env FASTTRIPLET_TEST_ENGINE=cuda timeout 90 "$python" -m pytest -q -p no:cacheprovider tests
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    step "$tool" timeout 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m benchmarks.small_run
+    step "$tool" timeout 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m benchmarks.small_run
   done
 else
   echo "== compute-sanitizer is not here: memory and races were not checked"

@@ -65,7 +65,8 @@ class StdParallel : public Parallel {
 
 template <typename T>
 Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
-  if (rows.ndim() != 2) throw std::invalid_argument("rows must have shape [N, D]");
+  if (rows.ndim() != 2)
+    throw std::invalid_argument("rows must have shape [N, D]; got " + std::to_string(rows.ndim()) + " dimensions");
   return {rows.data(), rows.shape(0), rows.shape(1), static_cast<Distance>(distance), tier_to_test(tier)};
 }
 

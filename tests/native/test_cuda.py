@@ -324,13 +324,21 @@ def test_a_tile_multiplies_whole_numbers_exactly(native, tile, deferred, d):
 
 
 @pytest.mark.parametrize("tile", TILES)
-def test_products_keep_to_their_error_bound(native, tile):
+@pytest.mark.parametrize("cut", [False, True])
+def test_products_keep_to_their_error_bound(native, tile, cut):
+    """The shim cuts off as much as the bound allows for: one large term first, and all others lose bits to a tenth of
+    it."""
     size, d = TILES[tile], 200
     rows = np.random.default_rng(0).standard_normal((2 * size, d)).astype(np.float32)
+    if cut:
+        rows = np.random.default_rng(0).uniform(1, 2, rows.shape).astype(np.float32)
+        rows[:, 0] = 64
     products, rounded = getattr(native.cuda, f"multiply_{tile}_tile")(rows, setting(native))
     error = native.cuda.accumulation_error(d) if tile == "float" else native.cuda.tensor_core_error(d)
     x, y = rounded[:size].astype(np.float64), rounded[size:].astype(np.float64)
     allowed = error * np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
     assert (np.abs(products - x @ y.T) <= allowed).all()
+    if tile != "float" and cut:
+        assert (np.abs(products - x @ y.T) > allowed / 10).any()
     if tile != "float":  # to nearest, ties to even: half a step of eight bits
         assert (np.abs(rounded - rows) <= np.abs(rows) * 2.0**-8 / (1 + 2.0**-8)).all()

@@ -1,7 +1,7 @@
 """That the checks of the CUDA kernels can fail.
 
-Every wait in the kernels' source is left out once, the wait for copies is one group too short once, the screen's bound
-is shrunk, and each time some run must notice.
+Every wait in the kernels' source is left out once, or leaves one group more of copies or products than it should; the
+screen's bound is shrunk; and each time some run must notice.
 """
 
 import faulthandler

@@ -99,20 +99,26 @@ def test_ordered_bits_keep_the_order(native):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (0, "31 wait for shuffle_xor and 1 have left"),
-        (1, "lanes of a warp meet in (warp_any and in shuffle_xor|shuffle_xor and in warp_any)"),
-        (2, "31 wait for the block and 1 have left"),
-        (4, "a copy ends outside shared memory"),
-        (5, "a copy's address is not a multiple of 16"),
+        ("lane stays away", "31 wait for shuffle_xor and 1 have left"),
+        ("two operations", "lanes of a warp meet in (warp_any and in shuffle_xor|shuffle_xor and in warp_any)"),
+        ("thread leaves", "31 wait for the block and 1 have left"),
+        ("copy beyond", "a copy ends outside shared memory"),
+        ("copy not aligned", "a copy's address is not a multiple of 16"),
+        ("copies under way", "a thread left with copies under way"),
+        ("two operations of a group", "threads of a group meet in group_\\w+ and in group_"),
+        ("products under way", "a group left with products under way"),
+        ("arrivals started twice", "a barrier of arrivals is started twice"),
+        ("arrivals not started", "a barrier of arrivals is used that was not started"),
+        ("arrivals expected twice", "a barrier of arrivals already expects bytes"),
+        ("arrivals of a box beyond", "a box ends outside shared memory"),
+        ("arrivals of a box not aligned", "a box or its rows are not aligned"),
+        ("arrivals ended twice", "a barrier of arrivals ends that was not started"),
+        ("arrivals never come", "1 wait for arrivals"),
+        ("arrivals not ended", "a barrier of arrivals was not ended"),
     ],
 )
 def test_mistakes_are_noticed(native, mistake, message):
-    with pytest.raises(RuntimeError, match=message):
-        native.cuda.make_mistake(mistake, native.cuda.Settings())
-
-
-def test_a_thread_may_not_leave_with_copies_under_way(native):
     settings = native.cuda.Settings()
-    settings.deferred_copies = True
-    with pytest.raises(RuntimeError, match="a thread left with copies under way"):
-        native.cuda.make_mistake(3, settings)
+    settings.deferred_copies = settings.deferred_products = True
+    with pytest.raises(RuntimeError, match=message):
+        native.cuda.make_mistake(mistake, settings)

@@ -52,7 +52,8 @@ struct Arrays {
 
 template <typename T>
 DeviceBatch<T> batch_of(HostMemory& memory, const Array<T>& rows, int distance) {
-  if (rows.ndim() != 2) throw std::invalid_argument("rows must have shape [N, D]");
+  if (rows.ndim() != 2)
+    throw std::invalid_argument("rows must have shape [N, D]; got " + std::to_string(rows.ndim()) + " dimensions");
   return {own_copy(memory, rows), rows.shape(0), rows.shape(1), static_cast<Distance>(distance)};
 }
 
@@ -189,32 +190,53 @@ struct LoadFragments : OneWarp {
   }
 };
 
-// Mistakes that must be noticed.
-struct Mistake : OneWarp {
-  static constexpr int kSharedBytes = 256;
-  int kind;
-  float* sink;
+// Mistakes that must be noticed, by name.
+struct Mistake {
+  static constexpr int kThreads = 128, kMinBlocks = 1, kSharedBytes = 16384 + 256;
+  const char* name;
+  float* sink;     // [128], aligned to 16 bytes
+  BFloat16* rows;  // [128, 64]
   void operator()() const {
-    const int lane = lane_index();
-    if (kind == 0) {  // a lane that does not come
-      if (lane != 7) sink[lane] = shuffle_xor(static_cast<float>(lane), 1);
-    } else if (kind == 1) {  // lanes in different operations
-      if (lane < 16)
-        sink[lane] = warp_any(true);
-      else
-        sink[lane] = shuffle_xor(static_cast<float>(lane), 1);
-    } else if (kind == 2) {  // a thread leaves while others wait
-      if (lane != 3) block_barrier();
-    } else if (kind == 3) {  // copies under way at the end
-      if (lane == 0) {
-        copy_async(shared_memory(), sink, 16);
-        copy_async_commit();
-      }
-    } else if (kind == 4) {  // a copy beyond shared memory
-      copy_async(shared_memory() + 256, sink, 16);
-    } else if (kind == 5) {
-      copy_async(shared_memory() + 8, sink, 16);
+    const std::string mistake = name;
+    const int thread = thread_index();
+    char* const shared = shared_memory();
+    uint64_t* const barrier = reinterpret_cast<uint64_t*>(shared + 16384);
+    const TileMap map = HostDevice::tile_map(rows, 128, 64);
+    if (mistake == "lane stays away" && thread != 7) sink[thread] = shuffle_xor(1.0f, 1);
+    if (mistake == "two operations") sink[thread] = thread < 16 ? warp_any(true) : shuffle_xor(1.0f, 1);
+    if (mistake == "thread leaves" && thread != 3) block_barrier();
+    if (mistake == "copy beyond" && thread == 0) copy_async(shared + kSharedBytes, sink, 16);
+    if (mistake == "copy not aligned" && thread == 0) copy_async(shared + 8, sink, 16);
+    if (mistake == "copies under way" && thread == 0) {
+      copy_async(shared, sink, 16);
+      copy_async_commit();
     }
+    float sums[2][32] = {};
+    if (mistake == "two operations of a group") {
+      if (thread < 64)
+        group_commit();
+      else
+        group_multiply_add(sums, shared, shared);
+    }
+    if (mistake == "products under way") {
+      group_multiply_add(sums, shared, shared);
+      group_commit();
+    }
+    if (mistake.rfind("arrivals", 0) != 0 || thread != 0) return;
+    if (mistake != "arrivals not started") arrival_start(barrier);
+    if (mistake == "arrivals started twice") arrival_start(barrier);
+    if (mistake == "arrivals not started") arrival_expect(barrier, 16384);
+    if (mistake == "arrivals expected twice") {
+      arrival_expect(barrier, 16384);
+      arrival_expect(barrier, 16384);
+    }
+    if (mistake == "arrivals of a box beyond") copy_box(shared + 1024, map, 0, 0, barrier);
+    if (mistake == "arrivals of a box not aligned") copy_box(shared + 128, map, 0, 0, barrier);
+    if (mistake == "arrivals ended twice") {
+      arrival_end(barrier);
+      arrival_end(barrier);
+    }
+    if (mistake == "arrivals never come") arrival_wait(barrier, 0);
   }
 };
 
@@ -258,7 +280,9 @@ void bind_cuda(py::module_& m) {
     return sum;
   });
   m.def("multiply_group_fragments", [](const Array<uint8_t>& image) {
-    if (image.size() != MultiplyGroupFragments::kSharedBytes) throw std::invalid_argument("image must fill 24 KB");
+    if (image.size() != MultiplyGroupFragments::kSharedBytes)
+      throw std::invalid_argument("image must fill " + std::to_string(MultiplyGroupFragments::kSharedBytes) +
+                                  " bytes; got " + std::to_string(image.size()));
     Array<float> sums({128, 2, 32});
     HostDevice({}).launch(MultiplyGroupFragments{reinterpret_cast<const char*>(image.data()), sums.mutable_data()}, 1);
     return sums;
@@ -271,12 +295,10 @@ void bind_cuda(py::module_& m) {
     HostDevice({}).launch(kernel, 1);
     return words;
   });
-  m.def("make_mistake", [](int kind, const Settings& settings) {
-    alignas(16) float sink[32] = {};
-    Mistake kernel;
-    kernel.kind = kind;
-    kernel.sink = sink;
-    HostDevice(settings).launch(kernel, 1);
+  m.def("make_mistake", [](const std::string& name, const Settings& settings) {
+    alignas(16) float sink[128] = {};
+    std::vector<BFloat16> rows(128 * 64);
+    HostDevice(settings).launch(Mistake{name.c_str(), sink, rows.data()}, 1);
   });
   m.def("sites", [] {
     py::dict all;

@@ -206,7 +206,23 @@ inline void load_matrices(uint32_t (&words)[4], const void* shared_row) {
   shim::meet_as("load_matrices", own);
 }
 
-// Exact products, summed in float64 and rounded once a call: more precise than any device.
+namespace shim {
+
+// sum + products as the least precise tensor core that core/bound.h allows for: every addend cut off one unit below the
+// last place of the largest, and their sum in its own.
+inline float add_as_tensor_core(float sum, const double (&products)[16]) {
+  double largest = std::fabs(static_cast<double>(sum));
+  for (const double product : products) largest = std::fmax(largest, std::fabs(product));
+  if (largest == 0) return sum;
+  const double unit = std::scalbn(1.0, std::ilogb(largest) - 23);
+  double total = std::trunc(static_cast<double>(sum) / unit) * unit;
+  for (const double product : products) total += std::trunc(product / unit) * unit;
+  const float rounded = static_cast<float>(total);
+  return std::fabs(static_cast<double>(rounded)) > std::fabs(total) ? std::nextafter(rounded, 0.0f) : rounded;
+}
+
+}  // namespace shim
+
 inline void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   struct Own {
     float* sum;
@@ -224,9 +240,9 @@ inline void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t 
       for (int l = 0; l < 32; ++l)
         for (int s = 0; s < 4; ++s) {
           const int row = l / 4 + s / 2 * 8, column = l % 4 * 2 + s % 2;
-          double total = static_cast<double>(lanes[l]->sum[s]);
-          for (int k = 0; k < 16; ++k) total += static_cast<double>(x[row][k]) * static_cast<double>(y[k][column]);
-          lanes[l]->sum[s] = static_cast<float>(total);
+          double products[16];
+          for (int k = 0; k < 16; ++k) products[k] = static_cast<double>(x[row][k]) * static_cast<double>(y[k][column]);
+          lanes[l]->sum[s] = shim::add_as_tensor_core(lanes[l]->sum[s], products);
         }
     }
   } own = {sum, a, {b0, b1}};

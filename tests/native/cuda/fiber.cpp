@@ -8,10 +8,6 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
-
 namespace fasttriplet::cuda::shim {
 namespace {
 
@@ -90,33 +86,21 @@ void Fiber::start(void (*body)(void*), void* argument) {
   context.top = top;
 }
 #else
-namespace {
-
-struct Saved {
-  ucontext_t registers;
-  void (*body)(void*);
-  void* argument;
-};
-
-void begin(unsigned high, unsigned low) {
-  const Saved* saved = reinterpret_cast<Saved*>(static_cast<uintptr_t>(high) << 32 | low);
-  saved->body(saved->argument);
+void Fiber::begin(unsigned high, unsigned low) {
+  const Fiber* const fiber = reinterpret_cast<Fiber*>(static_cast<uintptr_t>(high) << 32 | low);
+  fiber->body_(fiber->argument_);
 }
-
-}  // namespace
 
 void Fiber::start(void (*body)(void*), void* argument) {
   forget_frames(context);
-  if (context.top == nullptr) context.top = new Saved;  // kept for the life of the process, as the fibers are
-  Saved* saved = static_cast<Saved*>(context.top);
-  saved->body = body;
-  saved->argument = argument;
-  getcontext(&saved->registers);
-  saved->registers.uc_stack.ss_sp = stack_.get();
-  saved->registers.uc_stack.ss_size = kStackBytes;
-  saved->registers.uc_link = nullptr;
-  const uintptr_t address = reinterpret_cast<uintptr_t>(saved);
-  makecontext(&saved->registers, reinterpret_cast<void (*)()>(begin), 2, static_cast<unsigned>(address >> 32),
+  body_ = body;
+  argument_ = argument;
+  getcontext(&context.registers);
+  context.registers.uc_stack.ss_sp = stack_.get();
+  context.registers.uc_stack.ss_size = kStackBytes;
+  context.registers.uc_link = nullptr;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(this);
+  makecontext(&context.registers, reinterpret_cast<void (*)()>(begin), 2, static_cast<unsigned>(address >> 32),
               static_cast<unsigned>(address));
 }
 #endif
@@ -136,8 +120,7 @@ void switch_context(Context& from, Context& to, bool finished) {
 #if defined(__x86_64__)
   fasttriplet_switch_stacks(&from.top, to.top);
 #else
-  if (from.top == nullptr) from.top = new Saved;
-  swapcontext(&static_cast<Saved*>(from.top)->registers, &static_cast<Saved*>(to.top)->registers);
+  swapcontext(&from.registers, &to.registers);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);

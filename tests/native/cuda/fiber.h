@@ -4,11 +4,20 @@
 #include <cstddef>
 #include <memory>
 
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
 namespace fasttriplet::cuda::shim {
 
-// A place to come back to: registers on a stack, and what the address sanitizer must be told of that stack.
+// A place to come back to: on x86-64 the end of a stack that has the registers, elsewhere ucontext's copy of them; and
+// what the address sanitizer must be told of that stack.
 struct Context {
+#if defined(__x86_64__)
   void* top = nullptr;
+#else
+  ucontext_t registers;
+#endif
   const void* bottom = nullptr;
   size_t size = 0;
   void* fake_stack = nullptr;
@@ -23,6 +32,11 @@ class Fiber {
   Context context;
 
  private:
+#if !defined(__x86_64__)
+  static void begin(unsigned high, unsigned low);
+  void (*body_)(void*) = nullptr;
+  void* argument_ = nullptr;
+#endif
   std::unique_ptr<char[]> stack_;
 };
 

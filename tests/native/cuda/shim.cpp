@@ -2,8 +2,10 @@
 
 #include <cstdlib>
 #include <deque>
+#include <functional>
 #include <map>
 #include <new>
+#include <random>
 #include <stdexcept>
 
 #include "cuda/fiber.h"
@@ -108,6 +110,10 @@ class Block {
       go_on(next);
     }
     if (error_.empty() && finished_ < threads) error_ = describe_deadlock();
+    if (error_.empty() && !arrivals_.empty()) error_ = "a barrier of arrivals was not ended";
+    for (const GroupState& group : groups_)
+      if (error_.empty() && !(group.open.empty() && group.committed.empty()))
+        error_ = "a group left with products under way";
     if (!error_.empty()) throw std::runtime_error(error_);
   }
 
@@ -225,9 +231,9 @@ class Block {
         for (int t = 0; t < kGroupThreads; ++t)
           for (int s = 0; s < 64; ++s) {
             const int row = t / 32 * 16 + t % 32 / 4 + s / 32 * 8, column = s % 32 / 2 * 8 + t % 4 * 2 + s % 2;
-            double total = static_cast<double>(group.sums[t][s]);
-            for (int k = 0; k < 16; ++k) total += entry(a_offset, row, k) * entry(b_offset, column, k);
-            group.sums[t][s] = static_cast<float>(total);
+            double products[16];
+            for (int k = 0; k < 16; ++k) products[k] = entry(a_offset, row, k) * entry(b_offset, column, k);
+            group.sums[t][s] = add_as_tensor_core(group.sums[t][s], products);
           }
       };
       if (settings_.deferred_products)

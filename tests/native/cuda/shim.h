@@ -4,10 +4,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <numeric>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -22,8 +20,8 @@ struct Settings {
   bool deferred_copies = false;    // done when waited for, instead of at once
   bool deferred_products = false;  // likewise of those of four warps
   int64_t processors = 2;
-  // Faults, to see that they are noticed: "file:line" of a wait that is left out, or, of copies, one group too few; a
-  // factor on the screen's error bound.
+  // Faults, to see that they are noticed: "file:line" of a wait that is left out, or, where groups of copies or of
+  // products are waited for, leaves one group more; a factor on the screen's error bound.
   std::string broken_site;
   double bound_factor = 1;
 };
