@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "core/options.h"
 
@@ -17,11 +18,34 @@ void check_embeddings(const Tensor& embeddings);
 // On one device: labels and all else too must be where the embeddings are.
 void check_labels(const Tensor& labels, const Tensor& embeddings);
 
+// Who may pair with whom, as the operators take it; each but the first two may be absent.
+struct PairingTensors {
+  Tensor embeddings, labels;                         // [N, D]; [N], or [N, W] bit masks
+  std::optional<Tensor> ref_embeddings, ref_labels;  // [M, D]; [M] or [M, W]
+  std::optional<Tensor> self_indices;                // [N] int64, each -1 or an index below M
+  std::optional<Tensor> groups, ref_groups;          // [N], [M]
+  std::optional<int64_t> ignore_index;
+};
+void check_pairing(const PairingTensors& pairing);
+void check_references(const Tensor& references, const Tensor& embeddings);
+void check_self_indices(const int64_t* indices, int64_t n, int64_t references);
+
 // Tensors that the forward operator made; wrong ones mean a private operator was called by hand.
 void check_saved(const Tensor& tensor, const char* name, torch::headeronly::ScalarType dtype, int64_t leading,
-                 const Tensor& embeddings);
+                 const Tensor& embeddings, const char* origin = "batch_hard_loss returned for these embeddings");
 void check_pairs(const int64_t* pairs, int64_t n);  // [2, N], each -1 or an index below N
-void check_upstream(const Tensor& grad_loss, const Tensor& embeddings);
+// float64 [N], or [rows, N] where rows is not 0.
+void check_anchor_values(const Tensor& tensor, const char* name, int64_t rows, const Tensor& embeddings);
+// distances [2, T], triplets [3, T] and grad [2, T] of mine_triplets' backward.
+void check_mined(const Tensor& grad, const Tensor& distances, const Tensor& triplets, const Tensor& embeddings);
+// [3, T]: anchors ascending and below `anchors`, positives and negatives each -1 or an index below `candidates`.
+void check_triplet_indices(const int64_t* triplets, int64_t count, int64_t anchors, int64_t candidates);
+void check_upstream(const Tensor& grad_loss, const Tensor& embeddings, const char* name = "embeddings");
+
+// anchor, positive and negative [T, D], all float32 or all float64, on one device.
+void check_triplets(const Tensor& anchor, const Tensor& positive, const Tensor& negative);
+// [T] of a floating dtype.
+void check_triplet_weights(const Tensor& weights, const Tensor& anchor);
 
 // on_missing = "error": says how many anchors lack a positive or a negative, and which is the first.
 void check_none_missing(int64_t missing, int64_t n, int64_t first);
@@ -29,5 +53,7 @@ void check_none_missing(int64_t missing, int64_t n, int64_t first);
 Distance distance_of(int64_t code);
 Reduction reduction_of(int64_t code);
 OnMissing on_missing_of(int64_t code);
+MinerOptions miner_options_of(int64_t miner, int64_t otherwise, bool within_margin, double margin, int64_t k,
+                              bool kth_only, double skip_fraction);
 
 }  // namespace fasttriplet

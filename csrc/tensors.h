@@ -59,6 +59,9 @@ inline Tensor new_loss(const Tensor& embeddings, bool per_anchor) {
 inline Tensor packed(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
+inline Tensor as_float64(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? tensor : torch::stable::to(tensor, ScalarType::Double);
+}
 inline Tensor as_int64(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Long ? tensor : torch::stable::to(tensor, ScalarType::Long);
 }

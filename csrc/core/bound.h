@@ -27,6 +27,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/options.h"
 #include "core/shared.h"
 
 namespace fasttriplet {
@@ -45,7 +46,25 @@ FT_SHARED inline double accumulation_error(int64_t d) {
 // "Numerical behavior of NVIDIA tensor cores"). That is at most 18 * 2^-23 |x^| |y^| a step and D / 16 steps, 2.25 D
 // 2^-24 in all; nearly twice as much is allowed.
 FT_SHARED inline double tensor_core_error(int64_t d) { return 4 * static_cast<double>(d + 16) * kUnitRoundoff; }
+
+// g of sums of integer products, which are exact: only their conversion to float32 and the product with the unit round.
+inline constexpr double kConversionError = 3 * kUnitRoundoff;
 inline constexpr int64_t kMaxColumns = int64_t{1} << 22;  // keeps n u at 1/4 or less
+
+// Fixed point: x^ = q step with int16 q, whose products are summed in int32. With |q| <= R / step + sqrt(D) / 2 for all
+// rows, R the largest norm, every sum of products, one over part of the entries as well, is at most |q|^2 <= 46340^2 <
+// 2^31 (Cauchy-Schwarz). The other half of sqrt(D) takes up a few roundings in float32. A step of eight significant
+// bits makes q step and step^2 float32 numbers; below 2^-60 the latter would vanish.
+inline constexpr double kLargestFixedNorm = 46340, kLargestFixedEntry = 32767, kSmallestStep = 0x1p-60;
+inline double fixed_point_step(double largest_norm, double largest_entry, int64_t d) {
+  const double norm_step = largest_norm / (kLargestFixedNorm - std::sqrt(static_cast<double>(d)));
+  const double least = std::max(std::max(norm_step, largest_entry / kLargestFixedEntry), kSmallestStep);
+  const int exponent = std::ilogb(least) - 7;
+  return std::scalbn(std::ceil(std::scalbn(least, -exponent)), exponent);
+}
+
+// Fixed point coarser than bfloat16, which rows far shorter than the longest make it, is no use.
+inline constexpr double kCoarsestFixedPoint = 0x1p-8;
 
 FT_SHARED inline double kappa(double rho, double g) { return 2 * rho + rho * rho + g; }
 
@@ -110,6 +129,45 @@ FT_SHARED inline RowTerms product_terms(const RowNorms& row, double kappa, const
 FT_SHARED inline RowTerms farthest(const RowTerms& nearest) {
   return {-(nearest.anchor + nearest.anchor_slack), -(nearest.candidate + nearest.candidate_slack),
           nearest.anchor_slack, nearest.candidate_slack};
+}
+
+// One prepared row's share in a whole row of keys, key = term[i] + term[j] - dot in float32 (cpu/scan-inl.h): it
+// differs from the exact key by at most anchor_width[i] + candidate_width[j].
+struct KeyTerms {
+  double term, anchor_width, candidate_width;
+};
+
+// The float32 roundings of a key: of both terms, their sum, the difference, and of key - width and key + width, each of
+// numbers that are at most 2 (|x|^2 / 2 + |y|^2 / 2) for differences. Twice as much is allowed.
+inline constexpr double kKeyRoundings = 24 * kUnitRoundoff;
+
+FT_SHARED inline KeyTerms difference_key_terms(const RowNorms& row, double kappa) {
+  const double reach = row.norm + kTiny;
+  const double width = kappa * reach * reach / 2 + roundings(row.half_square) + kKeyRoundings * row.half_square;
+  return {row.half_square, width, width};
+}
+
+FT_SHARED inline KeyTerms product_key_terms(const RowNorms& row, double kappa, const ProductScale& scale) {
+  const double rounded = kappa + kKeyRoundings;
+  const double as_candidate =
+      row.norm > scale.usual_norm ? product_error(row.norm, scale.largest_norm, rounded, scale) : 0;
+  const double term_width = kKeyRoundings * std::fabs(row.centre_dot);
+  return {-row.centre_dot, product_error(row.norm, scale.usual_norm, rounded, scale) + term_width,
+          as_candidate + term_width};
+}
+
+// The exact key that belongs to an exact score, in the units of prepared rows.
+FT_SHARED inline double key_of_score(Distance distance, double score, double centre_norm, double scale) {
+  switch (distance) {
+    case Distance::kEuclidean:
+      return score * scale * (score * scale) / 2;
+    case Distance::kSquaredEuclidean:
+      return score * scale * scale / 2;
+    case Distance::kInnerProduct:  // -x.y = -(X + c).(Y + c)
+      return score * scale * scale + centre_norm * centre_norm;
+    default:
+      return score * scale * scale;
+  }
 }
 
 // The largest float32 number that is not above `value`. Not by nextafterf, a call: this runs at every hit of the

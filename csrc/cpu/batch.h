@@ -12,12 +12,15 @@ namespace fasttriplet::cpu {
 
 template <typename T>
 struct Batch {
-  const T* rows;  // [N, D]
+  const T* rows;  // [N, D], or [split, D] where references lie behind them
   int64_t n, d;
   Distance distance;
   const Tier& tier;
+  const T* references = nullptr;  // [N - split, D]
+  int64_t split = n;
 
-  const T* row(int64_t i) const { return rows + i * d; }
+  Rows<T> source() const { return {rows, references, split, d}; }
+  const T* row(int64_t i) const { return source()(i); }
   const RowKernels<T>& kernels() const { return tier.rows(rows); }
 };
 

@@ -57,15 +57,26 @@ inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* re
   *result = {most + finite, total, sum(probe)};
 }
 
-// Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 and packed into 4 words,
-// `words`.
-FT_INLINE void round_to_words(float* entries, float* words) {
+// Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 or to int16 multiples of `step`
+// and packed into 4 words, `words`.
+FT_INLINE void round_to_words(float* entries, float step, float* words) {
+  typedef uint32_t Bits __attribute__((vector_size(32)));
+  typedef uint64_t Pairs __attribute__((vector_size(32)));
+  typedef uint32_t Words __attribute__((vector_size(16)));
   if constexpr (kLayout.per_word == 1) {
     __builtin_memcpy(words, entries, kStep * sizeof *entries);
+  } else if constexpr (kLayout.fixed_point) {
+    typedef float Entries __attribute__((vector_size(32)));
+    constexpr float kWhole = 0x1.8p23f;  // added to a number below 2^22 it leaves no place for a fraction
+    Entries x;
+    __builtin_memcpy(&x, entries, sizeof x);
+    const Entries shifted = x * (1 / step) + kWhole;
+    x = (shifted - kWhole) * step;
+    __builtin_memcpy(entries, &x, sizeof x);
+    const Pairs pairs = (Pairs)shifted;  // the lower 16 bits of each are the integer's
+    const Words packed = __builtin_convertvector(((pairs >> 16) & 0xffff0000) | (pairs & 0xffff), Words);
+    __builtin_memcpy(words, &packed, sizeof packed);
   } else {  // the upper halves, ties to even
-    typedef uint32_t Bits __attribute__((vector_size(32)));
-    typedef uint64_t Pairs __attribute__((vector_size(32)));
-    typedef uint32_t Words __attribute__((vector_size(16)));
     Bits bits;
     __builtin_memcpy(&bits, entries, sizeof bits);
     bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
@@ -84,7 +95,7 @@ struct RowSums {
 // `length` entries of row `source` from `begin` on, as words.
 template <typename T>
 FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, int64_t begin, int64_t length, float* words) {
-  const T* row = task.rows + source * task.d + begin;
+  const T* row = task.rows(source) + begin;
   const Wide factor = splat(task.factors ? task.factors[source] : 1.0), scale = splat(task.scale);
   Wide square = zeros(), residual = zeros(), centre_dot = zeros();
   for (int64_t k = 0; k < length; k += kStep) {
@@ -98,7 +109,7 @@ FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, int64_t 
     const Wide exact = (x * factor - c) * scale;
     float entries[kStep];
     store_wide(entries, exact);
-    round_to_words(entries, words + k / kLayout.per_word);
+    round_to_words(entries, task.step, words + k / kLayout.per_word);
     const Wide rounded = load_wide(entries);
     square += exact * exact;
     residual += (exact - rounded) * (exact - rounded);
@@ -108,9 +119,9 @@ FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, int64_t 
 }
 
 // Likewise of a float32 row that is scaled only, several times as fast: x scale and its distance to the rounded value
-// are float32 numbers themselves, or vanish beside kTiny. Returns |x - x^|^2, a little too large; |x|^2 is known from
-// the survey and there is no centre.
-FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t length, float* words) {
+// are float32 numbers themselves, but for a rounding of the distance, or vanish beside kTiny. Returns |x - x^|^2, a
+// little too large; |x|^2 is known from the survey and there is no centre.
+FT_INLINE double pack_plain_entries(const float* row, double scale, float step, int64_t length, float* words) {
   typedef float Entries __attribute__((vector_size(4 * kStep)));
   const float factor = static_cast<float>(scale);
   Entries residual = {};
@@ -125,7 +136,7 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t leng
     }
     x *= factor;
     rounded = x;
-    round_to_words(reinterpret_cast<float*>(&rounded), words + k / kLayout.per_word);
+    round_to_words(reinterpret_cast<float*>(&rounded), step, words + k / kLayout.per_word);
     if constexpr (kLayout.per_word != 1) residual += (x - rounded) * (x - rounded);  // float32 rounds nothing off
   }
   float total = 0;
@@ -133,8 +144,8 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, int64_t leng
   return total * (1 + 0x1p-18);  // above the roundings of a chunk's sum
 }
 
-// One panel: (x factor - centre) scale, rounded to float32 or bfloat16, in the words and the order of the tier's tiles,
-// and the norms of its rows.
+// One panel: (x factor - centre) scale, rounded to float32, bfloat16 or int16, in the words and the order of the tier's
+// tiles, and the norms of its rows.
 template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
   constexpr int64_t kChunk = 64;  // entries of a row at a time: 48 rows of them are 12 KB of the first cache
@@ -157,7 +168,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
       if constexpr (std::is_same_v<T, float>)
         if (plain) {
           sums[lane].residual +=
-              pack_plain_entries(task.rows + source * task.d + begin, task.scale, length, words[lane]);
+              pack_plain_entries(task.rows(source) + begin, task.scale, task.step, length, words[lane]);
           continue;
         }
       const RowSums chunk = pack_entries(task, source, begin, length, words[lane]);
@@ -178,18 +189,20 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
 // gradient = sum over edges of weight (x - y); for cosine (sum weight (u - v) - u sum weight distance) / |x|; -sum
 // weight y.
 template <typename Kind, typename T>
-inline void gather(const T* rows, int64_t d, const double* factors, int64_t target, const Edge* edges, int64_t count,
+inline void gather(const Rows<T>& rows, const double* factors, int64_t target, const Edge* edges, int64_t count,
                    T* gradient) {
+  const int64_t d = rows.d;
+  const T* const own_row = rows(target);
   double shrink = 0;
   if constexpr (Kind::kNormalised)
     for (int64_t e = 0; e < count; ++e) shrink += edges[e].weight * edges[e].distance;
   const Wide own_factor = splat(Kind::kNormalised ? factors[target] : 1.0);
   const auto gradient_at = [&](int64_t k, auto&& load) FT_INLINE_LAMBDA {
-    Wide own = load(rows + target * d + k);
+    Wide own = load(own_row + k);
     if constexpr (Kind::kNormalised) own = own * own_factor;
     Wide total = zeros();
     for (int64_t e = 0; e < count; ++e) {
-      Wide other = load(rows + edges[e].partner * d + k);
+      Wide other = load(rows(edges[e].partner) + k);
       if constexpr (Kind::kNormalised) other = other * splat(factors[edges[e].partner]);
       const Wide weight = splat(edges[e].weight);
       total += Kind::kProduct ? -weight * other : weight * (own - other);
@@ -201,14 +214,6 @@ inline void gather(const T* rows, int64_t d, const double* factors, int64_t targ
     store_wide(gradient + k, gradient_at(k, [](const T* p) FT_INLINE_LAMBDA { return load_wide(p); }));
   if (k < d)
     store_tail(gradient + k, gradient_at(k, [&](const T* p) FT_INLINE_LAMBDA { return load_tail(p, d - k); }), d - k);
-}
-
-template <typename T>
-constexpr RowKernels<T> row_kernels() {
-  return {survey<T>,
-          pack<T>,
-          {score<RootDifference, T>, score<Difference, T>, score<UnitDifference, T>, score<Product, T>},
-          {gather<Difference, T>, gather<Difference, T>, gather<UnitDifference, T>, gather<Product, T>}};
 }
 
 }  // namespace fasttriplet::cpu::FT_TIER

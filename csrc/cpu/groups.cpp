@@ -68,7 +68,7 @@ struct Value {
 };
 
 template <typename T>
-bool equal_rows(const T* x, const T* y, int64_t d) {
+bool same_values(const T* x, const T* y, int64_t d) {
   for (int64_t k = 0; k < d; ++k)
     if (!(x[k] == y[k])) return false;
   return true;
@@ -77,7 +77,7 @@ bool equal_rows(const T* x, const T* y, int64_t d) {
 }  // namespace
 
 template <typename T>
-Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& survey) {
+Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& survey, EqualRows equal_rows) {
   Groups groups;
   const int64_t n = batch.n;
   group_by_label(labels, n, groups);
@@ -91,12 +91,16 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
   std::vector<int32_t> twin_of_row(n, -1);
   for (int64_t i = 0; i < n; ++i) {
     if (!survey.finite(i)) continue;
+    if (equal_rows == EqualRows::kApart) {
+      leader[i] = static_cast<int32_t>(i);
+      continue;
+    }
     const RowSurvey& mine = survey.rows[i];
     const uint64_t hash = mix(bits_of(mine.square) ^ mix(bits_of(mine.probe)));
     int32_t& slot = table.slot(hash, [&](int32_t v) {
       const RowSurvey& its = survey.rows[values[v].lowest];
       return its.square == mine.square && its.probe == mine.probe &&
-             equal_rows(batch.row(values[v].lowest), batch.row(i), batch.d);
+             same_values(batch.row(values[v].lowest), batch.row(i), batch.d);
     });
     const int32_t row = static_cast<int32_t>(i);
     if (slot < 0) {
@@ -136,7 +140,7 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
     }
   }
   groups.representative_begin.push_back(static_cast<int32_t>(groups.source.size()));
-  groups.may_be_negative.assign(groups.source.size(), 0);
+  groups.may_be_negative.assign(groups.source.size(), equal_rows == EqualRows::kApart);
   for (const Value& value : values) {
     groups.may_be_negative[groups.representative_of[value.lowest]] = 1;
     if (value.lowest_of_other_class >= 0)
@@ -145,7 +149,7 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
   return groups;
 }
 
-template Groups group_rows(const Batch<float>&, const int64_t*, const Survey&);
-template Groups group_rows(const Batch<double>&, const int64_t*, const Survey&);
+template Groups group_rows(const Batch<float>&, const int64_t*, const Survey&, EqualRows);
+template Groups group_rows(const Batch<double>&, const int64_t*, const Survey&, EqualRows);
 
 }  // namespace fasttriplet::cpu

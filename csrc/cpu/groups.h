@@ -30,7 +30,11 @@ struct Groups {
   int64_t representatives() const { return static_cast<int64_t>(source.size()); }
 };
 
+// Whether rows of one class and one value share a representative, or each row has its own.
+enum class EqualRows { kMerged, kApart };
+
+// Rows that are not finite by the survey have no representative.
 template <typename T>
-Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& survey);
+Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& survey, EqualRows equal_rows);
 
 }  // namespace fasttriplet::cpu

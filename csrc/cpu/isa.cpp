@@ -23,6 +23,7 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 // Best first.
@@ -31,6 +32,7 @@ const std::vector<Entry>& table() {
 #if defined(__x86_64__)
       {&kAmxTier, [] { return has_avx512() && amx_permitted(); }},
       {&kAvx512Bf16Tier, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; }},
+      {&kAvx512VnniTier, has_avx512vnni},
       {&kAvx512Tier, has_avx512},
       {&kAvx2Tier, has_avx2},
 #endif
@@ -67,6 +69,15 @@ const Tier& chosen_tier() {
     return *std::find_if(table().begin(), table().end(), [](const Entry& entry) { return entry.available(); })->tier;
   }();
   return tier;
+}
+
+const Tier& threshold_tier(const Tier& tier) {
+  if (!tier.screens_in_bfloat16()) return tier;
+#if defined(__x86_64__)
+  static const bool fixed_point = has_avx512vnni();
+  if (fixed_point) return kAvx512VnniTier;
+#endif
+  return *tier.finer;
 }
 
 }  // namespace fasttriplet::cpu

@@ -35,7 +35,7 @@ class Miner {
       : batch_(batch),
         parallel_(parallel),
         survey_(survey_rows(batch, parallel)),
-        groups_(group_rows(batch, labels, survey_)),
+        groups_(group_rows(batch, labels, survey_, EqualRows::kMerged)),
         score_(batch, survey_.factors),
         farthest_(groups_.representatives()),
         nearest_(groups_.representatives()) {}
@@ -103,7 +103,8 @@ class Miner {
   // False where the tier's products are too coarse and a finer tier can do it.
   bool screen_by(const Tier& tier) {
     const int64_t m = groups_.representatives();
-    const Prepared prepared = prepare_rows(batch_, tier, survey_, groups_, parallel_);
+    const Prepared prepared = prepare_rows(batch_, tier, survey_, groups_.source, parallel_);
+    if (prepared.too_coarse && tier.finer != nullptr) return false;
     Search nearest(1, prepared.padded), farthest(-1, prepared.padded);
     nearest.resize(m);
     if (largest_class() > kPairwiseClass) farthest.resize(m);

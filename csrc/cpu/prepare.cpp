@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <mutex>
 #include <new>
 
 #include "core/prepare.h"
@@ -13,13 +14,13 @@ namespace {
 
 // The centre, core/prepare.h; empty where there is none.
 template <typename T>
-std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const Groups& groups) {
+std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& source) {
   constexpr int64_t kSamples = kCentreSamples;
   std::vector<double> centre(batch.d, 0.0);
   const T* rows[kSamples];
   double factors[kSamples];
   for (int64_t s = 0; s < kSamples; ++s) {
-    const int32_t i = groups.source[centre_sample(static_cast<int>(s), groups.representatives())];
+    const int32_t i = source[centre_sample(static_cast<int>(s), static_cast<int64_t>(source.size()))];
     rows[s] = batch.row(i);
     factors[s] = survey.factors.empty() ? 1.0 : survey.factors[i];
   }
@@ -36,13 +37,56 @@ std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const
   return centre_pays(square, centred_square) ? centre : std::vector<double>();
 }
 
-double scale_of(const Survey& survey, const Groups& groups, const std::vector<double>& centre) {
+double scale_of(const Survey& survey, const std::vector<int32_t>& source, const std::vector<double>& centre) {
   double largest = 0;
-  for (const int32_t i : groups.source)
+  for (const int32_t i : source)
     largest = std::max(largest, survey.rows[i].largest * (survey.factors.empty() ? 1.0 : survey.factors[i]));
   double shift = 0;
   for (const double c : centre) shift = std::max(shift, std::fabs(c));
   return scale_for(largest + shift);
+}
+
+// The step of fixed-point entries, from the largest norm and the largest entry of the prepared rows. With a centre or
+// factors these take a pass over the rows.
+template <typename T>
+float step_of(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& source,
+              const std::vector<double>& centre, double scale, const Parallel& parallel) {
+  double largest_square = 0, largest = 0;
+  if (centre.empty() && survey.factors.empty()) {
+    for (const int32_t i : source) {
+      largest_square = std::max(largest_square, survey.rows[i].square);
+      largest = std::max(largest, survey.rows[i].largest);
+    }
+  } else {
+    const std::vector<double> none(centre.empty() ? batch.d : 0, 0.0);
+    const double* const c = centre.empty() ? none.data() : centre.data();
+    const int64_t m = static_cast<int64_t>(source.size());
+    std::mutex lock;
+    for_each_range(parallel, m, 64, 4.0 * static_cast<double>(m) * static_cast<double>(batch.d),
+                   [&](int64_t begin, int64_t end) {
+                     double range_square = 0, range_largest = 0;
+                     for (int64_t r = begin; r < end; ++r) {
+                       const T* const row = batch.row(source[r]);
+                       const double factor = survey.factors.empty() ? 1.0 : survey.factors[source[r]];
+                       double square[4] = {}, most[4] = {};  // chains of their own
+                       const auto add = [&](int64_t k, int64_t lane) {
+                         const double x = static_cast<double>(row[k]) * factor - c[k];
+                         square[lane] += x * x;
+                         most[lane] = std::max(most[lane], std::fabs(x));
+                       };
+                       int64_t k = 0;
+                       for (; k + 4 <= batch.d; k += 4)
+                         for (int64_t lane = 0; lane < 4; ++lane) add(k + lane, lane);
+                       for (; k < batch.d; ++k) add(k, 0);
+                       range_square = std::max(range_square, (square[0] + square[1]) + (square[2] + square[3]));
+                       range_largest = std::max(range_largest, *std::max_element(most, most + 4));
+                     }
+                     const std::lock_guard<std::mutex> guard(lock);
+                     largest_square = std::max(largest_square, range_square);
+                     largest = std::max(largest, range_largest);
+                   });
+  }
+  return static_cast<float>(fixed_point_step(std::sqrt(largest_square) * scale, largest * scale, batch.d));
 }
 
 ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre, double scale,
@@ -59,10 +103,10 @@ ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<
 }  // namespace
 
 template <typename T>
-Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const Groups& groups,
+Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const std::vector<int32_t>& source,
                       const Parallel& parallel) {
   const Layout& layout = tier.layout;
-  const int64_t m = groups.representatives();
+  const int64_t m = static_cast<int64_t>(source.size());
   const int64_t panels = (m + layout.width - 1) / layout.width, words = panels * layout.panel_words(batch.d);
   Prepared prepared;
   prepared.depth = layout.depth(batch.d);
@@ -72,14 +116,18 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   prepared.panels = {static_cast<float*>(std::aligned_alloc(64, bytes)), std::free};
   if (!prepared.panels) throw std::bad_alloc();
 
-  const std::vector<double> centre = centre_of(batch, survey, groups);
-  const PackTask<T> task = {batch.rows,
+  std::vector<double> centre = centre_of(batch, survey, source);
+  const double scale = scale_of(survey, source, centre);
+  const bool fixed_point = layout.fixed_point && scale != 0;
+  const float step = fixed_point ? step_of(batch, survey, source, centre, scale, parallel) : 1;
+  const PackTask<T> task = {batch.source(),
                             batch.d,
-                            groups.source.data(),
+                            source.data(),
                             m,
                             survey.factors.empty() ? nullptr : survey.factors.data(),
                             centre.empty() ? nullptr : centre.data(),
-                            scale_of(survey, groups, centre),
+                            scale,
+                            step,
                             survey.rows.data(),
                             prepared.panels.get(),
                             prepared.norms.data()};
@@ -93,22 +141,27 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   for (const RowNorms& row : prepared.norms) rho = std::max(rho, row.residual / (row.norm + kTiny));
   if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
-      if (survey.factors[groups.source[r]] == 0) prepared.norms[r].half_square += zero_row_half_square(task.scale);
-  prepared.kappa = kappa(rho, accumulation_error(batch.d));
+      if (survey.factors[source[r]] == 0) prepared.norms[r].half_square += zero_row_half_square(task.scale);
+  prepared.kappa = kappa(rho, fixed_point ? kConversionError : accumulation_error(batch.d));
+  prepared.too_coarse = fixed_point && prepared.kappa > kCoarsestFixedPoint;
+  prepared.unit = step * step;
   prepared.scale = task.scale;
   if (batch.distance == Distance::kInnerProduct)
     prepared.product = product_scale(prepared.norms, centre, task.scale, batch.d);
+  prepared.centre = std::move(centre);
   return prepared;
 }
 
-RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t representative, bool farthest) {
-  const RowNorms& row = prepared.norms[representative];
+RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bool farthest) {
+  const RowNorms& row = prepared.norms[index];
   const RowTerms nearest = distance == Distance::kInnerProduct ? product_terms(row, prepared.kappa, prepared.product)
                                                                : difference_terms(row, prepared.kappa);
   return farthest ? fasttriplet::farthest(nearest) : nearest;
 }
 
-template Prepared prepare_rows(const Batch<float>&, const Tier&, const Survey&, const Groups&, const Parallel&);
-template Prepared prepare_rows(const Batch<double>&, const Tier&, const Survey&, const Groups&, const Parallel&);
+template Prepared prepare_rows(const Batch<float>&, const Tier&, const Survey&, const std::vector<int32_t>&,
+                               const Parallel&);
+template Prepared prepare_rows(const Batch<double>&, const Tier&, const Survey&, const std::vector<int32_t>&,
+                               const Parallel&);
 
 }  // namespace fasttriplet::cpu

@@ -1,5 +1,5 @@
-// The CPU kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows
-// PyTorch.
+// The CPU kernels as operators: checks, tensors to pointers, dtype to type. The register*.cpp, and torch_parallel.h
+// which they share, are the files of this room that know PyTorch.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -14,20 +14,11 @@
 #include "cpu/backward.h"
 #include "cpu/isa.h"
 #include "cpu/mine.h"
+#include "cpu/torch_parallel.h"
 #include "tensors.h"
 
 namespace fasttriplet::cpu {
 namespace {
-
-class TorchParallel : public Parallel {
- public:
-  int64_t threads() const override { return torch::stable::get_num_threads(); }
-  void run(int64_t workers, const std::function<void()>& body) const override {
-    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t worker = begin; worker < end; ++worker) body();
-    });
-  }
-};
 
 // Returns whether every row is finite.
 bool mine(const Tensor& embeddings, const Tensor& labels, Distance distance, const MineOutput& output,

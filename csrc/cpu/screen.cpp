@@ -179,7 +179,7 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
       context.farthest_columns = &farthest_columns.emplace(local(farthest, pair.j));
     }
     ScreenTask task;
-    task.panels = {prepared.panels.get(), prepared.depth};
+    task.panels = prepared.view();
     task.row_begin = pair.i * block;
     task.row_end = std::min((pair.i + 1) * block, m);
     task.column_begin = pair.j * block;

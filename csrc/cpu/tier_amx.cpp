@@ -18,7 +18,13 @@ FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,amx-tile,amx-bf16")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAmxTier = {
-    "amx", &kAvx512Tier, amx::kLayout, amx::screen, amx::row_kernels<float>(), amx::row_kernels<double>()};
+const Tier kAmxTier = {"amx",
+                       &kAvx512Tier,
+                       amx::kLayout,
+                       amx::screen,
+                       amx::kScanKernels,
+                       nullptr,
+                       amx::row_kernels<float>(),
+                       amx::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

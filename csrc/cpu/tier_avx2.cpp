@@ -8,6 +8,7 @@
 #include "cpu/tier.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_DENSE                          // screens in float32
 #define FT_TIER avx2
 #define FT_VEC Avx2Vec
 #define FT_TILE "cpu/tile_vectors-inl.h"
@@ -18,7 +19,13 @@ FT_TARGET_BEGIN("avx2,fma")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx2Tier = {
-    "avx2", nullptr, avx2::kLayout, avx2::screen, avx2::row_kernels<float>(), avx2::row_kernels<double>()};
+const Tier kAvx2Tier = {"avx2",
+                        nullptr,
+                        avx2::kLayout,
+                        avx2::screen,
+                        avx2::kScanKernels,
+                        &avx2::kDenseKernels,
+                        avx2::row_kernels<float>(),
+                        avx2::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

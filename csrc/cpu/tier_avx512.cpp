@@ -8,6 +8,7 @@
 #include "cpu/tier.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_DENSE                          // screens in float32
 #define FT_TIER avx512
 #define FT_VEC Avx512Vec
 #define FT_TILE "cpu/tile_vectors-inl.h"
@@ -18,7 +19,13 @@ FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 FT_TARGET_END
 
 namespace fasttriplet::cpu {
-const Tier kAvx512Tier = {
-    "avx512", nullptr, avx512::kLayout, avx512::screen, avx512::row_kernels<float>(), avx512::row_kernels<double>()};
+const Tier kAvx512Tier = {"avx512",
+                          nullptr,
+                          avx512::kLayout,
+                          avx512::screen,
+                          avx512::kScanKernels,
+                          &avx512::kDenseKernels,
+                          avx512::row_kernels<float>(),
+                          avx512::row_kernels<double>()};
 }  // namespace fasttriplet::cpu
 #endif

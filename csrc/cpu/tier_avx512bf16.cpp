@@ -22,6 +22,8 @@ const Tier kAvx512Bf16Tier = {"avx512bf16",
                               &kAvx512Tier,
                               avx512bf16::kLayout,
                               avx512bf16::screen,
+                              avx512bf16::kScanKernels,
+                              nullptr,
                               avx512bf16::row_kernels<float>(),
                               avx512bf16::row_kernels<double>()};
 }  // namespace fasttriplet::cpu

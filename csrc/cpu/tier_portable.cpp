@@ -5,6 +5,7 @@
 #include "cpu/tier.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
+#define FT_DENSE                          // screens in float32
 #define FT_TIER portable
 #define FT_VEC PortableVec
 #define FT_TILE "cpu/tile_vectors-inl.h"
@@ -17,6 +18,8 @@ const Tier kPortableTier = {"portable",
                             nullptr,
                             portable::kLayout,
                             portable::screen,
+                            portable::kScanKernels,
+                            &portable::kDenseKernels,
                             portable::row_kernels<float>(),
                             portable::row_kernels<double>()};
 }  // namespace fasttriplet::cpu

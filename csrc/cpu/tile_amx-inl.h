@@ -23,7 +23,7 @@ constexpr int kWidth = kVectors * kLanes;
 constexpr int kHeight = 2 * kSide;
 constexpr int64_t kTileWords = kSide * kSide;
 static_assert(kLanes == kSide);
-constexpr Layout kLayout = {kWidth, 2, kSide, 2};
+constexpr Layout kLayout = {kWidth, 2, kSide, 2, false};
 
 // GCC's intrinsics do not say that they read memory: stores before them must not be put off or dropped.
 FT_INLINE void settle_stores(const void* to) { asm volatile("" ::"r"(to) : "memory"); }

@@ -12,7 +12,7 @@ constexpr int kVectors = 3;
 constexpr int kWidth = kVectors * kLanes;
 constexpr int kHeight = kLanes == 16 ? 8 : 4;
 static_assert(kWidth % kHeight == 0, "the rows of a tile must lie in one panel");
-constexpr Layout kLayout = {kWidth, Vec::kPerWord, 1, 1};
+constexpr Layout kLayout = {kWidth, Vec::kPerWord, 1, 1, Vec::kFixedPoint};
 
 struct TileSession {
   TileSession() {}  // nothing to set up
@@ -37,6 +37,8 @@ class Tile {
       rows += kWidth;
       columns += kWidth;
     }
+    for (int r = 0; r < kHeight; ++r)
+      for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::products_of(acc_[r][c], panels.unit);
   }
 
   FT_INLINE Lanes lanes(int r, int c) const { return acc_[r][c]; }

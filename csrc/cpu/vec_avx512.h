@@ -18,6 +18,7 @@ struct Avx512Vec {
   using Mask = __mmask16;
   static constexpr int kLanes = 16;
   static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
+  static constexpr bool kFixedPoint = false;
 
   static FT_INLINE Lanes load(const float* p) { return _mm512_loadu_ps(p); }
   static FT_INLINE void store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }
@@ -25,8 +26,10 @@ struct Avx512Vec {
   static FT_INLINE Lanes zero() { return _mm512_setzero_ps(); }
   static FT_INLINE Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
   static FT_INLINE Lanes negate(Lanes a) { return _mm512_sub_ps(_mm512_setzero_ps(), a); }
+  static FT_INLINE Lanes subtract(Lanes a, Lanes b) { return _mm512_sub_ps(a, b); }
   static FT_INLINE Lanes smaller(Lanes a, Lanes b) { return _mm512_maskz_min_ps(0xffff, a, b); }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
+  static FT_INLINE Lanes products_of(Lanes sums, float) { return sums; }  // what multiply_add has summed up
   static FT_INLINE Lanes zip_low(Lanes a, Lanes b) {
     return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
   }
@@ -36,6 +39,12 @@ struct Avx512Vec {
   }
   static FT_INLINE Mask at_least(Lanes a, Lanes b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
   static FT_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static FT_INLINE Lanes larger(Lanes a, Lanes b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+  static FT_INLINE Lanes root(Lanes a) { return _mm512_maskz_sqrt_ps(0xffff, a); }
+  static FT_INLINE Mask differ(Mask a, Mask b) { return static_cast<Mask>(a ^ b); }
+  static FT_INLINE Mask except(Mask a, Mask b) { return static_cast<Mask>(a & ~b); }
+  static FT_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+  static FT_INLINE Lanes choose(Mask m, Lanes yes, Lanes no) { return _mm512_mask_blend_ps(m, no, yes); }
   static FT_INLINE Mask none() { return 0; }
   static FT_INLINE unsigned bits(Mask m) { return m; }
 

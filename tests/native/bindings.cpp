@@ -5,11 +5,12 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <thread>
 
 #include "amx_emulator.h"
+#include "bindings.h"
 #include "core/loss.h"
 #include "cpu/backward.h"
+#include "cpu/groups.h"
 #include "cpu/isa.h"
 #include "cpu/mine.h"
 #include "cpu/prepare.h"
@@ -20,55 +21,6 @@ namespace py = pybind11;
 
 namespace fasttriplet::cpu {
 namespace {
-
-// The AMX tier where the CPU lacks nothing else of it: its own instructions can be emulated.
-const Tier* emulated_tier() {
-#if defined(__x86_64__)
-  static const bool emulated = [] {
-    const std::vector<std::string> tiers = tiers_available();
-    const auto has = [&](const char* name) { return std::find(tiers.begin(), tiers.end(), name) != tiers.end(); };
-    return !has(kAmxTier.name) && has(kAvx512Tier.name) && testing::install_amx_emulator();
-  }();
-  if (emulated) return &kAmxTier;
-#endif
-  return nullptr;
-}
-
-const Tier& tier_to_test(const std::string& name) {
-  const Tier* emulated = emulated_tier();
-  return emulated != nullptr && name == emulated->name ? *emulated : tier_named(name);
-}
-
-std::vector<std::string> tiers_to_test() {
-  std::vector<std::string> tiers = tiers_available();
-  if (const Tier* emulated = emulated_tier()) tiers.insert(tiers.begin(), emulated->name);
-  return tiers;
-}
-
-template <typename T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-class StdParallel : public Parallel {
- public:
-  explicit StdParallel(int64_t threads) : threads_(threads) {}
-  int64_t threads() const override { return threads_; }
-  void run(int64_t workers, const std::function<void()>& body) const override {
-    std::vector<std::thread> others;
-    for (int64_t k = 1; k < workers; ++k) others.emplace_back(body);
-    body();
-    for (std::thread& other : others) other.join();
-  }
-
- private:
-  int64_t threads_;
-};
-
-template <typename T>
-Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
-  if (rows.ndim() != 2)
-    throw std::invalid_argument("rows must have shape [N, D]; got " + std::to_string(rows.ndim()) + " dimensions");
-  return {rows.data(), rows.shape(0), rows.shape(1), static_cast<Distance>(distance), tier_to_test(tier)};
-}
 
 template <typename T>
 py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, const std::string& tier,
@@ -102,8 +54,8 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   const Survey survey = survey_rows(batch, alone);
   std::vector<int64_t> labels(batch.n);
   for (int64_t i = 0; i < batch.n; ++i) labels[i] = farthest ? 0 : i;
-  const Groups groups = group_rows(batch, labels.data(), survey);
-  const Prepared prepared = prepare_rows(batch, batch.tier, survey, groups, alone);
+  const Groups groups = group_rows(batch, labels.data(), survey, EqualRows::kMerged);
+  const Prepared prepared = prepare_rows(batch, batch.tier, survey, groups.source, alone);
   const int64_t m = groups.representatives();
   Search search(farthest ? -1 : 1, prepared.padded);
   search.resize(m);
@@ -126,7 +78,7 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   const ScreenTask::Search wanted = {search.keys.data(), always.data(), always.data()};
   const ScreenTask::Search other = {never.data(), never.data(), never.data()};
   ScreenTask task;
-  task.panels = {prepared.panels.get(), prepared.depth};
+  task.panels = prepared.view();
   task.row_begin = task.column_begin = 0;
   task.row_end = task.column_end = prepared.padded;
   task.classes = classes.data();
@@ -218,12 +170,18 @@ PYBIND11_MODULE(_native, m) {
   m.def("amx_tiles_configured", fasttriplet::testing::amx_tiles_configured);
   m.def("amx_tile_products", fasttriplet::testing::amx_tile_products);
   m.def("tier_named", [](const std::string& tier) { return tier_named(tier).name; });
-  m.def("screens_in_bfloat16", [](const std::string& tier) { return tier_to_test(tier).layout.per_word == 2; });
+  m.def("screens_in", [](const std::string& name) {
+    const Tier& tier = tier_to_test(name);
+    return tier.layout.fixed_point ? "int16" : tier.screens_in_bfloat16() ? "bfloat16" : "float32";
+  });
+  m.def("threshold_tier", [](const std::string& tier) { return threshold_tier(tier_to_test(tier)).name; });
   m.def("loss", loss);
+  m.def("fixed_point_step", fasttriplet::fixed_point_step);
   m.def("candidate_key", fasttriplet::candidate_key);
   m.def("anchor_threshold", fasttriplet::anchor_threshold);
   bind<float>(m, "float32");
   bind<double>(m, "float64");
+  bind_family(m);
   py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels under a shim of the device.");
   fasttriplet::cuda::bind_cuda(cuda);
 }

@@ -59,6 +59,39 @@ def test_the_interval_holds_the_exact_key(native, tier, farthest, shape, distanc
     assert (exact <= upper)[off].all()
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 64, 127, 128, 1000, 5000])
+@pytest.mark.parametrize("distance", [EUCLIDEAN, INNER])
+def test_the_largest_sums_do_not_overflow(native, tier, distance, d):
+    """Rows of equal entries and of a single one, both signs, make the largest products there are; the short rows keep
+    the centre near zero. A sum that wraps is off by more than any interval is wide."""
+    random = np.random.default_rng(0)
+    short = random.standard_normal((40, d))
+    short *= 0.05 / np.linalg.norm(short, axis=1, keepdims=True)
+    equal = np.full((4, d), d**-0.5) * [[1], [-1], [0.999], [-0.999]]
+    single = np.eye(4, d, k=-2 if d < 3 else 0) * [[1], [-1], [1], [-1]] if d > 1 else short[:0]
+    rows = np.concatenate([short[:20], equal, short[20:], single])
+    for factor in (1.0, 0.75, 0.5000001):
+        lower, upper, exact = intervals(native, (factor * rows).astype(np.float32), distance, tier, False)
+        off = ~np.eye(len(lower), dtype=bool)
+        assert ((lower <= exact) & (exact <= upper))[off].all()
+        assert (upper - lower).max() < 0.5 * np.abs(exact).max(), "a sum that wraps would be noticed"
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    norm=st.floats(2.0**-40, 64),
+    share=st.floats(0, 1),
+    d=st.integers(1, 1 << 22),
+)
+def test_the_step_fills_int16_and_int32_and_not_more(native, norm, share, d):
+    entry = norm * max(share, d**-0.5)
+    step = native.fixed_point_step(norm, entry, d)
+    assert (step * 2.0**80) % 1 == 0 and int(np.frexp(step)[0] * 256) == np.frexp(step)[0] * 256, "eight bits"
+    assert np.rint(np.float32(entry) * (np.float32(1) / np.float32(step))) <= 32767
+    assert (norm / step + d**0.5 / 2 + 0.01) ** 2 < 2**31 - 1
+    assert max(entry / step / 32767, norm / step / (46340 - d**0.5)) > 1 - 2.0**-7
+
+
 @pytest.mark.parametrize("distance", [EUCLIDEAN, INNER])
 def test_a_bound_a_twentieth_as_wide_would_be_broken(native, tier, distance):
     lower, upper, exact = intervals(native, rows_of("biased", np.float32), distance, tier, False)
@@ -105,5 +138,5 @@ def test_keys_are_the_largest_float32_not_above(native):
 def test_the_interval_is_narrow(native, tier, distance):
     lower, upper, exact = intervals(native, rows_of("unit", np.float32), distance, tier, False)
     off = ~np.eye(len(lower), dtype=bool)
-    width = 2e-2 if native.screens_in_bfloat16(tier) else 4e-5
+    width = {"bfloat16": 2e-2, "int16": 7e-4, "float32": 4e-5}[native.screens_in(tier)]
     assert ((upper - lower)[off] <= width * exact[off].max()).all()

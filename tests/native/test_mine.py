@@ -176,7 +176,7 @@ def test_survivors_are_few_on_random_unit_vectors(native, tier, dtype):
     assert shifted["exact_negatives"] <= 2 * 2000
     # Norms over six decades: a centre far from the small rows would make them all candidates of each other.
     spread = (rows * np.logspace(-3, 3, 2000)[:, None]).astype(dtype)
-    few = 20 if native.screens_in_bfloat16(tier) else 2
+    few = 20 if native.screens_in(tier) == "bfloat16" else 2
     assert mine(native, spread, np.arange(2000) // 4, EUCLIDEAN, tier)["exact_negatives"] <= few * 2000
     # One class: positives are screened too.
     one = mine(native, rows, np.zeros(2000, np.int64), EUCLIDEAN, tier)
@@ -189,7 +189,7 @@ def test_rows_too_close_for_bfloat16_are_screened_in_float32(native, tier):
     ends = random.standard_normal((1, 64)) / 8 * [[1], [-1]]
     rows = (ends[np.arange(700) % 2] + 1e-3 * random.standard_normal((700, 64))).astype(np.float32)
     mined = check(native, rows, np.arange(700) % 2, EUCLIDEAN, tier)
-    wasted = 9 * 700 if native.screens_in_bfloat16(tier) else 0  # until the coarse screen is given up
+    wasted = 9 * 700 if native.screens_in(tier) != "float32" else 0  # until the coarse screen is given up
     assert mined["exact_negatives"] <= wasted + 8 * 700
 
 

@@ -1,0 +1,74 @@
+// What the bindings of the kernels share: tiers by name, threads without PyTorch, batches from arrays.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "amx_emulator.h"
+#include "cpu/batch.h"
+#include "cpu/isa.h"
+#include "cpu/parallel.h"
+
+namespace py = pybind11;
+
+namespace fasttriplet::cpu {
+
+// The AMX tier where the CPU lacks nothing else of it: its own instructions can be emulated.
+inline const Tier* emulated_tier() {
+#if defined(__x86_64__)
+  static const bool emulated = [] {
+    const std::vector<std::string> tiers = tiers_available();
+    const auto has = [&](const char* name) { return std::find(tiers.begin(), tiers.end(), name) != tiers.end(); };
+    return !has(kAmxTier.name) && has(kAvx512Tier.name) && testing::install_amx_emulator();
+  }();
+  if (emulated) return &kAmxTier;
+#endif
+  return nullptr;
+}
+
+inline const Tier& tier_to_test(const std::string& name) {
+  const Tier* emulated = emulated_tier();
+  return emulated != nullptr && name == emulated->name ? *emulated : tier_named(name);
+}
+
+inline std::vector<std::string> tiers_to_test() {
+  std::vector<std::string> tiers = tiers_available();
+  if (const Tier* emulated = emulated_tier()) tiers.insert(tiers.begin(), emulated->name);
+  return tiers;
+}
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+class StdParallel : public Parallel {
+ public:
+  explicit StdParallel(int64_t threads) : threads_(threads) {}
+  int64_t threads() const override { return threads_; }
+  void run(int64_t workers, const std::function<void()>& body) const override {
+    std::vector<std::thread> others;
+    for (int64_t k = 1; k < workers; ++k) others.emplace_back(body);
+    body();
+    for (std::thread& other : others) other.join();
+  }
+
+ private:
+  int64_t threads_;
+};
+
+template <typename T>
+Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
+  if (rows.ndim() != 2)
+    throw std::invalid_argument("rows must have shape [N, D]; got " + std::to_string(rows.ndim()) + " dimensions");
+  return {rows.data(), rows.shape(0), rows.shape(1), static_cast<Distance>(distance), tier_to_test(tier)};
+}
+
+void bind_family(py::module_& m);
+
+}  // namespace fasttriplet::cpu
