@@ -1,15 +1,22 @@
-"""Exact batch-hard triplet loss and mining in one fused pass, in memory O(N * D): a drop-in for PyTorch.
+"""Exact triplet losses and mining in one fused pass, in memory O(N * D): a drop-in for PyTorch.
 
 The map of the package; an arrow is "imports"::
 
     losses -> functional -> autograd -> torch.ops.fasttriplet (csrc/)
 
-- :mod:`fasttriplet.functional`: the public functions, :func:`batch_hard_triplet_loss` and :func:`mine_batch_hard`.
-- :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``, :class:`BatchHardTripletLoss`.
-- :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets`.
+- :mod:`fasttriplet.functional`: the public functions, a file for each loss with its miner.
+- :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``.
+- :mod:`fasttriplet.explicit`: the loss of explicit triplets whole, :func:`triplet_margin_loss` and
+  :class:`TripletMarginLoss`; beside ``losses`` and ``functional`` in one.
+- :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before.
+- :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets` and :class:`Triplets`.
+- :mod:`fasttriplet.stats`: :class:`TripletStats`, what a loss tells about its triplets.
+- :mod:`fasttriplet.pairing`: who pairs with whom, and the rows as the operators take them.
 - :mod:`fasttriplet.check`: every validation of Python arguments.
-- :mod:`fasttriplet.autograd`: ``torch.autograd.Function`` over the operators, and their fake (meta) kernels.
+- :mod:`fasttriplet.autograd`, :mod:`fasttriplet.autograd_dense`: ``torch.autograd.Function`` over the operators.
+- :mod:`fasttriplet.fake`: the operators' fake (meta) kernels.
 - :mod:`fasttriplet.reference`: the specification in plain PyTorch; tests import it, the modules above never do.
+- :mod:`fasttriplet.compat`: drop-ins for other libraries' losses, on the public functions; nothing imports them.
 - :mod:`fasttriplet.info`: :func:`build_info`, what a bug report needs; ``python -m fasttriplet`` prints it.
 - ``fasttriplet._library``: loads the compiled libraries.
 
@@ -18,18 +25,58 @@ mathematics that host and device share, ``cpu/`` and ``cuda/`` the kernels of th
 """
 
 from fasttriplet import _library as _library  # first: registers the operators that the modules below look up
-from fasttriplet.functional import batch_hard_triplet_loss, mine_batch_hard
+from fasttriplet import fake as fake
+from fasttriplet.explicit import TripletMarginLoss, triplet_margin_loss
+from fasttriplet.functional import (
+    batch_all_triplet_loss,
+    batch_hard_triplet_loss,
+    easy_positive_triplet_loss,
+    k_hardest_triplet_loss,
+    mine_batch_hard,
+    mine_easy_positive,
+    mine_k_hardest,
+    mine_semi_hard,
+    semi_hard_triplet_loss,
+    weighted_triplet_loss,
+)
 from fasttriplet.info import build_info
-from fasttriplet.losses import BatchHardTripletLoss
-from fasttriplet.miners import MinedTriplets
+from fasttriplet.losses import (
+    BatchAllTripletLoss,
+    BatchHardTripletLoss,
+    EasyPositiveTripletLoss,
+    KHardestTripletLoss,
+    SemiHardTripletLoss,
+    WeightedTripletLoss,
+)
+from fasttriplet.memory import CrossBatchMemory
+from fasttriplet.miners import MinedTriplets, Triplets
+from fasttriplet.stats import TripletStats
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchAllTripletLoss",
     "BatchHardTripletLoss",
+    "CrossBatchMemory",
+    "EasyPositiveTripletLoss",
+    "KHardestTripletLoss",
     "MinedTriplets",
+    "SemiHardTripletLoss",
+    "TripletMarginLoss",
+    "TripletStats",
+    "Triplets",
+    "WeightedTripletLoss",
     "__version__",
+    "batch_all_triplet_loss",
     "batch_hard_triplet_loss",
     "build_info",
+    "easy_positive_triplet_loss",
+    "k_hardest_triplet_loss",
     "mine_batch_hard",
+    "mine_easy_positive",
+    "mine_k_hardest",
+    "mine_semi_hard",
+    "semi_hard_triplet_loss",
+    "triplet_margin_loss",
+    "weighted_triplet_loss",
 ]

@@ -1,7 +1,7 @@
-"""``torch.autograd.Function`` over the operators, and their fake (meta) kernels.
+"""``torch.autograd.Function`` over the operators of batch-hard and of mined triplets; both differentiable twice.
 
-The forward operator returns, beside the loss, what its backward needs: the slope of every anchor, and the mined pairs
-with their distances. The backward is a Function of its own, so that it can be differentiated again.
+The forward operators return, beside the loss or the distances, what their backward needs: the slope of every anchor,
+and the mined pairs with their distances. The backward is a Function of its own, so that it can be differentiated again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fasttriplet.check import DISTANCES, REDUCTIONS
+from fasttriplet.check import DISTANCES
+from fasttriplet.pairing import poison_of
 
 
 class BatchHardLoss(torch.autograd.Function):
@@ -98,44 +99,102 @@ def _gradient_by_autograd(
     return gradient
 
 
-def _pair_distances(rows: Tensor, first: Tensor, second: Tensor, distance: str) -> Tensor:
-    x, y = rows[first], rows[second]
+def _pair_distances(
+    rows: Tensor, first: Tensor, second: Tensor, distance: str, references: Tensor | None = None
+) -> Tensor:
+    """Of rows ``first`` [T] and rows ``second`` [T], the latter of ``references`` where those are given."""
+    others = rows if references is None else references
+    x, y = rows[first], others[second]
     if distance == "inner_product":
         return -(x * y).sum(1)
     if distance == "cosine":
-        zero = rows.detach().norm(dim=1) == 0
-        rows = torch.where(zero[:, None], 1, rows)  # a zero row is at distance 1 from every row, with no slope
-        unit = rows / rows.norm(dim=1, keepdim=True)
-        return torch.where(zero[first] | zero[second], 1, 1 - (unit[first] * unit[second]).sum(1))
+        (x, zero_x), (y, zero_y) = _unit(x), _unit(y)
+        return torch.where(zero_x | zero_y, 1, 1 - (x * y).sum(1))
     squared = (x - y).square().sum(1)
     if distance == "squared_euclidean":
         return squared
     return torch.where(squared == 0, 0, torch.where(squared == 0, 1, squared).sqrt())
 
 
-@torch.library.register_fake("fasttriplet::mine_batch_hard")
-def _(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
-    n = embeddings.shape[0]
-    indices = embeddings.new_empty(n, dtype=torch.int64)
-    return embeddings.new_empty((2, n), dtype=torch.float64), indices, torch.empty_like(indices)
+def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows at length 1, and which are zero: those are at distance 1 from every row, with no slope."""
+    zero = rows.detach().norm(dim=1) == 0
+    rows = torch.where(zero[:, None], 1, rows)
+    return rows / rows.norm(dim=1, keepdim=True), zero
 
 
-@torch.library.register_fake("fasttriplet::batch_hard_loss")
-def _(
-    embeddings: Tensor,
-    labels: Tensor,
-    margin: float,
-    distance: int,
-    soft_margin: bool,
-    reduction: int,
-    on_missing: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    n = embeddings.shape[0]
-    loss = embeddings.new_empty((n,) if REDUCTIONS[reduction] == "none" else ())
-    values = embeddings.new_empty((3, n), dtype=torch.float64)
-    return loss, values, embeddings.new_empty((2, n), dtype=torch.int64)
+class MinedDistances(torch.autograd.Function):
+    """Distances [2, T] of the triplets that a miner chooses, the triplets [3, T], and the batch's poison []."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None,
+        ref_labels: Tensor | None,
+        self_indices: Tensor | None,
+        groups: Tensor | None,
+        ref_groups: Tensor | None,
+        ignore_index: int | None,
+        distance: int,
+        *miner: int | float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        pairing = ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index
+        distances, triplets = torch.ops.fasttriplet.mine_triplets(embeddings, labels, *pairing, distance, *miner)
+        poison = poison_of(embeddings, labels, ref_embeddings, ref_labels, ignore_index)
+        ctx.mark_non_differentiable(triplets, poison)
+        ctx.save_for_backward(embeddings, ref_embeddings, distances, triplets, poison)
+        ctx.distance, ctx.arguments = distance, 9 + len(miner)
+        return distances, triplets, poison
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        embeddings, ref_embeddings, distances, triplets, poison = ctx.saved_tensors
+        arguments = grad, embeddings, ref_embeddings, distances, triplets, ctx.distance
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient, ref_gradient = _MinedDistancesBackward.apply(*arguments)
+        else:
+            gradient, ref_gradient = torch.ops.fasttriplet._triplet_distances_backward(*arguments)
+        # Where one row is not finite the whole gradient is NaN, also where nothing was chosen.
+        ref_gradient = None if ref_embeddings is None else ref_gradient * poison
+        return gradient * poison, None, ref_gradient, *[None] * (ctx.arguments - 3)
 
 
-@torch.library.register_fake("fasttriplet::_batch_hard_loss_backward")
-def _(grad_loss: Tensor, embeddings: Tensor, values: Tensor, pairs: Tensor, distance: int) -> Tensor:
-    return embeddings.new_empty(embeddings.shape)
+class _MinedDistancesBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        embeddings: Tensor,
+        ref_embeddings: Tensor | None,
+        distances: Tensor,
+        triplets: Tensor,
+        distance: int,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(grad, embeddings, ref_embeddings, triplets)
+        ctx.distance = distance
+        gradients = torch.ops.fasttriplet._triplet_distances_backward(
+            grad, embeddings, ref_embeddings, distances, triplets, distance
+        )
+        return gradients[0], gradients[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        grad, embeddings, ref_embeddings, (anchors, positives, negatives) = ctx.saved_tensors
+        with torch.enable_grad():
+            upstream = grad.detach().requires_grad_()
+            rows = [embeddings.detach().requires_grad_()]
+            if ref_embeddings is not None:
+                rows.append(ref_embeddings.detach().requires_grad_())
+            # A missing one stands for the anchor's pair with candidate 0, at no weight.
+            pairs = torch.cat([anchors, anchors]), torch.cat([positives, negatives]).clamp_min(0)
+            if rows[-1].shape[0] == 0:
+                pairs = pairs[0][:0], pairs[1][:0]
+            to = _pair_distances(rows[0], *pairs, DISTANCES[ctx.distance], *rows[1:])
+            exists = torch.cat([positives, negatives]) >= 0
+            slopes = torch.where(exists, upstream.flatten(), 0).to(to.dtype)[: to.shape[0]]
+            gradients = torch.autograd.grad(to, rows, slopes, create_graph=True)
+        second = torch.autograd.grad(gradients, (upstream, *rows), cotangents[: len(rows)], allow_unused=True)
+        return (*second, *[None] * (6 - len(second)))

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import torch
 
 from fasttriplet import _library
 
+if TYPE_CHECKING:
+    from fasttriplet.pairing import Pairing
+
 #: Names in the order of the enumerations in ``csrc/core/options.h``: the position is the code the operators take.
 DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")
 REDUCTIONS = ("none", "sum", "mean", "mean_nonzero")
 ON_MISSING = ("skip", "zero", "error")
+MINERS = ("batch_hard", "semi_hard", "easy_positive", "easy_positive_semi_hard", "k_hardest")
+OTHERWISE = ("farthest", "skip")
+#: Of :func:`fasttriplet.easy_positive_triplet_loss`.
+NEGATIVES = ("hardest", "semi_hard")
+
+
+def check_dense(name: str, value: object) -> None:
+    """A tensor whose entries lie in memory as they are."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+    if value.layout is not torch.strided or value.is_quantized:
+        kind = "a quantized tensor" if value.is_quantized else value.layout
+        raise ValueError(f"{name} must be a dense tensor (torch.strided), not quantized; got {kind}")
 
 
 def check_tensors(embeddings: object, labels: object) -> None:
     """Both must be tensors on one device that has kernels: the CPU, or CUDA where that library is loaded."""
     for name, value in (("embeddings", embeddings), ("labels", labels)):
-        if not isinstance(value, torch.Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
-        if value.layout is not torch.strided or value.is_quantized:
-            kind = "a quantized tensor" if value.is_quantized else value.layout
-            raise ValueError(f"{name} must be a dense tensor (torch.strided), not quantized; got {kind}")
+        check_dense(name, value)
     assert isinstance(embeddings, torch.Tensor) and isinstance(labels, torch.Tensor)
     if embeddings.device != labels.device:
         raise ValueError(
@@ -47,18 +60,18 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> int:
     return choices.index(value)
 
 
-def check_margin(margin: object) -> float:
+def check_margin(margin: object, name: str = "margin") -> float:
     """A finite real number, as a float."""
     if type(margin) is float and -math.inf < margin < math.inf:  # nearly always, and at once
         return margin
     if isinstance(margin, bool) or not isinstance(margin, Real):
-        raise TypeError(f"margin must be a real number; got {type(margin).__name__}")
+        raise TypeError(f"{name} must be a real number; got {type(margin).__name__}")
     try:
         value = float(margin)
     except OverflowError:
-        raise ValueError(f"margin must be finite as a float; got {margin}") from None
+        raise ValueError(f"{name} must be finite as a float; got {margin}") from None
     if not -math.inf < value < math.inf:  # math.isfinite is opaque to torch.compile
-        raise ValueError(f"margin must be finite; got {value}")
+        raise ValueError(f"{name} must be finite; got {value}")
     return value
 
 
@@ -67,3 +80,116 @@ def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool; got {type(value).__name__}")
     return value
+
+
+def check_triplets(anchor: object, positive: object, negative: object, weights: object) -> None:
+    """Dense tensors on the CPU, where the kernels of explicit triplets are; weights may be None."""
+    check_dense("anchor", anchor)
+    check_dense("positive", positive)
+    check_dense("negative", negative)
+    assert isinstance(anchor, torch.Tensor) and isinstance(positive, torch.Tensor)
+    assert isinstance(negative, torch.Tensor)
+    if not anchor.device == positive.device == negative.device:
+        raise ValueError(
+            f"anchor, positive and negative must be on one device; got anchor on {anchor.device}, positive on "
+            f"{positive.device}, negative on {negative.device}"
+        )
+    if anchor.device.type not in ("cpu", "meta"):
+        raise ValueError(
+            "anchor, positive and negative must be on the cpu, since triplet_margin_loss has no other kernels yet: "
+            f"move them with .cpu(), gradients flow back through that; got {anchor.device}"
+        )
+    if weights is not None:
+        check_dense("weights", weights)
+        assert isinstance(weights, torch.Tensor)
+        if weights.device != anchor.device:
+            raise ValueError(
+                f"weights must be on the device of anchor, {anchor.device}; got weights on {weights.device}"
+            )
+        if weights.requires_grad:
+            raise ValueError(
+                "weights must not require grad, since none flows to them: pass weights.detach(), or multiply the "
+                "losses of reduction='none'; got weights that require grad"
+            )
+
+
+def check_count(name: str, value: object) -> int:
+    """An integer from 1 to 2^31 - 1, as many as there may be rows."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int; got {type(value).__name__}")
+    if not 1 <= int(value) < 2**31:
+        raise ValueError(f"{name} must be at least 1 and at most 2^31 - 1; got {value}")
+    return int(value)
+
+
+def check_fraction(name: str, value: object) -> float:
+    """A real number from 0 to below 1."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number; got {type(value).__name__}")
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1; got {value}")
+    return float(value)
+
+
+def check_ignore_index(value: object) -> int | None:
+    """An integer that a label can be, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"ignore_index must be an int or None; got {type(value).__name__}")
+    if not -(2**63) <= int(value) < 2**63:
+        raise ValueError(f"ignore_index must be a number that int64 holds; got {value}")
+    return int(value)
+
+
+def check_pairing(function: str, embeddings: torch.Tensor, labels: torch.Tensor, pairing: Pairing) -> None:
+    """What ``function`` is told about who pairs with whom; shapes and dtypes are left to C++."""
+    for name, value in zip(pairing._fields[:-1], pairing[:-1], strict=True):
+        if value is None:
+            continue
+        check_dense(name, value)
+        if value.device != embeddings.device:
+            raise ValueError(
+                f"{name} must be on the device of embeddings, {embeddings.device}; got {name} on {value.device}"
+            )
+    check_ignore_index(pairing.ignore_index)
+    if embeddings.device.type not in ("cpu", "meta"):
+        raise ValueError(
+            f"embeddings must be on the cpu, since {function} has no other kernels yet: move embeddings, labels and "
+            "the rest with .cpu(), gradients flow back through that, or call batch_hard_triplet_loss or mine_batch_hard"
+            f" with embeddings and labels [N] alone; got {embeddings.device}"
+        )
+    if (pairing.ref_embeddings is None) != (pairing.ref_labels is None):
+        given, absent = ("ref_labels", "ref_embeddings")[:: 1 if pairing.ref_embeddings is None else -1]
+        raise ValueError(f"ref_embeddings and ref_labels must be given together; got {given} and no {absent}")
+    if pairing.ref_embeddings is None:
+        for name in ("self_indices", "ref_groups"):
+            if getattr(pairing, name) is not None:
+                raise ValueError(f"{name} must come with ref_embeddings, whose rows it is about; got no ref_embeddings")
+    elif (pairing.groups is None) != (pairing.ref_groups is None):
+        given, absent = ("ref_groups", "groups")[:: 1 if pairing.groups is None else -1]
+        raise ValueError(
+            f"groups and ref_groups must be given together where there are references; got {given} and no {absent}"
+        )
+    if pairing.ignore_index is not None and labels.dim() == 2:
+        raise ValueError(
+            f"ignore_index must be None where labels are bit masks, [N, W]: a row without bits has no positives; got "
+            f"{pairing.ignore_index}"
+        )
+
+
+def check_weights(weights: object, embeddings: torch.Tensor) -> None:
+    """[N] of a floating dtype where the embeddings are, or None."""
+    if weights is None:
+        return
+    check_dense("weights", weights)
+    assert isinstance(weights, torch.Tensor)
+    if not weights.is_floating_point():
+        raise ValueError(f"weights must have a floating dtype; got {weights.dtype}")
+    if weights.device != embeddings.device:
+        raise ValueError(f"weights must be on the device of embeddings, {embeddings.device}; got {weights.device}")
+    if weights.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"weights must have shape {list(embeddings.shape[:1])} to match embeddings {list(embeddings.shape)}; got "
+            f"{list(weights.shape)}"
+        )

@@ -1,4 +1,4 @@
-"""What a miner returns: for every anchor the chosen positive and negative, in shapes that never depend on data."""
+"""What a miner returns: the chosen positives and negatives, by anchor or by triplet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class MinedTriplets(NamedTuple):
     """The positive and the negative mined for each of N anchors.
 
     Attributes:
-        positives: [N] int64, index into the batch of the anchor's positive, -1 where it has none.
-        negatives: [N] int64, index into the batch of the anchor's negative, -1 where it has none.
+        positives: [N] int64, index into the batch, or the references, of the anchor's positive, -1 where it has none.
+        negatives: [N] int64, index into the batch, or the references, of the anchor's negative, -1 where it has none.
         positive_distances: [N], float64 for float64 embeddings, else float32; NaN where there is no positive.
         negative_distances: [N], the same dtype; NaN where there is no negative.
     """
@@ -34,3 +34,35 @@ class MinedTriplets(NamedTuple):
         """
         anchors = ((self.positives >= 0) & (self.negatives >= 0)).nonzero()[:, 0]
         return anchors, self.positives.index_select(0, anchors), self.negatives.index_select(0, anchors)
+
+
+class Triplets(NamedTuple):
+    """T mined triplets, by anchor.
+
+    Attributes:
+        anchors: [T] int64, index into the batch, ascending.
+        positives: [T] int64, index into the batch, or the references, of the positive, -1 where there is none.
+        negatives: [T] int64, index into the batch, or the references, of the negative, -1 where there is none.
+        positive_distances: [T], float64 for float64 rows, else float32; NaN where there is no positive.
+        negative_distances: [T], the same dtype; NaN where there is no negative.
+    """
+
+    anchors: Tensor
+    positives: Tensor
+    negatives: Tensor
+    positive_distances: Tensor
+    negative_distances: Tensor
+
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices (anchors, positives, negatives), each int64, of the triplets that are complete.
+
+        Example:
+            >>> import torch
+            >>> from fasttriplet import mine_easy_positive
+            >>> mined = mine_easy_positive(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1, 2]))
+            >>> [indices.tolist() for indices in mined.triplets()]
+            [[0, 1], [1, 0], [2, 2]]
+        """
+        complete = ((self.positives >= 0) & (self.negatives >= 0)).nonzero()[:, 0]
+        anchors, positives, negatives = (indices.index_select(0, complete) for indices in self[:3])
+        return anchors, positives, negatives

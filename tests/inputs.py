@@ -91,3 +91,30 @@ def undecided(case: Case, dtype: torch.dtype, distance: str) -> bool:
     """Whether rounding in float64 itself decides between pairs of this batch, so that no index is the right one."""
     out_of_range = case.name in ("huge", "tiny") and dtype == torch.float16  # rounds to infinity or to zero
     return out_of_range or (distance == "cosine" and case.tied_cosines)
+
+
+#: Who pairs with whom: every way that the arguments of pairing offer, alone and together.
+PAIRINGS = ("plain", "references", "own-copies", "groups", "masks", "ignored", "everything")
+
+
+def pair_up(pairing: str, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, object]]:
+    """The labels and the keyword arguments of a pairing of this batch; tensors of references are made of its rows."""
+    n = len(labels)
+    numbers = torch.arange(n)
+    arguments: dict[str, object] = {}
+    if pairing == "references":  # half of the rows, which may pair with themselves
+        arguments.update(ref_embeddings=embeddings[1::2].clone(), ref_labels=labels[1::2])
+    if pairing in ("own-copies", "everything"):  # every row once, most a second time
+        rows = torch.cat([numbers[3:].flip(0), numbers])
+        arguments.update(ref_embeddings=embeddings[rows].clone(), ref_labels=labels[rows])
+        arguments["self_indices"] = torch.where(numbers % 5 == 4, -1, len(rows) - n + numbers)
+    if pairing == "groups":
+        arguments["groups"] = numbers % 3 - 1
+    if pairing == "everything":
+        arguments.update(groups=numbers % 4, ref_groups=(3 * rows) % 5)
+    if pairing in ("ignored", "everything"):
+        arguments["ignore_index"] = int(labels.max()) if n else 0
+    if pairing == "masks":  # two words; every eleventh row has no bits
+        low, high = 1 << labels % 5, (1 << labels % 3) * (numbers % 4 == 0)
+        labels = torch.stack([low, high], 1) * (numbers % 11 != 10)[:, None]
+    return labels, arguments

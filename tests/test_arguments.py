@@ -50,7 +50,7 @@ TENSOR_ERRORS = [
     ("labels", [0] * 8, TypeError, r"labels must be a torch\.Tensor; got list"),
     ("labels", LABELS.float(), ValueError, r"labels must have an integer dtype or bool; got Float"),
     ("labels", LABELS[:7], ValueError, r"labels must have shape \[8\] to match embeddings \[8, 4\]; got \[7\]"),
-    ("labels", LABELS[:, None], ValueError, r"labels must have shape \[8\] to match embeddings \[8, 4\]; got \[8, 1\]"),
+    ("labels", LABELS[:, None, None], ValueError, r"labels must have shape \[8\] to match .*; got \[8, 1, 1\]"),
     ("labels", torch.zeros(8, dtype=torch.int64, device="meta"), ValueError, r"labels must be on .* cpu; got .* meta"),
 ]
 CHOICE_ERRORS = [

@@ -10,7 +10,20 @@ import pytest
 import torch
 
 import fasttriplet
-from benchmarks import bench_loss, cases, gpu, measure, peak_memory, peers, report, small_run, stages, worst_cases
+from benchmarks import (
+    bench_loss,
+    cases,
+    family,
+    gpu,
+    measure,
+    peak_memory,
+    peers,
+    report,
+    small_run,
+    stages,
+    triplet_margin,
+    worst_cases,
+)
 
 BUILD_INFO = fasttriplet.build_info()
 # Compiled ones compile the same functions for a minute; KeOps compiles as long. Each is checked before it is timed.
@@ -37,6 +50,38 @@ def test_the_benchmark_runs_and_verifies(capsys, monkeypatch):
     bench_loss.main()
     table = capsys.readouterr().out
     assert "| 32 x 8 | all 32 anchors |" in table and "gather / mm" in table
+
+
+def test_the_benchmark_of_the_family_runs_and_verifies(capsys, monkeypatch, tmp_path):
+    written = tmp_path / "family.md"
+    monkeypatch.setattr("sys.argv", ["family", "--sizes", "64x8", "--rounds", "1", "--out", str(written)])
+    family.main()
+    assert capsys.readouterr().out.strip() in written.read_text()
+    assert written.read_text().count("| 64 x 8 |") == 1 + len(family.LOSSES)
+
+
+def test_the_benchmark_of_the_family_notices_a_wrong_loss(monkeypatch):
+    right = fasttriplet.semi_hard_triplet_loss
+    monkeypatch.setattr(fasttriplet, "semi_hard_triplet_loss", lambda *a, **k: 1.0001 * right(*a, **k))
+    with pytest.raises(AssertionError):
+        family.verify("semi-hard", 4)
+
+
+@pytest.mark.parametrize("more", [[], ["--swap", "--dtype", "float64"]])
+def test_the_benchmark_of_explicit_triplets_runs_and_verifies(more, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["triplet_margin", "--sizes", "16x8", "--rounds", "1", *more])
+    triplet_margin.main()
+    assert re.search(r"^\| 16 x 8 \| \S+ \(.* to .*\) \|", capsys.readouterr().out, flags=re.MULTILINE)
+
+
+def test_explicit_triplets_that_are_wrong_are_not_timed(monkeypatch):
+    rows = triplet_margin.triplets(16, 8, torch.float64)
+    triplet_margin.verify(rows, margin=1.0, swap=True)
+    right = fasttriplet.triplet_margin_loss
+    for wrong in (lambda x: 1e-3 * x.sum(), lambda x: 1e-3 * (x - x.detach()).sum()):
+        monkeypatch.setattr(fasttriplet, "triplet_margin_loss", lambda x, *a, _w=wrong, **k: right(x, *a, **k) + _w(x))
+        with pytest.raises(AssertionError, match="not close"):
+            triplet_margin.verify(rows, margin=1.0, swap=True)
 
 
 def test_a_peer_that_computes_something_else_is_not_timed():

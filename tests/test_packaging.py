@@ -53,12 +53,30 @@ def test_run_time_requirements_are_torch_and_numpy_alone():
 
 def test_public_names():
     assert set(fasttriplet.__all__) == {
+        "BatchAllTripletLoss",
         "BatchHardTripletLoss",
+        "CrossBatchMemory",
+        "EasyPositiveTripletLoss",
+        "KHardestTripletLoss",
         "MinedTriplets",
+        "SemiHardTripletLoss",
+        "TripletMarginLoss",
+        "TripletStats",
+        "Triplets",
+        "WeightedTripletLoss",
         "__version__",
+        "batch_all_triplet_loss",
         "batch_hard_triplet_loss",
         "build_info",
+        "easy_positive_triplet_loss",
+        "k_hardest_triplet_loss",
         "mine_batch_hard",
+        "mine_easy_positive",
+        "mine_k_hardest",
+        "mine_semi_hard",
+        "semi_hard_triplet_loss",
+        "triplet_margin_loss",
+        "weighted_triplet_loss",
     }
     assert all(hasattr(fasttriplet, name) for name in fasttriplet.__all__)
 
@@ -68,13 +86,23 @@ def test_package_is_marked_as_typed():
 
 
 def test_docstring_maps_every_module():
-    for path in PACKAGE.glob("*.py"):
+    folders = (PACKAGE / "compat", PACKAGE / "functional", PACKAGE / "reference")
+    for path in (*PACKAGE.glob("*.py"), *folders):
         if path.stem not in ("__init__", "__main__"):
             assert f"fasttriplet.{path.stem}" in fasttriplet.__doc__, path.stem
 
 
 def test_import_leaves_out_the_reference_and_what_only_examples_need():
-    unwanted = ["fasttriplet.reference", "matplotlib", "sklearn", "scipy", "torchvision", "PIL", "tqdm"]
+    unwanted = [
+        "fasttriplet.reference",
+        "fasttriplet.compat",
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "torchvision",
+        "PIL",
+        "tqdm",
+    ]
     code = (
         "import sys, torch; had = set(sys.modules); import fasttriplet; new = set(sys.modules) - had;"
         f"print(new & set({unwanted}))"
@@ -275,7 +303,7 @@ def test_source_distribution_and_wheel(tmp_path: Path):
     libraries = {"fasttriplet/_C.abi3.so"}
     if environ["FASTTRIPLET_CUDA"] == "1":
         libraries.add("fasttriplet/_cuda.abi3.so")
-    modules = {f"fasttriplet/{path.name}" for path in PACKAGE.glob("*.py")}
+    modules = {f"fasttriplet/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
     assert names == libraries | modules | {"fasttriplet/py.typed"}
 
     audit = run_python("-m", "abi3audit", "--strict", "--report", wheel)
@@ -295,5 +323,5 @@ def test_source_distribution_and_wheel(tmp_path: Path):
 
 
 def test_sources_use_no_syntax_newer_than_python_3_10():
-    for path in [ROOT / "setup.py", *PACKAGE.glob("*.py"), *(ROOT / "build_tools").glob("*.py")]:
+    for path in [ROOT / "setup.py", *PACKAGE.rglob("*.py"), *(ROOT / "build_tools").glob("*.py")]:
         ast.parse(path.read_text(), filename=str(path), feature_version=(3, 10))

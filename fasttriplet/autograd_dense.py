@@ -1,0 +1,122 @@
+"""``torch.autograd.Function`` over the operators of all pairs, batch-all and weighted; differentiable once.
+
+Nothing of N x M numbers is kept: the backward walks the pairs again, or scales a gradient made on the way forward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fasttriplet.pairing import poison_of
+
+
+class BatchAllSums(torch.autograd.Function):
+    """Sums [N] of every anchor's losses, counts [2, N] of its active and of all its triplets, how often each candidate
+    is the negative of an active one [M], and the batch's poison [].
+
+    ``uniform``: the gradient that comes back is one number for all anchors, so that the gradient of the sums' sum is
+    made on the way forward, when the pairs are at hand.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None,
+        ref_labels: Tensor | None,
+        self_indices: Tensor | None,
+        groups: Tensor | None,
+        ref_groups: Tensor | None,
+        ignore_index: int | None,
+        distance: int,
+        margin: float,
+        soft_margin: bool,
+        uniform: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tensors = embeddings, labels, ref_embeddings, ref_labels, self_indices, groups, ref_groups
+        ctx.uniform = uniform and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
+        ctx.ignore_index, ctx.options = ignore_index, (distance, margin, soft_margin)
+        sums, counts, negative_counts, *gradients = torch.ops.fasttriplet.batch_all(
+            *tensors, ignore_index, *ctx.options, ctx.uniform
+        )
+        poison = poison_of(embeddings, labels, ref_embeddings, ref_labels, ignore_index)
+        ctx.mark_non_differentiable(counts, negative_counts, poison)
+        ctx.save_for_backward(*tensors, poison, *(gradients if ctx.uniform else ()))
+        return sums, counts, negative_counts, poison
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        arguments, poison, saved = _saved(ctx)
+        if ctx.uniform:
+            scale = grad[:1].sum()  # the same number everywhere; 0 in an empty batch
+            gradients = [scale * gradient for gradient in saved]
+        else:
+            gradients = torch.ops.fasttriplet._batch_all_backward(grad, *arguments, *ctx.options)
+        return *_poisoned("batch_all_triplet_loss", grad, arguments, poison, *gradients), *[None] * 9
+
+
+class WeightedDistances(torch.autograd.Function):
+    """Softly weighted distances [2, N] to the positives and to the negatives, NaN where there is none; poison []."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None,
+        ref_labels: Tensor | None,
+        self_indices: Tensor | None,
+        groups: Tensor | None,
+        ref_groups: Tensor | None,
+        ignore_index: int | None,
+        distance: int,
+    ) -> tuple[Tensor, Tensor]:
+        tensors = embeddings, labels, ref_embeddings, ref_labels, self_indices, groups, ref_groups
+        values = torch.ops.fasttriplet.weighted_distances(*tensors, ignore_index, distance)
+        poison = poison_of(embeddings, labels, ref_embeddings, ref_labels, ignore_index)
+        ctx.mark_non_differentiable(poison)
+        ctx.ignore_index, ctx.distance = ignore_index, distance
+        ctx.save_for_backward(*tensors, poison, values)
+        return values[:2].clone(), poison
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        arguments, poison, (values,) = _saved(ctx)
+        gradients = torch.ops.fasttriplet._weighted_distances_backward(grad, *arguments, ctx.distance, values)
+        return *_poisoned("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 6
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """The gradient as it is; an error once it is itself differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, function: str, *inputs: Tensor | None) -> Tensor:
+        ctx.function, ctx.inputs = function, len(inputs)
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise NotImplementedError(
+            f"{ctx.function} is differentiable once; a second derivative of it has fasttriplet.reference.{ctx.function}"
+        )
+
+
+def _saved(ctx: Any) -> tuple[tuple[Any, ...], Tensor, list[Tensor]]:
+    """The first eight arguments of the operators, the poison, and what else was saved."""
+    tensors = ctx.saved_tensors
+    return (*tensors[:7], ctx.ignore_index), tensors[7], list(tensors[8:])
+
+
+def _poisoned(
+    function: str, grad: Tensor, arguments: tuple[Any, ...], poison: Tensor, gradient: Tensor, ref_gradient: Tensor
+) -> tuple[Tensor, None, Tensor | None]:
+    """Gradients of embeddings, labels and references, None without any; all NaN where one row is not finite."""
+    embeddings, ref_embeddings = arguments[0], arguments[2]
+    results = [gradient * poison] + ([] if ref_embeddings is None else [ref_gradient * poison])
+    if torch.is_grad_enabled():  # create_graph=True
+        results = [_DifferentiableOnce.apply(result, function, grad, embeddings, ref_embeddings) for result in results]
+    return results[0], None, results[1] if ref_embeddings is not None else None

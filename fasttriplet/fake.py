@@ -1,0 +1,156 @@
+"""The operators' fake (meta) kernels: what comes out, by shape and dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fasttriplet.check import MINERS, REDUCTIONS
+
+
+@torch.library.register_fake("fasttriplet::mine_batch_hard")
+def _(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
+    n = embeddings.shape[0]
+    indices = embeddings.new_empty(n, dtype=torch.int64)
+    return embeddings.new_empty((2, n), dtype=torch.float64), indices, torch.empty_like(indices)
+
+
+@torch.library.register_fake("fasttriplet::batch_hard_loss")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    margin: float,
+    distance: int,
+    soft_margin: bool,
+    reduction: int,
+    on_missing: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n = embeddings.shape[0]
+    loss = embeddings.new_empty((n,) if REDUCTIONS[reduction] == "none" else ())
+    values = embeddings.new_empty((3, n), dtype=torch.float64)
+    return loss, values, embeddings.new_empty((2, n), dtype=torch.int64)
+
+
+@torch.library.register_fake("fasttriplet::_batch_hard_loss_backward")
+def _(grad_loss: Tensor, embeddings: Tensor, values: Tensor, pairs: Tensor, distance: int) -> Tensor:
+    return embeddings.new_empty(embeddings.shape)
+
+
+@torch.library.register_fake("fasttriplet::mine_triplets")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    self_indices: Tensor | None,
+    groups: Tensor | None,
+    ref_groups: Tensor | None,
+    ignore_index: int | None,
+    distance: int,
+    miner: int,
+    otherwise: int,
+    within_margin: bool,
+    margin: float,
+    k: int,
+    kth_only: bool,
+    skip_fraction: float,
+) -> tuple[Tensor, Tensor]:
+    t: int | torch.SymInt = embeddings.shape[0]
+    if MINERS[miner] == "semi_hard":  # one for each ordered positive pair
+        t = torch.library.get_ctx().new_dynamic_size()
+    elif MINERS[miner] == "k_hardest" and not kth_only:
+        t = t * k
+    return embeddings.new_empty((2, t), dtype=torch.float64), embeddings.new_empty((3, t), dtype=torch.int64)
+
+
+@torch.library.register_fake("fasttriplet::_triplet_distances_backward")
+def _(
+    grad: Tensor,
+    embeddings: Tensor,
+    ref_embeddings: Tensor | None,
+    distances: Tensor,
+    triplets: Tensor,
+    distance: int,
+) -> tuple[Tensor, Tensor]:
+    return _gradients(embeddings, ref_embeddings)
+
+
+@torch.library.register_fake("fasttriplet::batch_all")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    self_indices: Tensor | None,
+    groups: Tensor | None,
+    ref_groups: Tensor | None,
+    ignore_index: int | None,
+    distance: int,
+    margin: float,
+    soft_margin: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n = embeddings.shape[0]
+    candidates = n if ref_embeddings is None else ref_embeddings.shape[0]
+    counts = embeddings.new_empty((2, n), dtype=torch.int64)
+    gradients = _gradients(embeddings, ref_embeddings)
+    if not with_gradient:
+        gradients = embeddings.new_empty(0), embeddings.new_empty(0)
+    sums = embeddings.new_empty(n, dtype=torch.float64)
+    return sums, counts, embeddings.new_empty(candidates, dtype=torch.int64), *gradients
+
+
+@torch.library.register_fake("fasttriplet::_batch_all_backward")
+def _(
+    grad: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    self_indices: Tensor | None,
+    groups: Tensor | None,
+    ref_groups: Tensor | None,
+    ignore_index: int | None,
+    distance: int,
+    margin: float,
+    soft_margin: bool,
+) -> tuple[Tensor, Tensor]:
+    return _gradients(embeddings, ref_embeddings)
+
+
+@torch.library.register_fake("fasttriplet::weighted_distances")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    self_indices: Tensor | None,
+    groups: Tensor | None,
+    ref_groups: Tensor | None,
+    ignore_index: int | None,
+    distance: int,
+) -> Tensor:
+    return embeddings.new_empty((8, embeddings.shape[0]), dtype=torch.float64)
+
+
+@torch.library.register_fake("fasttriplet::_weighted_distances_backward")
+def _(
+    grad: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    self_indices: Tensor | None,
+    groups: Tensor | None,
+    ref_groups: Tensor | None,
+    ignore_index: int | None,
+    distance: int,
+    values: Tensor,
+) -> tuple[Tensor, Tensor]:
+    return _gradients(embeddings, ref_embeddings)
+
+
+def _gradients(embeddings: Tensor, ref_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As the rows; [0] without references."""
+    references = embeddings.new_empty(0 if ref_embeddings is None else ref_embeddings.shape)
+    return embeddings.new_empty(embeddings.shape), references

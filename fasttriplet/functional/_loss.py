@@ -1,0 +1,123 @@
+"""From distances to the loss: margin, what counts, weights, reduction. Plain PyTorch on [T] float64 tensors."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fasttriplet.autograd import MinedDistances
+from fasttriplet.check import (
+    DISTANCES,
+    MINERS,
+    ON_MISSING,
+    REDUCTIONS,
+    check_bool,
+    check_choice,
+    check_margin,
+    check_weights,
+)
+from fasttriplet.miners import Triplets
+from fasttriplet.pairing import Batch
+from fasttriplet.stats import stats_of
+
+#: A loss, or (loss, :class:`fasttriplet.TripletStats`) with ``return_stats=True``.
+LossResult: TypeAlias = Tensor | Any
+
+#: The tail of the operator's arguments: miner, otherwise, within_margin, margin, k, kth_only, skip_fraction.
+Miner: TypeAlias = tuple[int, int, bool, float, int, bool, float]
+
+
+#: The farthest positive and the nearest negative.
+HARDEST: Miner = (MINERS.index("batch_hard"), 0, False, 0.0, 1, False, 0.0)
+
+
+class Options(NamedTuple):
+    """What a loss is told beside its batch, checked."""
+
+    margin: float
+    distance: int
+    soft_margin: bool
+    reduction: str
+    on_missing: str
+    return_stats: bool
+
+
+class Losses(NamedTuple):
+    """What a reduction needs, of each triplet or of each anchor."""
+
+    values: Tensor  # float64, before weights, 0 for what does not count
+    counted: Tensor  # how many triplets count
+    active: Tensor  # how many of those have a loss above zero
+
+
+def checked_options(
+    margin: float, distance: str, soft_margin: bool, reduction: str, on_missing: str, return_stats: bool
+) -> Options:
+    code = check_choice("distance", distance, DISTANCES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("on_missing", on_missing, ON_MISSING)
+    soft_margin, return_stats = check_bool("soft_margin", soft_margin), check_bool("return_stats", return_stats)
+    return Options(check_margin(margin), code, soft_margin, reduction, on_missing, return_stats)
+
+
+def loss_of_mined(batch: Batch, miner: Miner, options: Options, weights: Tensor | None) -> LossResult:
+    """The loss of what ``miner`` chooses."""
+    check_weights(weights, batch.embeddings)
+    distances, triplets, poison = MinedDistances.apply(*batch.arguments, options.distance, *miner)
+    found = triplets[1:] >= 0
+    if options.on_missing == "error":
+        complete = triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], found.all(0).long()) > 0
+        refuse_missing(batch, complete, poison)
+    losses = losses_of(distances, found, poison, options)
+    of_triplets = None if weights is None else weights.double().index_select(0, triplets[0])
+    loss = reduced(losses, of_triplets, poison, options.reduction).to(batch.embeddings.dtype)
+    if not options.return_stats:
+        return loss
+    return loss, stats_of(batch, distances.detach(), triplets, poison, losses.counted, losses.active, options.distance)
+
+
+def losses_of(distances: Tensor, found: Tensor, poison: Tensor, options: Options) -> Losses:
+    """Of ``distances`` [2, T] to positives and negatives, of which those ``found`` [2, T] are there."""
+    counted = found[1] if options.on_missing == "zero" else found.all(0)
+    positive, negative = torch.where(found, distances, 0).unbind(0)
+    difference = positive - negative
+    if options.soft_margin:
+        values = torch.logaddexp(difference, torch.zeros_like(difference))  # softplus is cut off at 20
+    else:
+        values = torch.relu(difference + options.margin)
+    values = torch.where(counted, values * poison, 0)
+    return Losses(values, counted, counted & (values > 0))
+
+
+def reduced(losses: Losses, weights: Tensor | None, poison: Tensor, reduction: str) -> Tensor:
+    """``weights`` are those of ``losses.values``, entry by entry."""
+    if weights is not None:
+        losses = Losses(weights * losses.values, weights * losses.counted, weights * losses.active)
+    if reduction == "none":
+        return losses.values
+    total = losses.values.sum() * poison
+    if reduction == "sum":
+        return total
+    number = (losses.counted if reduction == "mean" else losses.active).sum()
+    return torch.where(number == 0, 0 * total, total / torch.where(number == 0, 1, number))
+
+
+def refuse_missing(batch: Batch, complete: Tensor, poison: Tensor) -> None:
+    """ValueError where an anchor that is not ignored is not ``complete`` [N]; a batch that is not finite passes."""
+    takes_part = batch.takes_part()
+    missing = ~complete if takes_part is None else takes_part & ~complete
+    missing = missing & (poison == 1)
+    if missing.any():
+        raise ValueError(
+            f"labels must give every anchor a positive and a negative (on_missing='error'); got {int(missing.sum())} "
+            f"of {len(missing)} anchors without, the first at index {int(missing.int().argmax())}"
+        )
+
+
+@torch.no_grad()
+def mined_triplets(batch: Batch, miner: Miner, distance: int) -> Triplets:
+    """What ``miner`` chooses, without a graph."""
+    distances, triplets = torch.ops.fasttriplet.mine_triplets(*batch.arguments, distance, *miner)
+    return Triplets(*triplets.unbind(0), *distances.to(batch.embeddings.dtype).unbind(0))

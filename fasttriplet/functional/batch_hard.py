@@ -1,0 +1,167 @@
+"""Batch-hard mining and loss: every anchor with its farthest positive and its nearest negative."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fasttriplet.autograd import BatchHardLoss
+from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
+from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.miners import MinedTriplets
+from fasttriplet.pairing import Pairing, batch_of, widened
+
+
+def batch_hard_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    distance: str = "euclidean",
+    soft_margin: bool = False,
+    reduction: str = "mean",
+    on_missing: str = "skip",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+    weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> LossResult:
+    """Batch-hard triplet loss: each anchor against its farthest positive and its nearest negative in the batch.
+
+    For anchor a the loss is ``max(d(a, p) - d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with
+    ``soft_margin``. The chosen p and n are those that float64 arithmetic picks from the values given; distances that
+    are equal in float64 go to the lowest index. No [N, N] array is made: memory beyond the inputs and the gradient is
+    O(N * D).
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair. Or [N, W], bit
+            masks for several labels a row: a positive pair shares a bit in any word, any other is a negative one.
+        margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the
+            cosine of a zero row is 0) or ``"inner_product"`` (-x.y).
+        soft_margin: softplus in place of the hinge; stable for any difference.
+        reduction: ``"none"`` gives [N]; ``"sum"``; ``"mean"`` over the anchors that count; ``"mean_nonzero"`` over the
+            losses above zero. Where nothing counts the result is 0, joined to the graph.
+        on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its
+            entry in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing
+            negative still skips. ``"error"``: ``ValueError``; on CUDA this waits for the device, as nothing else does.
+        ref_embeddings: [M, D], where positives and negatives are taken from in place of the batch: a memory bank, a
+            second view, the rows of other processes. Gradients flow to both. Default None: the batch itself.
+        ref_labels: [M] or [M, W], in the form of ``labels``; given together with ``ref_embeddings``.
+        self_indices: [N] integers: which reference is anchor i's own copy and never its partner, -1 for none. With
+            references only; without any an anchor never pairs with itself. Default None: no reference is a copy.
+        groups: [N] integers: rows of equal group never pair, neither as positive nor as negative, as those seen by one
+            camera. Default None: no groups.
+        ref_groups: [M] integers, those of the references; given together with ``groups`` where there are references.
+        ignore_index: rows of this label are neither anchors nor candidates; not with bit masks. Default None: no label.
+        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
+            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+        return_stats: also say what became of the batch.
+
+    Returns:
+        The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for
+        ``reduction="none"``, otherwise a scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`).
+        Its gradient has the dtype and the shape of ``embeddings`` and is
+        zero for a pair at distance 0. If any entry is NaN or infinite, every counted loss, each reduction and
+        the whole gradient are NaN; a difference of distances that overflows float64 makes the loss NaN.
+        With bit masks, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is not finite
+        takes part in nothing, so that it does not count itself; the rest is the same.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or with ``on_missing="error"`` an anchor without a positive
+            or a negative.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import batch_hard_triplet_loss
+        >>> embeddings = torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0], [3.0, 4.0]], requires_grad=True)
+        >>> loss = batch_hard_triplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), margin=1.0)
+        >>> loss.backward()
+        >>> round(loss.item(), 4)
+        0.6893
+
+    Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    https://arxiv.org/abs/1703.07737.
+    """
+    check_tensors(embeddings, labels)
+    plain = ref_embeddings is ref_labels is self_indices is groups is ref_groups is weights is None
+    if not plain or ignore_index is not None or return_stats is not False or labels.dim() == 2:
+        pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+        batch = batch_of("batch_hard_triplet_loss with more than labels [N]", embeddings, labels, pairing)
+        options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
+        return loss_of_mined(batch, HARDEST, options, weights)
+    return BatchHardLoss.apply(
+        widened(embeddings),
+        labels,
+        check_margin(margin),
+        check_choice("distance", distance, DISTANCES),
+        check_bool("soft_margin", soft_margin),
+        check_choice("reduction", reduction, REDUCTIONS),
+        check_choice("on_missing", on_missing, ON_MISSING),
+    )
+
+
+@torch.no_grad()
+def mine_batch_hard(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    distance: str = "euclidean",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+) -> MinedTriplets:
+    """For each anchor the farthest positive and the nearest negative of the batch, without a graph.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair. Or [N, W], bit
+            masks.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``; see
+            :func:`batch_hard_triplet_loss`.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`batch_hard_triplet_loss`.
+
+    Returns:
+        :class:`MinedTriplets` of [N] tensors: positives and negatives (int64 indices into the batch or the references,
+        -1 where there is none) and their distances (NaN where there is none). The indices are those float64 arithmetic
+        picks; equal distances go to the lowest index. A row with a NaN or infinite entry is at distance NaN from every
+        row, and a NaN distance is the hardest of all, among positives and among negatives. With bit masks or arguments
+        about who pairs with whom such a row takes part in nothing, and one that is not ignored makes all distances NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import mine_batch_hard
+        >>> mined = mine_batch_hard(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1, 1]))
+        >>> mined.positives.tolist(), mined.negatives.tolist()
+        ([1, 0, 3, 2], [2, 2, 1, 1])
+
+    Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    https://arxiv.org/abs/1703.07737.
+    """
+    check_tensors(embeddings, labels)
+    plain = ref_embeddings is ref_labels is self_indices is groups is ref_groups is None
+    if not plain or ignore_index is not None or labels.dim() == 2:
+        pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+        batch = batch_of("mine_batch_hard with more than labels [N]", embeddings, labels, pairing)
+        mined = mined_triplets(batch, HARDEST, check_choice("distance", distance, DISTANCES))
+        return MinedTriplets(*mined[1:])
+    wide = widened(embeddings)
+    distances, positives, negatives = torch.ops.fasttriplet.mine_batch_hard(
+        wide, labels, check_choice("distance", distance, DISTANCES)
+    )
+    positive_distances, negative_distances = distances.to(wide.dtype).unbind(0)
+    return MinedTriplets(positives, negatives, positive_distances, negative_distances)

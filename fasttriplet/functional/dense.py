@@ -1,0 +1,202 @@
+"""Losses of all pairs: batch-all, and softly weighted distances."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fasttriplet.autograd_dense import BatchAllSums, WeightedDistances
+from fasttriplet.check import check_weights
+from fasttriplet.functional._loss import (
+    HARDEST,
+    Losses,
+    LossResult,
+    Options,
+    checked_options,
+    losses_of,
+    reduced,
+    refuse_missing,
+)
+from fasttriplet.pairing import Batch, Pairing, batch_of
+from fasttriplet.stats import TripletStats, stats_of
+
+
+def batch_all_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    distance: str = "euclidean",
+    soft_margin: bool = False,
+    reduction: str = "mean_nonzero",
+    on_missing: str = "skip",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+    weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> LossResult:
+    """Batch-all triplet loss: every anchor with every positive and every negative.
+
+    The loss of a triplet is ``max(d(a, p) - d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with
+    ``soft_margin``. Which triplets have a loss above zero is decided as float64 arithmetic does; sums over triplets of
+    float32 rows are of float32 quality. Neither the triplets nor an [N, N] array are made.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        soft_margin: softplus in place of the hinge.
+        reduction: ``"none"`` gives [N], the sum over each anchor's triplets; ``"sum"``; ``"mean"`` over all triplets;
+            ``"mean_nonzero"``, the default, over those with a loss above zero. Where nothing counts the result is 0,
+            joined to the graph.
+        on_missing: ``"skip"`` and ``"zero"``: an anchor without triplets brings 0. ``"error"``: ``ValueError`` where an
+            anchor that is not ignored has no triplet.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
+            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+        return_stats: also say what became of the batch.
+
+    Returns:
+        The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
+        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
+        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or with ``on_missing="error"`` an anchor without a complete
+            triplet.
+        RuntimeError: on the way to a second derivative, which it does not have (``NotImplementedError``).
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import batch_all_triplet_loss
+        >>> embeddings = torch.tensor([[0.0], [1.0], [3.0], [7.0]], requires_grad=True)
+        >>> loss = batch_all_triplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), margin=1.5, reduction="sum")
+        >>> loss.item()
+        6.5
+
+    Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    https://arxiv.org/abs/1703.07737.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("batch_all_triplet_loss", embeddings, labels, pairing)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
+    check_weights(weights, batch.embeddings)
+    uniform = weights is None and reduction != "none"  # one number goes back to all anchors
+    sums, (active, counted), negative_counts, poison = BatchAllSums.apply(
+        *batch.arguments, options.distance, options.margin, options.soft_margin, uniform
+    )
+    if on_missing == "error":
+        refuse_missing(batch, counted > 0, poison)
+    # Where one number is to go back to all anchors none may be masked: those without triplets have sums of 0.
+    values = sums if uniform else torch.where(counted > 0, sums * poison, 0)
+    losses = Losses(values, counted, active)
+    return _result(batch, losses, poison, options, weights, negative_counts)
+
+
+def weighted_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    distance: str = "euclidean",
+    soft_margin: bool = False,
+    reduction: str = "mean",
+    on_missing: str = "skip",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+    weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> LossResult:
+    """Triplet loss of each anchor's softly farthest positive and softly nearest negative.
+
+    ``d_ap`` is the mean of the distances to the anchor's positives, weighted by their softmax, ``d_an`` that of the
+    distances to its negatives, weighted by the softmax of their negations; the gradient flows through the weights as
+    well. The loss is ``max(d_ap - d_an + margin, 0)``, or ``log(1 + exp(d_ap - d_an))`` with ``soft_margin``. Sums over
+    float32 rows are of float32 quality. No [N, N] array is made, but
+    the ordered positive pairs are kept. Where a row is not finite every anchor that is not
+    ignored counts, and its loss is NaN.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        soft_margin: softplus in place of the hinge.
+        reduction: ``"none"`` gives [N]; ``"sum"``; ``"mean"`` over the anchors that count; ``"mean_nonzero"`` over the
+            losses above zero. Where nothing counts the result is 0, joined to the graph.
+        on_missing: what to do where a triplet lacks a positive or a negative. ``"skip"``: it does not count.
+            ``"zero"``: a missing positive is at distance 0 and the triplet counts; without a negative it never does.
+            ``"error"``: ``ValueError`` where an anchor that is not ignored has no complete triplet.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
+            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+        return_stats: also say what became of the batch.
+
+    Returns:
+        The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
+        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
+        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or with ``on_missing="error"`` an anchor without a complete
+            triplet.
+        RuntimeError: on the way to a second derivative, which it does not have (``NotImplementedError``).
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import weighted_triplet_loss
+        >>> embeddings = torch.tensor([[0.0], [1.0], [3.0], [7.0]], requires_grad=True)
+        >>> loss = weighted_triplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), soft_margin=True)
+        >>> round(loss.item(), 4)
+        0.6014
+
+    Source: E. Ristani, C. Tomasi, "Features for Multi-Target Multi-Camera Tracking and Re-Identification", 2018,
+    https://arxiv.org/abs/1803.10859.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("weighted_triplet_loss", embeddings, labels, pairing)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
+    check_weights(weights, batch.embeddings)
+    distances, poison = WeightedDistances.apply(*batch.arguments, options.distance)
+    found = ~distances.detach().isnan()
+    takes_part = batch.takes_part()
+    unknown = poison.isnan().expand(found.shape)  # all distances are NaN then: every anchor counts, and its loss is NaN
+    found = found | (unknown if takes_part is None else unknown & takes_part)
+    if on_missing == "error":
+        refuse_missing(batch, found.all(0), poison)
+    return _result(batch, losses_of(distances, found, poison, options), poison, options, weights, None)
+
+
+def _result(
+    batch: Batch,
+    losses: Losses,
+    poison: Tensor,
+    options: Options,
+    weights: Tensor | None,
+    negative_counts: Tensor | None,
+) -> LossResult:
+    of_anchors = None if weights is None else weights.double()
+    loss = reduced(losses, of_anchors, poison, options.reduction).to(batch.embeddings.dtype)
+    if not options.return_stats:
+        return loss
+    return loss, _stats(batch, losses, poison, options.distance, negative_counts)
+
+
+@torch.no_grad()
+def _stats(batch: Batch, losses: Losses, poison: Tensor, distance: int, negative_counts: Tensor | None) -> TripletStats:
+    """No pair is chosen: the farthest positives and nearest negatives are mined for the statistics."""
+    distances, triplets = torch.ops.fasttriplet.mine_triplets(*batch.arguments, distance, *HARDEST)
+    return stats_of(batch, distances, triplets, poison, losses.counted, losses.active, distance, negative_counts)

@@ -1,0 +1,138 @@
+"""Easy positive mining and loss: every anchor with its nearest positive."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fasttriplet.check import DISTANCES, MINERS, NEGATIVES, OTHERWISE, check_choice
+from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.miners import Triplets
+from fasttriplet.pairing import Pairing, batch_of
+
+
+def easy_positive_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    distance: str = "euclidean",
+    soft_margin: bool = False,
+    negatives: str = "hardest",
+    otherwise: str = "farthest",
+    reduction: str = "mean",
+    on_missing: str = "skip",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+    weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> LossResult:
+    """Easy positive triplet loss: each anchor with its nearest positive and a hard or semi-hard negative.
+
+    The loss of a triplet is ``max(d(a, p) - d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with
+    ``soft_margin``. Choices are those of float64 arithmetic, ties to the lowest index. No [N, N] array is made. A class
+    need not become one point: it is enough that each sample has some neighbour of its class.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        soft_margin: softplus in place of the hinge.
+        negatives: ``"hardest"``, the nearest negative; or ``"semi_hard"``, the nearest one farther than the positive,
+            for which an anchor without a positive takes the nearest of all.
+        otherwise: where no negative is semi-hard ``"farthest"`` takes the farthest negative, ``"skip"`` none, and the
+            triplet does not count.
+        reduction: ``"none"`` gives [N]; ``"sum"``; ``"mean"`` over the triplets that count; ``"mean_nonzero"`` over
+            the losses above zero. Where nothing counts the result is 0, joined to the graph.
+        on_missing: what to do where a triplet lacks a positive or a negative. ``"skip"``: it does not count.
+            ``"zero"``: a missing positive is at distance 0 and the triplet counts; without a negative it never does.
+            ``"error"``: ``ValueError`` where an anchor that is not ignored has no complete triplet.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
+            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+        return_stats: also say what became of the batch.
+
+    Returns:
+        The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
+        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
+        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or with ``on_missing="error"`` an anchor without a complete
+            triplet.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import easy_positive_triplet_loss
+        >>> embeddings = torch.tensor([[0.0], [1.0], [3.0], [7.0], [8.0]], requires_grad=True)
+        >>> easy_positive_triplet_loss(embeddings, torch.tensor([0, 0, 0, 1, 1]), margin=3.0, reduction="none").tolist()
+        [0.0, 0.0, 1.0, 0.0, 0.0]
+
+    Source: H. Xuan, A. Stylianou, R. Pless, "Improved Embeddings with Easy Positive Triplet Mining", 2020,
+    https://arxiv.org/abs/1904.04370.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("easy_positive_triplet_loss", embeddings, labels, pairing)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
+    return loss_of_mined(batch, _miner(negatives, otherwise), options, weights)
+
+
+def mine_easy_positive(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    distance: str = "euclidean",
+    negatives: str = "hardest",
+    otherwise: str = "farthest",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+) -> Triplets:
+    """Each anchor with its nearest positive and a hard or semi-hard negative, without a graph.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        negatives: ``"hardest"``, the nearest negative; or ``"semi_hard"``, the nearest one farther than the positive,
+            for which an anchor without a positive takes the nearest of all.
+        otherwise: where no negative is semi-hard ``"farthest"`` takes the farthest negative, ``"skip"`` none.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+
+    Returns:
+        :class:`fasttriplet.Triplets` of N triplets, one an anchor. The indices are those float64 arithmetic picks;
+        equal distances go to the lowest index. Rows that are not finite take part in nothing, and one that is not
+        ignored makes all distances NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import mine_easy_positive
+        >>> mined = mine_easy_positive(torch.tensor([[0.0], [1.0], [3.0], [7.0], [8.0]]), torch.tensor([0, 0, 0, 1, 1]))
+        >>> mined.positives.tolist(), mined.negatives.tolist()
+        ([1, 0, 1, 4, 3], [3, 3, 3, 2, 2])
+
+    Source: H. Xuan, A. Stylianou, R. Pless, "Improved Embeddings with Easy Positive Triplet Mining", 2020,
+    https://arxiv.org/abs/1904.04370.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("mine_easy_positive", embeddings, labels, pairing)
+    return mined_triplets(batch, _miner(negatives, otherwise), check_choice("distance", distance, DISTANCES))
+
+
+def _miner(negatives: str, otherwise: str) -> Miner:
+    name = ("easy_positive", "easy_positive_semi_hard")[check_choice("negatives", negatives, NEGATIVES)]
+    return MINERS.index(name), check_choice("otherwise", otherwise, OTHERWISE), False, 0.0, 1, False, 0.0

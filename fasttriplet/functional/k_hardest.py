@@ -1,0 +1,142 @@
+"""k-hardest mining and loss: every anchor with its farthest positive and k of its nearest negatives."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fasttriplet.check import DISTANCES, MINERS, check_bool, check_choice, check_count, check_fraction
+from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.miners import Triplets
+from fasttriplet.pairing import Pairing, batch_of
+
+
+def k_hardest_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    distance: str = "euclidean",
+    soft_margin: bool = False,
+    k: int = 4,
+    kth_only: bool = False,
+    skip_fraction: float = 0.0,
+    reduction: str = "mean",
+    on_missing: str = "skip",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+    weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> LossResult:
+    """Triplet loss of each anchor's farthest positive with each of its k nearest negatives.
+
+    The loss of a triplet is ``max(d(a, p) - d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with
+    ``soft_margin``. Choices are those of float64 arithmetic, ties to the lowest index. No [N, N] array is made.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        soft_margin: softplus in place of the hinge.
+        k: how many negatives, at least 1. Default 4. An anchor with fewer has fewer triplets that count.
+        kth_only: the k-th of them alone.
+        skip_fraction: of an anchor's ``count`` negatives the nearest ``floor(skip_fraction * count)`` are left out
+            first, which spares wrongly labelled samples; at least 0 and below 1. Default 0.
+        reduction: ``"none"`` gives [N * k], by anchor, then distance, or [N] with ``kth_only``; ``"sum"``; ``"mean"``
+            over the triplets that count; ``"mean_nonzero"`` over the losses above zero. Where nothing counts the result
+            is 0, joined to the graph.
+        on_missing: what to do where a triplet lacks a positive or a negative. ``"skip"``: it does not count.
+            ``"zero"``: a missing positive is at distance 0 and the triplet counts; without a negative it never does.
+            ``"error"``: ``ValueError`` where an anchor that is not ignored has no complete triplet.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
+            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+        return_stats: also say what became of the batch.
+
+    Returns:
+        The loss, float64 for float64 rows, else float32: [N * k] or [N] for ``reduction="none"``, otherwise a scalar;
+        with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored
+        is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or with ``on_missing="error"`` an anchor without a complete
+            triplet.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import k_hardest_triplet_loss
+        >>> embeddings = torch.tensor([[0.0], [1.0], [3.0], [7.0]], requires_grad=True)
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> k_hardest_triplet_loss(embeddings, labels, k=2, margin=1.5, reduction="none").tolist()
+        [0.0, 0.0, 0.5, 0.0, 3.5, 2.5, 0.0, 0.0]
+
+    Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    https://arxiv.org/abs/1703.07737, of which this is the extension to k negatives.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("k_hardest_triplet_loss", embeddings, labels, pairing)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
+    return loss_of_mined(batch, _miner(k, kth_only, skip_fraction), options, weights)
+
+
+def mine_k_hardest(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    distance: str = "euclidean",
+    k: int = 4,
+    kth_only: bool = False,
+    skip_fraction: float = 0.0,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+) -> Triplets:
+    """Each anchor's farthest positive with each of its k nearest negatives, without a graph.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        k: how many negatives, at least 1. Default 4. An anchor with fewer has fewer triplets that count.
+        kth_only: the k-th of them alone.
+        skip_fraction: of an anchor's ``count`` negatives the nearest ``floor(skip_fraction * count)`` are left out
+            first, which spares wrongly labelled samples; at least 0 and below 1. Default 0.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+
+    Returns:
+        :class:`fasttriplet.Triplets` of N * k triplets, by anchor, then distance, or of N with ``kth_only``. The
+        indices are those float64 arithmetic picks; equal distances go to the lowest index. Rows that are not finite
+        take part in nothing, and one that is not ignored makes all distances NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import mine_k_hardest
+        >>> mined = mine_k_hardest(torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 1, 1]), k=2)
+        >>> mined.negatives.view(4, 2).tolist()
+        [[2, 3], [2, 3], [1, 0], [1, 0]]
+
+    Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    https://arxiv.org/abs/1703.07737, of which this is the extension to k negatives.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("mine_k_hardest", embeddings, labels, pairing)
+    return mined_triplets(batch, _miner(k, kth_only, skip_fraction), check_choice("distance", distance, DISTANCES))
+
+
+def _miner(k: int, kth_only: bool, skip_fraction: float) -> Miner:
+    options = check_count("k", k), check_bool("kth_only", kth_only), check_fraction("skip_fraction", skip_fraction)
+    return MINERS.index("k_hardest"), 0, False, 0.0, *options

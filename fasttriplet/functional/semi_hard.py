@@ -1,0 +1,139 @@
+"""Semi-hard mining and loss: for every positive pair the nearest negative farther than the positive."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_choice, check_margin
+from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.miners import Triplets
+from fasttriplet.pairing import Pairing, batch_of
+
+
+def semi_hard_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    distance: str = "euclidean",
+    soft_margin: bool = False,
+    within_margin: bool = False,
+    otherwise: str = "farthest",
+    reduction: str = "mean",
+    on_missing: str = "skip",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+    weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> LossResult:
+    """Semi-hard triplet loss: each ordered positive pair with the nearest negative farther from the anchor.
+
+    For the pair (a, p) the negative n is the nearest to a with ``d(a, n) > d(a, p)``; the loss is ``max(d(a, p) -
+    d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with ``soft_margin``. Choices are those of float64
+    arithmetic, ties to the lowest index. No [N, N] array is made, only the T positive pairs.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        margin: finite number; not used when ``soft_margin`` is true and ``within_margin`` false. Default 0.3.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        soft_margin: softplus in place of the hinge.
+        within_margin: only negatives with ``d(a, n) < d(a, p) + margin``.
+        otherwise: where no negative is semi-hard ``"farthest"`` takes the farthest negative, ``"skip"`` none, and the
+            triplet does not count.
+        reduction: ``"none"`` gives [T], by anchor, then positive; ``"sum"``; ``"mean"`` over the triplets that count;
+            ``"mean_nonzero"`` over the losses above zero. Where nothing counts the result is 0, joined to the graph.
+        on_missing: what to do where a triplet lacks a negative or an anchor has no positive. ``"skip"`` and
+            ``"zero"``: it does not count. ``"error"``: ``ValueError`` where an anchor that is not ignored has no
+            complete triplet.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
+            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+        return_stats: also say what became of the batch.
+
+    Returns:
+        The loss, float64 for float64 rows, else float32: [T] for ``reduction="none"``, otherwise a scalar; with
+        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
+        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or with ``on_missing="error"`` an anchor without a complete
+            triplet.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import semi_hard_triplet_loss
+        >>> embeddings = torch.tensor([[0.0], [1.0], [3.0], [7.0]], requires_grad=True)
+        >>> semi_hard_triplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), margin=1.5, reduction="none").tolist()
+        [0.0, 0.5, 2.5, 0.0]
+
+    Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
+    2015, https://arxiv.org/abs/1503.03832.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("semi_hard_triplet_loss", embeddings, labels, pairing)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
+    return loss_of_mined(batch, _miner(within_margin, options.margin, otherwise), options, weights)
+
+
+def mine_semi_hard(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    distance: str = "euclidean",
+    within_margin: bool = False,
+    margin: float = 0.3,
+    otherwise: str = "farthest",
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    self_indices: Tensor | None = None,
+    groups: Tensor | None = None,
+    ref_groups: Tensor | None = None,
+    ignore_index: int | None = None,
+) -> Triplets:
+    """Each ordered positive pair with the nearest negative farther from the anchor, without a graph.
+
+    Args:
+        embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
+        within_margin: only negatives with ``d(a, n) < d(a, p) + margin``.
+        margin: finite number; used with ``within_margin`` alone. Default 0.3.
+        otherwise: where no negative is semi-hard ``"farthest"`` takes the farthest negative, ``"skip"`` none.
+        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
+            :func:`fasttriplet.batch_hard_triplet_loss`.
+
+    Returns:
+        :class:`fasttriplet.Triplets` of the T ordered positive pairs, by anchor, then positive. The indices are those
+        float64 arithmetic picks; equal distances go to the lowest index. Rows that are not finite take part in nothing,
+        and one that is not ignored makes all distances NaN.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import mine_semi_hard
+        >>> mined = mine_semi_hard(torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 1, 1]))
+        >>> mined.anchors.tolist(), mined.positives.tolist(), mined.negatives.tolist()
+        ([0, 1, 2, 3], [1, 0, 3, 2], [2, 2, 0, 1])
+
+    Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
+    2015, https://arxiv.org/abs/1503.03832.
+    """
+    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
+    batch = batch_of("mine_semi_hard", embeddings, labels, pairing)
+    miner = _miner(within_margin, check_margin(margin), otherwise)
+    return mined_triplets(batch, miner, check_choice("distance", distance, DISTANCES))
+
+
+def _miner(within_margin: bool, margin: float, otherwise: str) -> Miner:
+    code = check_choice("otherwise", otherwise, OTHERWISE)
+    return MINERS.index("semi_hard"), code, check_bool("within_margin", within_margin), margin, 1, False, 0.0

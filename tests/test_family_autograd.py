@@ -1,0 +1,166 @@
+"""Derivatives, operator registration and torch.compile of the family."""
+
+import pytest
+import torch
+
+import fasttriplet
+from fasttriplet.check import MINERS
+from tests.family import LOSSES, MODULES, NAMES
+from tests.inputs import DISTANCES, PAIRINGS, REDUCTIONS, pair_up
+
+OPS = torch.ops.fasttriplet
+LABELS = torch.arange(9) // 3
+MINED_NAMES = NAMES[:4]
+
+
+def leaf(n=9, d=3, dtype=torch.float64, seed=0):
+    return torch.randn(n, d, dtype=dtype, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+
+
+def function_of(name, labels, **options):
+    """Of rows and, with references, of those."""
+
+    def loss(rows, references=None):
+        if references is not None:
+            options["ref_embeddings"] = references
+        return getattr(fasttriplet, f"{name}_triplet_loss")(rows, labels, **options)
+
+    return loss
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("pairing", ["plain", "everything", "masks"])
+@pytest.mark.parametrize("number", range(len(LOSSES)))
+def test_derivatives(number, pairing, distance):
+    name, chosen = LOSSES[number]
+    labels, arguments = pair_up(pairing, leaf().detach(), LABELS)
+    rows = [leaf()]
+    if "ref_embeddings" in arguments:
+        rows.append(leaf(len(arguments.pop("ref_embeddings")), seed=1))
+    options = dict(distance=distance, soft_margin=True, reduction=REDUCTIONS[number % 4], weights=torch.ones(9))
+    if number % 2:
+        options.update(soft_margin=False, on_missing="zero", weights=None, margin=2.0)
+    loss = function_of(name, labels, **options, **chosen, **arguments)
+    assert torch.autograd.gradcheck(loss, rows)
+    if name in MINED_NAMES:
+        assert torch.autograd.gradgradcheck(loss, rows)
+
+
+@pytest.mark.parametrize("name", ["batch_all", "weighted"])
+def test_second_derivatives_of_dense_losses_are_refused_by_name(name):
+    rows = leaf()
+    for reduction in ("mean", "none"):
+        loss = function_of(name, LABELS, reduction=reduction, soft_margin=True)(rows).sum()
+        (gradient,) = torch.autograd.grad(loss, rows, create_graph=True)
+        with pytest.raises(
+            NotImplementedError, match=rf"{name}_triplet_loss is differentiable once; .*reference\.{name}"
+        ):
+            gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("name", MINED_NAMES)
+def test_second_derivative_at_distance_zero_is_finite(name):
+    rows = torch.ones(6, 3, dtype=torch.float64, requires_grad=True)
+    loss = function_of(name, torch.arange(6) // 2, weights=torch.ones(6))(rows)
+    (gradient,) = torch.autograd.grad(loss, rows, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), rows)
+    assert second.isfinite().all()
+
+
+def test_only_what_is_asked_for_has_a_gradient():
+    for name in NAMES:
+        rows, references = leaf(), leaf(8, seed=1)
+        loss = function_of(name, LABELS, ref_labels=torch.arange(8) % 3)
+        loss(rows.detach(), references).backward()
+        assert references.grad.any() and rows.grad is None
+        (gradient,) = torch.autograd.grad(loss(rows, references.detach()), rows)
+        assert gradient.any()
+
+
+def test_backward_twice_gives_the_same():
+    for name in NAMES:
+        rows = leaf()
+        loss = function_of(name, LABELS)(rows)
+        (first,) = torch.autograd.grad(loss, rows, retain_graph=True)
+        (second,) = torch.autograd.grad(loss, rows)
+        assert first.any() and torch.equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore:fasttriplet.*an autograd kernel was not registered")  # the Functions are above them
+@pytest.mark.filterwarnings("ignore:.*is_leaf:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pairing", ["plain", "references", "masks"])
+def test_opcheck(pairing, dtype):
+    rows = leaf(12, 4, dtype).detach()  # opcheck compares without equal_nan: every anchor must be complete
+    labels, arguments = pair_up("plain" if pairing == "masks" else pairing, rows, torch.arange(12) // 4 % 2)
+    if pairing == "masks":
+        labels = 1 << labels[:, None]
+    names = ("ref_embeddings", "ref_labels", "self_indices", "groups", "ref_groups", "ignore_index")
+    eight = (rows, labels, *map(arguments.get, names))
+    for miner in range(len(MINERS)):
+        choice = (*eight, miner % 4, miner, 0, False, 0.3, 2, miner % 2 == 0, 0.1)
+        torch.library.opcheck(OPS.mine_triplets.default, choice)
+    distances, triplets = OPS.mine_triplets(*eight, 0, 4, 0, False, 0.0, 2, False, 0.0)
+    grad = torch.ones_like(distances)
+    torch.library.opcheck(OPS._triplet_distances_backward.default, (grad, rows, eight[2], distances, triplets, 0))
+    torch.library.opcheck(OPS.batch_all.default, (*eight, 1, 0.3, False, True))
+    grad = torch.ones(12, dtype=torch.float64)
+    torch.library.opcheck(OPS._batch_all_backward.default, (grad, *eight, 1, 0.3, True))
+    torch.library.opcheck(OPS.weighted_distances.default, (*eight, 2))
+    distances = OPS.weighted_distances(*eight, 2)
+    torch.library.opcheck(
+        OPS._weighted_distances_backward.default, (torch.ones(2, 12, dtype=torch.float64), *eight, 2, distances)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "semi_hard"])
+@pytest.mark.parametrize("pairing", ["plain", "everything"])
+def test_compiles_without_a_graph_break(name, pairing):
+    torch.compiler.reset()
+    labels, arguments = pair_up(pairing, leaf(dtype=torch.float32).detach(), LABELS)
+    module = getattr(fasttriplet, MODULES[name])(ignore_index=arguments.pop("ignore_index", None), return_stats=True)
+    function = torch.compile(lambda rows: module(2 * rows, labels, **arguments), fullgraph=True)
+    rows, twin = leaf(dtype=torch.float32), leaf(dtype=torch.float32)
+    (loss, stats), (expected, wanted) = function(rows), module(2 * twin, labels, **arguments)
+    loss.backward(), expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(rows.grad, twin.grad)
+    torch.testing.assert_close(tuple(stats), tuple(wanted), equal_nan=True)
+
+
+def test_semi_hard_compiles_around_its_length():
+    """How many triplets there are depends on the labels: the length is a symbol in the graph."""
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        function = torch.compile(lambda rows: fasttriplet.mine_semi_hard(rows, LABELS).negatives, fullgraph=True)
+        assert torch.equal(function(leaf().detach()), fasttriplet.mine_semi_hard(leaf().detach(), LABELS).negatives)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_grad_inference_mode_and_autocast(name):
+    rows = leaf(dtype=torch.float32)
+    loss = function_of(name, LABELS, weights=torch.ones(9))
+    expected = loss(rows)
+    assert expected.requires_grad
+    with torch.no_grad():
+        assert not loss(rows).requires_grad and torch.equal(loss(rows), expected)
+    with torch.inference_mode():
+        assert torch.equal(loss(rows.clone()), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = rows @ torch.eye(3)
+        autocast = loss(half)
+    assert half.dtype == torch.bfloat16 and autocast.dtype == torch.float32
+    autocast.backward()
+    assert rows.grad.dtype == torch.float32 and rows.grad.any()
+
+
+def test_meta_tensors_give_shapes():
+    rows, labels = torch.empty(7, 3, device="meta", requires_grad=True), torch.empty(7, device="meta").long()
+    for name, shape in (("batch_hard", 7), ("easy_positive", 7), ("k_hardest", 28), ("batch_all", 7), ("weighted", 7)):
+        loss = function_of(name, labels, reduction="none", weights=torch.ones(7, device="meta"))(rows)
+        assert loss.shape == (shape,)
+        assert torch.autograd.grad(loss.sum(), rows)[0].shape == (7, 3)
+
+
+def test_every_pairing_is_tested():
+    assert set(PAIRINGS) >= {"plain", "references", "masks", "everything"}
