@@ -1,0 +1,161 @@
+"""The drop-ins of ``fasttriplet.compat`` beside their originals: forward plus backward, verified, then timed in turn.
+
+A pair is verified by its value and its gradient on the batch that is timed. An original that makes an [N, N, N] array
+takes part up to N = 512, as one does that lists all triplets. Those of TensorFlow Addons, torchreid and fast-reid are
+their formulas (``benchmarks.published``). Run it as ``python -m benchmarks.compat``; see ``--help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks import originals, published
+from benchmarks.cases import LOSS_TOLERANCE, MARGIN, batch, positive, shape_name, size, step
+from benchmarks.measure import in_turn, machine, table
+from fasttriplet.compat import fastreid, pml, sentence_transformers, tfa, torchreid
+
+DEFAULT_SIZES = ("256x128", "512x128", "1024x128", "2048x128")
+#: Above it an original with an [N, N, N] array does not take part.
+CUBIC_LIMIT = 512
+#: Of the norm of the gradient: float32 picks other partners in near ties, and each moves two rows' share of it.
+GRADIENT_TOLERANCE = 0.05
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Pair(NamedTuple):
+    """A drop-in and its original."""
+
+    name: str
+    ours: Loss
+    original: Loss
+    cubic: bool = False
+
+
+class _Given(torch.nn.Module):
+    """A model whose embeddings are its features."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": features["rows"]}
+
+
+def _of_features(loss: torch.nn.Module) -> Loss:
+    return lambda rows, labels: loss([{"rows": rows}], labels)
+
+
+def _pml_pairs() -> Iterator[Pair]:
+    library = originals.pytorch_metric_learning()
+    if library is None:
+        return
+    mined = []
+    for miner, loss in ((pml.BatchHardMiner(), pml), (library.miners.BatchHardMiner(), library.losses)):
+        module = loss.TripletMarginLoss(margin=MARGIN)
+        mined.append(lambda rows, labels, m=miner, f=module: f(rows, labels, m(rows, labels)))
+    yield Pair("pytorch-metric-learning BatchHardMiner + TripletMarginLoss", *mined)
+    everything = [module.TripletMarginLoss(margin=MARGIN) for module in (pml, library.losses)]
+    yield Pair("pytorch-metric-learning TripletMarginLoss, all triplets", *everything, cubic=True)
+
+
+def _sentence_transformers_pairs() -> Iterator[Pair]:
+    library = originals.sentence_transformers_losses()
+    if library is None:
+        return
+    for name, options, cubic in (
+        ("BatchHardTripletLoss", {"margin": MARGIN}, False),
+        ("BatchHardSoftMarginTripletLoss", {}, False),
+        ("BatchSemiHardTripletLoss", {"margin": MARGIN}, True),
+        ("BatchAllTripletLoss", {"margin": MARGIN}, True),
+    ):
+        both = [_of_features(getattr(module, name)(_Given(), **options)) for module in (sentence_transformers, library)]
+        yield Pair(f"sentence-transformers {name}", *both, cubic=cubic)
+
+
+def _published_pairs() -> Iterator[Pair]:
+    yield Pair(
+        "TensorFlow Addons TripletHardLoss, formula in PyTorch",
+        lambda rows, labels: tfa.triplet_hard_loss(labels, rows, MARGIN),
+        lambda rows, labels: published.tfa_hard(labels, rows, MARGIN, False, "L2"),
+    )
+    yield Pair(
+        "TensorFlow Addons TripletSemiHardLoss, formula in PyTorch",
+        lambda rows, labels: tfa.triplet_semihard_loss(labels, rows, MARGIN),
+        lambda rows, labels: published.tfa_semihard(labels, rows, MARGIN, "L2"),
+        cubic=True,
+    )
+    yield Pair(
+        "torchreid TripletLoss, formula",
+        torchreid.TripletLoss(MARGIN),
+        lambda rows, labels: published.torchreid(rows, labels, MARGIN),
+    )
+    yield Pair(
+        "fast-reid triplet_loss, formula",
+        lambda rows, labels: fastreid.triplet_loss(rows, labels, MARGIN, False, True),
+        lambda rows, labels: published.fastreid(rows, labels, MARGIN, False),
+    )
+
+
+def pairs() -> list[Pair]:
+    """All whose original is here."""
+    return [*_pml_pairs(), *_sentence_transformers_pairs(), *_published_pairs()]
+
+
+def verify(pair: Pair, rows: Tensor, labels: Tensor) -> None:
+    """Raises AssertionError unless value and gradient are the original's."""
+    values, gradients = [], []
+    for loss in (pair.ours, pair.original):
+        leaf = rows.detach().clone().requires_grad_()
+        value = loss(leaf, labels)
+        value.backward()
+        values.append(value.item())
+        gradients.append(leaf.grad)
+    apart = abs(values[0] - values[1])
+    assert apart <= LOSS_TOLERANCE * abs(values[1]), f"{pair.name}: {values[0]}, and its original {values[1]}"
+    error = ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
+    assert error <= GRADIENT_TOLERANCE, f"{pair.name}: the gradients differ by {error:.2g} of their norm"
+
+
+def cells(pair: Pair, n: int, d: int, rounds: int, samples_per_class: int) -> list[str]:
+    """A row of the table."""
+    rows, labels = batch(n, d, samples_per_class)
+    contenders = {"ours": step(pair.ours, rows, labels)}
+    if not pair.cubic or n <= CUBIC_LIMIT:
+        verify(pair, rows, labels)
+        contenders["original"] = step(pair.original, rows, labels)
+    measured = in_turn(contenders, rounds)
+    found = [pair.name, shape_name(n, d), str(measured["ours"].milliseconds())]
+    if "original" not in measured:
+        return [*found, "not run", "not run"]
+    original = measured["original"]
+    return [*found, str(original.milliseconds()), str(original.ratio(measured["ours"]))]
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=size, nargs="+", default=[size(text) for text in DEFAULT_SIZES], metavar="NxD")
+    parser.add_argument("--rounds", type=positive, default=7, help="counted rounds of every size (default 7)")
+    parser.add_argument("--samples-per-class", type=positive, default=4)
+    parser.add_argument("--only", default="", metavar="TEXT", help="pairs whose name has this in it")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = options()
+    torch.set_num_threads(arguments.threads)
+    print(f"{machine()}; float32, margin {MARGIN}, {arguments.samples_per_class} samples per class; median (range)\n")
+    columns = ["drop-in for", "N x D", "fasttriplet ms", "original ms", "original / fasttriplet"]
+    print(table(columns, []))
+    for pair in pairs():
+        if arguments.only in pair.name:
+            for n, d in arguments.sizes:
+                found = cells(pair, n, d, arguments.rounds, arguments.samples_per_class)
+                print(table(columns, [found]).splitlines()[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Drop-in losses and miners for those who come from another library, on top of :mod:`fasttriplet.functional`.
+
+Each module has the names, the signatures and the numbers of its original; a docstring lists where it deviates. No
+module but ``keras`` imports its original, and ``import fasttriplet`` imports none of them.
+
+- :mod:`fasttriplet.compat.pml`: pytorch-metric-learning's ``BatchHardMiner``, ``TripletMarginMiner`` and
+  ``TripletMarginLoss``.
+- :mod:`fasttriplet.compat.sentence_transformers`: its four ``Batch*TripletLoss``.
+- :mod:`fasttriplet.compat.torchreid`: torchreid's ``TripletLoss``.
+- :mod:`fasttriplet.compat.fastreid`: fast-reid's ``triplet_loss``.
+- :mod:`fasttriplet.compat.tfa`: TensorFlow Addons' ``TripletHardLoss`` and ``TripletSemiHardLoss``, under PyTorch.
+- :mod:`fasttriplet.compat.keras`: the same two as losses of Keras 3 on its PyTorch backend.
+
+What they share: ``_labels`` makes integers of any labels, ``_pairs`` differentiates distances of given pairs,
+``_whole_batch`` has the rules that sentence-transformers and TensorFlow Addons have for missing partners.
+"""

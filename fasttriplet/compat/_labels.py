@@ -1,0 +1,35 @@
+"""Labels as the originals take them: of any dtype, compared with ``==``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def integer_labels(labels: Tensor, name: str = "labels") -> Tensor:
+    """Integers that are equal where ``labels`` are; ``name`` is the argument's, for its error.
+
+    Floating-point labels become their bits: equal numbers have equal bits, but for the two zeros, and ``+ 0`` makes
+    one of those. (NaN labels, which equal nothing, here equal those of the same bits.)
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(labels).__name__}")
+    if labels.is_floating_point():
+        return (labels + 0.0).view(_BITS[labels.element_size()])
+    return labels
+
+
+def label_vector(labels: Tensor, name: str) -> Tensor:
+    """:func:`integer_labels` of labels [N] or, as Keras has them, [N, 1], as [N]."""
+    ids = integer_labels(labels, name)
+    return ids[:, 0] if ids.ndim == 2 and ids.shape[1] == 1 else ids
+
+
+def one_class(labels: Tensor) -> Tensor:
+    """Whether all rows have one label, as a bool tensor [], so that nothing waits for a device; false for no rows.
+
+    It is the one case in which an anchor has no negative, and then no anchor has one.
+    """
+    return (labels == labels[:1]).all() & (labels.shape[0] > 0)

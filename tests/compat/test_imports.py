@@ -1,0 +1,26 @@
+"""Nobody who does not use an original has to have it, or to wait for its import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ORIGINALS = ("pytorch_metric_learning", "sentence_transformers", "torchreid", "tensorflow", "keras", "transformers")
+
+
+def loaded_by(*modules: str) -> str:
+    code = f"import sys, {', '.join(modules)}; print(sorted(set({ORIGINALS}) & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+
+
+def test_the_package_imports_no_original_and_no_drop_in():
+    assert loaded_by("fasttriplet").strip() == "[]"
+    code = "import sys, fasttriplet; print([name for name in sys.modules if name.startswith('fasttriplet.compat')])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_drop_ins_import_no_original():
+    names = [path.stem for path in (ROOT / "fasttriplet" / "compat").glob("[a-z]*.py") if path.stem != "keras"]
+    assert {"pml", "sentence_transformers", "torchreid", "fastreid", "tfa"} <= set(names)
+    assert loaded_by(*(f"fasttriplet.compat.{name}" for name in names)).strip() == "[]"

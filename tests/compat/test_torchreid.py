@@ -1,0 +1,78 @@
+"""torchreid's and fast-reid's triplet losses: their formulas, value and gradient."""
+
+import pytest
+import torch
+
+from benchmarks import published
+from fasttriplet.compat import fastreid, torchreid
+from tests.compat.batches import BATCHES, DTYPES, assert_same
+
+ONE_CLASS = ("one class", "one row", "two rows, one class")
+
+
+@pytest.mark.parametrize("name", [name for name in BATCHES if name not in ONE_CLASS])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_torchreid(name, dtype):
+    if name == "all equal" and dtype == torch.float64:
+        assert torchreid.TripletLoss()(*BATCHES[name]).item() == pytest.approx(0.3, abs=1e-12)
+    assert_same(
+        torchreid.TripletLoss(margin=0.7),
+        lambda rows, labels: published.torchreid(rows, labels, 0.7),
+        BATCHES[name],
+        dtype,
+    )
+
+
+def test_torchreid_has_a_floor_under_distances():
+    rows = torch.tensor([[0.0], [1e-9], [2e-9], [1.0]], dtype=torch.float64, requires_grad=True)
+    loss = torchreid.TripletLoss(margin=0.0)(rows, torch.tensor([0, 0, 1, 1]))
+    loss.backward()
+    # Only the third counts: from 1 - 2e-9 the floor is subtracted, and what is at the floor has no slope.
+    assert loss.item() == pytest.approx((1 - 2e-9 - 1e-6) / 4, abs=1e-15)
+    assert rows.grad[:, 0].tolist() == [0, 0, -0.25, 0.25]
+
+
+@pytest.mark.parametrize("name", ONE_CLASS)
+def test_torchreid_without_a_negative_is_an_error(name):
+    rows, labels = BATCHES[name]
+    with pytest.raises((RuntimeError, IndexError)):
+        published.torchreid(rows, labels, 0.3)
+    with pytest.raises(ValueError, match=f"targets must have two classes at least; got one class in {len(rows)} rows"):
+        torchreid.TripletLoss()(rows, labels)
+
+
+def test_torchreid_gives_a_tie_to_the_lowest_index():
+    rows, labels = torch.tensor([[0.0], [1.0], [-1.0], [9.0]], requires_grad=True), torch.tensor([0, 1, 1, 1])
+    ours, original = torchreid.TripletLoss(margin=100.0)(rows, labels), published.torchreid(rows, labels, 100.0)
+    assert ours.item() == pytest.approx(original.item())
+    gradients = [torch.autograd.grad(loss, rows)[0][:, 0] for loss in (ours, original)]
+    # The first row has two nearest negatives, at -1 and 1: it is drawn one way here, both ways there.
+    assert (gradients[0] - gradients[1]).tolist() == pytest.approx([0.25, -0.125, -0.125, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("margin", [0.7, 0.0])
+@pytest.mark.parametrize("norm_feat", [False, True])
+def test_fastreid(name, dtype, margin, norm_feat):
+    tied = norm_feat and name == "one dimension"  # all rows are 1 or -1
+    assert_same(
+        lambda rows, labels: fastreid.triplet_loss(rows, labels, margin, norm_feat, True),
+        lambda rows, labels: published.fastreid(rows, labels, margin, norm_feat),
+        BATCHES[name],
+        dtype,
+        with_gradient=not tied,
+        value_atol=2e-6,  # its distances are 1e-6 at least
+    )
+
+
+def test_arguments():
+    rows, labels = BATCHES["random"]
+    assert torchreid.TripletLoss().margin == 0.3
+    assert repr(torchreid.TripletLoss(0.5)) == "TripletLoss(margin=0.5)"
+    with pytest.raises(TypeError, match="margin must be a real number; got str"):
+        torchreid.TripletLoss("0.3")
+    with pytest.raises(ValueError, match=r"hard_mining must be True; for False see fasttriplet.weighted_triplet_loss"):
+        fastreid.triplet_loss(rows, labels, 0.3, False, False)
+    assert torch.equal(torchreid.TripletLoss()(rows, labels / 2), torchreid.TripletLoss()(rows, labels))
+    assert torchreid.TripletLoss()(rows.half(), labels).dtype == torch.float32
