@@ -16,12 +16,12 @@ CONSTRAINTS := requirements/constraints.txt
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 SOURCES := $(shell find csrc) $(wildcard build_tools/*.py)
 FORMATTED := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-PYTHON_CODE := setup.py build_tools fasttriplet tests benchmarks examples
+PYTHON_CODE := setup.py conftest.py build_tools docs fasttriplet tests benchmarks examples
 CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(PY)) \
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-shim test-aarch64 lint format bench cuda native wheel clean help
+.PHONY: demo test test-asan test-shim test-aarch64 lint format bench docs cuda native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -57,6 +57,9 @@ format: $(VENV)/.installed  ## rewrite the sources in the style that lint asks f
 bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (20 minutes)
 	$(PY) -m benchmarks.report
 
+docs: $(VENV)/.installed  ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 cuda: $(VENV)/.installed  ## build the CUDA library, an error without nvcc; TORCH_CUDA_ARCH_LIST narrows it
 	FASTTRIPLET_CUDA=1 $(PIP) --no-build-isolation --no-deps --editable .
 
@@ -87,6 +90,6 @@ $(VENV)/.torch: $(CONSTRAINTS)
 
 # Again whenever a source changes; ninja compiles only what is concerned.
 $(VENV)/.installed: $(VENV)/.torch setup.py pyproject.toml $(SOURCES)
-	@echo "Building the extension and installing what tests and examples need"
-	$(PIP) --no-build-isolation --editable '.[bench,dev,examples]'
+	@echo "Building the extension and installing what tests, examples and documentation need"
+	$(PIP) --no-build-isolation --editable '.[bench,compat,dev,docs,examples]'
 	@touch $@

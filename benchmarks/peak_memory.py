@@ -11,6 +11,7 @@ import ctypes
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import fasttriplet
@@ -24,15 +25,19 @@ def peak_mib() -> float:
     return int(found[1]) / 1024
 
 
-def added_mib(n: int, d: int, samples_per_class: int, contender: str) -> float:
-    loss = fasttriplet.batch_hard_triplet_loss if contender == OURS else peers.available()[contender]()
-    step(loss, *batch(16, d, 4))()  # the libraries are up
-    run = step(loss, *batch(n, d, samples_per_class))
+def added_by(run: Callable[[], object]) -> float:
+    """MiB that the process grows by at its peak while ``run`` runs."""
     ctypes.CDLL(None).malloc_trim(0)  # what making the batch has freed must not be there to be used again
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_mib()
     run()
     return peak_mib() - before
+
+
+def added_mib(n: int, d: int, samples_per_class: int, contender: str) -> float:
+    loss = fasttriplet.batch_hard_triplet_loss if contender == OURS else peers.available()[contender]()
+    step(loss, *batch(16, d, 4))()  # the libraries are up
+    return added_by(step(loss, *batch(n, d, samples_per_class)))
 
 
 def added_mib_of_fresh_process(n: int, d: int, samples_per_class: int, contender: str = OURS) -> float | None:

@@ -1,0 +1,179 @@
+"""The Python blocks of README.md and docs/ run as they stand, a page's in order in one namespace.
+
+A block of ``text`` that follows directly, but for its title, is what the block above prints. Whole numbers and words
+must be the same; a number with decimals may be off by three units of its last place, since training and PyTorch's own
+sums differ a little from machine to machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import fasttriplet
+from examples.resnet50.vision import load_torchvision
+from tests import engine
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+FENCE = re.compile(r"^([ ]*)```[ ]?(\w*)(.*?)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"(-?\d+\.\d+|-?\d+)")
+os.environ.setdefault("KERAS_BACKEND", "torch")  # as a page does, but before it is tried whether Keras is there
+ALWAYS_THERE = {"torch", "numpy", "fasttriplet", *sys.stdlib_module_names}
+
+
+class Block(NamedTuple):
+    line: int
+    code: str
+    prints: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    found: list[Block] = []
+    end = 0
+    for match in FENCE.finditer(text):
+        language, content = match[2], textwrap.dedent(match[4])
+        line = text.count("\n", 0, match.start(4)) + 1
+        if language == "python":
+            found.append(Block(line, content, None))
+        elif language == "text" and found and not text[end : match.start()].strip():
+            found[-1] = found[-1]._replace(prints=content)
+        end = match.end()
+    return found
+
+
+def absent(code: str) -> str | None:
+    """Why an optional library that the block imports cannot be used here."""
+    for node in ast.walk(ast.parse(code)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            if name.split(".")[0] in ALWAYS_THERE:
+                continue
+            try:
+                if importlib.util.find_spec("torchvision") is not None:
+                    load_torchvision()  # also where its compiled operators do not load; others import it
+                importlib.import_module(name)
+            except Exception as error:  # keras.py of the drop-ins, for one, raises RuntimeError on another backend
+                return f"{name} cannot be imported: {type(error).__name__}: {error}"
+    return None
+
+
+def assigned(code: str) -> set[str]:
+    """Names that the block makes at its top level."""
+    tree = ast.parse(code)
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    stored |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    imported = [alias for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    return stored | {(alias.asname or alias.name).split(".")[0] for alias in imported}
+
+
+def assert_prints(printed: str, stated: str, where: str) -> None:
+    ours, theirs = NUMBER.split(printed.rstrip()), NUMBER.split(stated.rstrip())
+    message = f"{where} prints\n{printed}\nwhere the page says\n{stated}"
+    assert len(ours) == len(theirs), message
+    for number, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
+        if number % 2 == 0 or "." not in its:
+            assert mine == its, message
+        else:
+            decimals = len(its.split(".")[1])
+            assert "." in mine and abs(float(mine) - float(its)) < 3.5 * 10**-decimals, message
+
+
+@pytest.fixture
+def one_thread():
+    """Batches are small, and threads that wait for a busy core cost more than they bring; pages may change defaults."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, of its own arrays
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("page", [page for page, path in PAGES.items() if blocks(path.read_text())])
+def test_page(page, subtests):
+    if engine.ENGINE == "shim" and page != "README.md":
+        pytest.skip("pages train, for which the device's shim is too slow")
+    namespace: dict[str, object] = {"__name__": "page"}
+    lost: set[str] = set()  # what blocks that were left out would have made
+    for block in blocks(PAGES[page].read_text()):
+        where = f"{page}, line {block.line}"
+        reason = absent(block.code)
+        used = {node.id for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.Name)}
+        if reason is None and used & lost:
+            reason = f"needs {', '.join(sorted(used & lost))} of a block that was left out"
+        if reason is not None:
+            lost |= assigned(block.code)
+            with subtests.test(line=block.line):
+                pytest.skip(f"{where}: {reason}")
+            continue
+        lost -= assigned(block.code)
+        code = compile("\n" * (block.line - 1) + block.code, str(PAGES[page]), "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(code, namespace)
+        if block.prints is not None:
+            assert_prints(output.getvalue(), block.prints, where)
+
+
+def test_blocks_are_found():
+    assert len(blocks(PAGES["README.md"].read_text())) >= 2
+    text = 'Text\n\n```python\nprint(1)\n```\n\n```text title="Output"\n1\n```\n\n    ```python\n    x = 2\n    ```\n'
+    assert blocks(text) == [Block(4, "print(1)\n", "1\n"), Block(12, "x = 2\n", None)]
+
+
+def test_outputs_are_compared():
+    assert_prints("loss 0.52 of 12\n", "loss 0.50 of 12", "here")
+    for other in ("loss 0.56 of 12", "loss 0.52 of 13", "lost 0.52 of 12", "loss 0.52"):
+        with pytest.raises(AssertionError):
+            assert_prints("loss 0.52 of 12\n", other, "here")
+
+
+def test_every_public_name_is_in_the_table_of_the_readme():
+    text = PAGES["README.md"].read_text()
+    missing = [name for name in fasttriplet.__all__ if not name.startswith("__") and f"`{name}" not in text]
+    assert not missing
+
+
+def test_every_public_name_is_in_the_api_reference():
+    text = "\n".join(path.read_text() for page, path in PAGES.items() if page.startswith("docs/api"))
+    documented = set(re.findall(r"^::: fasttriplet\.(\w+)$", text, flags=re.MULTILINE))
+    missing = [name for name in fasttriplet.__all__ if not name.startswith("__") and name not in documented]
+    assert not missing
+
+
+def test_site_builds_and_fetches_nothing(tmp_path):
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed (the extra named docs)")
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    made = sorted(tmp_path.rglob("*.html"))
+    assert len(made) >= len(PAGES) - 1
+    for path in made:
+        text = path.read_text()
+        assert not re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"?(?:https?:)?//[^>]*>", text), path
+        assert not re.findall(r"<link[^>]*rel=\"?(?:stylesheet|preconnect)[^>]*href=\"?(?:https?:)?//[^>]*>", text), (
+            path
+        )
+        text = re.sub(r'<span class="sd">.*?</span>', "", text, flags=re.DOTALL)  # docstrings in shown sources
+        assert ":func:" not in text and ":class:" not in text and "``" not in text, path
