@@ -278,9 +278,9 @@ def test_negatives_that_nearly_coincide_are_scored_exactly(native, tier):
     rows = random.standard_normal((60, 32))
     rows[1::2] = rows[::2] + 1e-5 * random.standard_normal((30, 32))  # the neighbour is of another class
     rows, labels = rows.astype(np.float32), np.arange(60) % 12
-    found = native.batch_all_float32(rows, labels, EUCLIDEAN, -10.0, False, tier, 2)  # only these triplets are active
-    sums, active = exact_sums(scores(native, rows, EUCLIDEAN, tier), labels, -10.0, False)
+    found = native.batch_all_float32(rows, labels, EUCLIDEAN, -6.0, False, tier, 2)  # only these triplets are active
+    sums, active = exact_sums(scores(native, rows, EUCLIDEAN, tier), labels, -6.0, False)
     assert 0 < active.sum() == found["active"].sum()
-    wide = native.batch_all_float64(rows.astype(np.float64), labels, EUCLIDEAN, -10.0, False, tier, 2)
+    wide = native.batch_all_float64(rows.astype(np.float64), labels, EUCLIDEAN, -6.0, False, tier, 2)
     np.testing.assert_allclose(found["sums"], sums, rtol=1e-9)
     np.testing.assert_allclose(found["gradient"], wide["gradient"], rtol=1e-5, atol=1e-5)
