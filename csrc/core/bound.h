@@ -181,6 +181,7 @@ FT_SHARED inline float float_below(double value) {
   std::memcpy(&rounded, &bits, sizeof rounded);
   return rounded;
 }
+FT_SHARED inline float float_above(double value) { return -float_below(-value); }
 
 // The scan tests  sign * dot >= key_of_candidate + threshold_of_anchor  in float32, and must not fail where
 // anchor + candidate - sign * dot <= best  holds. Both terms are rounded down, their sum is rounded to nearest, and

@@ -50,7 +50,7 @@ class Hinge : private BatchAllData {
       const double low = product ? threshold - rounding : std::max(threshold - rounding, 0.0);
       const double least = units.key(low), most = units.key(threshold + rounding);
       surely[k * step] = float_below(least - width - 0x1p-40 * std::fabs(least));
-      perhaps[k * step] = -float_below(-(most + width + 0x1p-40 * std::fabs(most)));
+      perhaps[k * step] = float_above(most + width + 0x1p-40 * std::fabs(most));
     }
   }
 

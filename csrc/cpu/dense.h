@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <mutex>
 #include <vector>
 
 #include "cpu/backward.h"
@@ -161,7 +160,7 @@ class DenseWalk {
   };
 
   static float width_of(const KeyTerms& terms) {
-    return -float_below(-std::max(terms.anchor_width, terms.candidate_width));
+    return float_above(std::max(terms.anchor_width, terms.candidate_width));
   }
 
   Tables tables_of(const Scan<T>& scan, const std::vector<int32_t>& columns, int64_t numbers, const Tier& tier) const {

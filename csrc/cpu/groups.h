@@ -30,6 +30,10 @@ struct Groups {
   int64_t representatives() const { return static_cast<int64_t>(source.size()); }
 };
 
+// Positives in classes up to this many representatives are scored pair by pair, about n_c D / 2 float64 operations an
+// anchor; of larger classes a screen leaves the few that can be the extreme.
+inline constexpr int32_t kPairwiseClass = 48;
+
 // Whether rows of one class and one value share a representative, or each row has its own.
 enum class EqualRows { kMerged, kApart };
 

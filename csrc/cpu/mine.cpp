@@ -12,10 +12,6 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Classes up to this many representatives are scored pair by pair, about n_c D / 2 float64 operations an anchor; the
-// screen of larger ones costs no more products than the negatives' screen computes anyway.
-constexpr int32_t kPairwiseClass = 48;
-
 struct Pick {
   int64_t index = -1;
   double score = 0;

@@ -16,8 +16,6 @@ constexpr double kScoreRounding = 0x1p-40;  // of a score in float64, as a share
 // Keys of a strip: 4 MB stay in the outer caches, and a strip of several tiles reads each column's panel once for all.
 constexpr int64_t kStripFloats = 1 << 20;
 
-float float_above(double value) { return -float_below(-value); }
-
 // Scratch of each thread, kept from task to task: fresh memory costs a page fault every 4 KB.
 class ScratchPool {
  public:

@@ -9,9 +9,6 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Classes up to this many columns are scored one by one; of larger ones the keys leave the few that can be the extreme.
-constexpr int32_t kPairwiseClass = 48;
-
 // A screen that leaves this many columns a question is too coarse for these rows. In fixed point it is this share of
 // the columns where that is more: a score takes the time of some fifty products of rows, which float32 takes twice.
 constexpr int64_t kCoarse = 16, kCoarseShare = 128;

@@ -184,7 +184,6 @@ struct alignas(16) Terms {
 };
 
 FT_DEVICE float infinity() { return bits_float(0x7f800000u); }
-FT_DEVICE float float_above(double value) { return -float_below(-value); }
 
 // Candidates an anchor keeps; those that its best has left behind give way (screen.cuh). bfloat16 leaves random unit
 // vectors few in the mean, but their number grows with D and has a long tail, and one anchor that overflows has its
