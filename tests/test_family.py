@@ -186,6 +186,23 @@ def test_no_anchors_beside_references(name):
     assert loss.item() == 0 and not references.grad.any()
 
 
+@pytest.mark.parametrize("operator", ["batch_all", "_batch_all_backward", "_weighted_distances_backward"])
+def test_no_anchors_leave_no_gradient_unwritten(operator):
+    references = torch.randn(5, 3)
+    pairing = (torch.zeros(0, 3), torch.zeros(0).long(), references, torch.arange(5) % 2, None, None, None, None, 0)
+    call = getattr(torch.ops.fasttriplet, operator)
+    for _ in range(20):  # an allocator hands out the memory that was freed last
+        for _ in range(8):
+            torch.full_like(references, float("nan"))
+        if operator == "batch_all":
+            results = call(*pairing, 0.2, False, True)[3:]
+        elif operator == "_batch_all_backward":
+            results = call(torch.zeros(0, dtype=torch.float64), *pairing, 0.2, False)
+        else:
+            results = call(torch.zeros(2, 0, dtype=torch.float64), *pairing, torch.zeros(8, 0, dtype=torch.float64))
+        assert results[1].shape == (5, 3) and not results[1].any()
+
+
 @pytest.mark.parametrize("name", ["batch_all", "weighted"])
 @pytest.mark.parametrize("scale", [1.0, 1e200])
 def test_distances_beyond_float64_make_the_loss_nan(name, scale):

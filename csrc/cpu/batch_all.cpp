@@ -175,8 +175,14 @@ bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, 
         pairing.takes_part(i) ? pairing.count(i, Role::kPositive) * pairing.count(i, Role::kNegative) : 0;
   const PositivePairs pairs = positive_pairs(batch, survey, pairing, parallel);
   std::vector<double> slopes(pairs.candidates.size(), 0.0);
-  if (gradient != nullptr) std::fill_n(gradient, batch.split * batch.d, T{0});
-  if (gradient != nullptr) std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, T{0});
+  // One of the two alone may have no rows, and an empty tensor has no address.
+  const bool wanted = gradient != nullptr || reference_gradient != nullptr;
+  const auto fill_gradients = [&](T value) {
+    if (!wanted) return;
+    std::fill_n(gradient, batch.split * batch.d, value);
+    std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, value);
+  };
+  fill_gradients(0);
   const BatchAllData data{pairs, pairing, margin, upstream, output, slopes};
   const auto walk = [&](auto policy) {
     DenseWalk<T, decltype(policy)>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
@@ -186,17 +192,14 @@ bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, 
   else
     walk(Hinge(data));
   if (soft_margin) count_negatives(pairing, pairs, output.negative_counts);
-  if (gradient != nullptr) {
+  if (wanted) {
     for (int64_t i = 0; i < anchors; ++i)
       for (int64_t at = pairs.begin[i]; at < pairs.begin[i + 1]; ++at) slopes[at] *= data.upstream(i);
     add_positives_gradient(batch, pairing, pairs, slopes, parallel, gradient, reference_gradient);
   }
   if (pairing.all_finite()) return true;
   std::fill_n(output.sums, anchors, std::numeric_limits<double>::quiet_NaN());
-  if (gradient != nullptr) {
-    std::fill_n(gradient, batch.split * batch.d, std::numeric_limits<T>::quiet_NaN());
-    std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, std::numeric_limits<T>::quiet_NaN());
-  }
+  fill_gradients(std::numeric_limits<T>::quiet_NaN());
   return false;
 }
 

@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_all_operator(
   with_rows(pairing, distance, gradients,
             [&](const auto& batch, const PairingInput& input, auto* own, auto* references) {
               batch_all(batch, input, margin, soft_margin, nullptr, TorchParallel(), output,
-                        with_gradient ? own : nullptr, references);
+                        with_gradient ? own : nullptr, with_gradient ? references : nullptr);
             });
   return {sums, counts, negatives, gradients.own, gradients.references};
 }
