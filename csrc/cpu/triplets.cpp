@@ -27,32 +27,45 @@ bool in_window(const AnchorKeys& keys, int32_t column, const KeyWindow& window) 
 // pass beside the few candidates is sorted out by its keys. Short rows are not worth it.
 constexpr int64_t kSampleStep = 8, kSampledColumns = 2048;
 
-// The rank-th smallest of the values, from 1.
-float ranked(std::vector<float>& values, int64_t rank) {
-  std::nth_element(values.begin(), values.begin() + (rank - 1), values.end());
+// The rank-th smallest of the values, from 1; where a smaller rank was asked for just before, from what lies above it.
+float ranked(std::vector<float>& values, int64_t rank, int64_t smaller_rank = 0) {
+  std::nth_element(values.begin() + smaller_rank, values.begin() + (rank - 1), values.end());
   return values[rank - 1];
 }
 
-// A number that at least `rank` of the row's key + width do not exceed, and not many more if the sample is a fair one.
-float bound_for_rank(const RowOfKeys& row, int64_t rank) {
-  const auto upper = [&](int64_t j) { return row.keys[j] + row.widths[j]; };
-  std::vector<float> values;
-  if (row.count >= kSampledColumns) {
-    for (int64_t j = 0; j < row.count; j += kSampleStep)
-      if (!std::isnan(row.keys[j])) values.push_back(upper(j));
-    const double share = static_cast<double>(rank) / kSampleStep;
-    const int64_t sampled_rank = static_cast<int64_t>(share + 3 * std::sqrt(share)) + 2;
-    if (sampled_rank <= static_cast<int64_t>(values.size())) {
-      const float bound = ranked(values, sampled_rank);
-      int64_t within = 0;
-      for (int64_t j = 0; j < row.count; ++j) within += upper(j) <= bound;
-      if (within >= rank) return bound;
+// Where the columns of ranks `first` to `last` lie, by a sample: from the smallest key - width that the first may have
+// to the largest key + width that the last may have. A guess, to be checked; infinite in short rows.
+struct Bracket {
+  float low, high;
+};
+Bracket sampled_bracket(const RowOfKeys& row, int64_t first, int64_t last) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Bracket bracket = {-kInfinity, kInfinity};
+  if (row.count < kSampledColumns) return bracket;
+  std::vector<float> keys;
+  keys.reserve(row.count / kSampleStep + 1);
+  float width = 0;
+  for (int64_t j = 0; j < row.count; j += kSampleStep)
+    if (!std::isnan(row.keys[j])) {
+      keys.push_back(row.keys[j]);
+      width = std::max(width, row.widths[j]);
     }
-    values.clear();
-  }
-  for (int64_t j = 0; j < row.count; ++j)
-    if (!std::isnan(row.keys[j])) values.push_back(upper(j));
-  return ranked(values, rank);
+  if (keys.empty()) return bracket;
+  const int64_t size = static_cast<int64_t>(keys.size());
+  const auto place = [&](int64_t rank, double side) {  // three standard deviations aside of the rank in the sample
+    const double share = static_cast<double>(rank) / kSampleStep, part = share / static_cast<double>(size);
+    return static_cast<int64_t>(share + side * (3 * std::sqrt(share * std::max(1 - part, 0.0)) + 2));
+  };
+  const int64_t low = std::max<int64_t>(place(first, -1), 0), high = place(last, 1);  // three or more apart
+  if (0 < low && low <= size) bracket.low = ranked(keys, low) - width;
+  if (high <= size) bracket.high = ranked(keys, high, low) + width;
+  return bracket;
+}
+
+int64_t count_below(const RowOfKeys& row, float floor) {
+  int64_t below = 0;
+  for (int64_t j = 0; j < row.count; ++j) below += row.keys[j] + row.widths[j] < floor;
+  return below;
 }
 
 }  // namespace
@@ -88,7 +101,8 @@ void TripletMiner<T>::run(const TripletOutput& output) {
   std::fill_n(output.negatives, t, -1);
   std::fill_n(output.distances, 2 * t, std::numeric_limits<double>::quiet_NaN());
   const std::vector<int32_t> rows = pairing_.anchor_rows(), columns = pairing_.column_rows();
-  const bool thresholds = options_.kind == MinerKind::kSemiHard || options_.kind == MinerKind::kEasyPositiveSemiHard;
+  const bool thresholds = options_.kind == MinerKind::kSemiHard || options_.kind == MinerKind::kEasyPositiveSemiHard ||
+                          (options_.kind == MinerKind::kKHardest && options_.skip_fraction > 0);
   const Tier* first_tier = thresholds ? &threshold_tier(batch_.tier) : &batch_.tier;
   // What fixed point saves an anchor it loses again to exact scores of its questions, some ten each.
   if (first_tier != &batch_.tier && first_tier->layout.fixed_point && t > kFixedPointQuestions * pairing_.anchors())
@@ -352,24 +366,45 @@ void TripletMiner<T>::mine_ranks(Query& query, const Pick& positive, const Tripl
   std::vector<Pick> picks;
   int64_t below = 0;  // columns that are surely among the first `skip`
   if (last > skip) {
-    KeyWindow window = {-std::numeric_limits<float>::infinity(), keys.limit(bound_for_rank(row, last))};
-    const int64_t near = keys.kernels->collect(row, &window, 1, query.found.data());
-    const auto ranked_side = [&](float side, int64_t rank) {
-      std::vector<float> values(near);
-      for (int64_t k = 0; k < near; ++k) values[k] = keys.keys[query.found[k]] + side * keys.widths[query.found[k]];
-      return ranked(values, rank);
-    };
     // Ranks below `skip` are counted where they are sure to be, and scored only near the edge.
-    if (skip > 0) window.floor = keys.floor(ranked_side(-1, skip + 1));
-    window.limit = keys.limit(ranked_side(1, last));
-    int64_t found = 0;
+    const auto lower = [&](int32_t column) { return keys.keys[column] - keys.widths[column]; };
+    const auto upper = [&](int32_t column) { return keys.keys[column] + keys.widths[column]; };
+    Bracket bracket = sampled_bracket(row, skip + 1, last);
+    int64_t near = 0;
+    const auto collect = [&] {
+      const KeyWindow window = {keys.floor(bracket.low), keys.limit(bracket.high)};
+      below = skip > 0 ? count_below(row, window.floor) : 0;
+      near = keys.kernels->collect(row, &window, 1, query.found.data());
+    };
+    const auto holds = [&] {  // the first wanted rank is not below the bracket, the last one not above it
+      int64_t under = below, within = below;
+      for (int64_t k = 0; k < near; ++k) {
+        under += lower(query.found[k]) < bracket.low;
+        within += upper(query.found[k]) <= bracket.high;
+      }
+      return under <= skip && within >= last;
+    };
+    collect();
+    if (!holds()) {
+      bracket = {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
+      collect();
+    }
+    std::vector<float> values(near);
+    const auto ranked_near = [&](auto&& side, int64_t rank) {
+      std::transform(query.found.begin(), query.found.begin() + near, values.begin(), side);
+      return ranked(values, rank - below);
+    };
+    KeyWindow window = {-std::numeric_limits<float>::infinity(), keys.limit(ranked_near(upper, last))};
+    if (skip > 0) window.floor = keys.floor(ranked_near(lower, skip + 1));
+    int64_t found = 0, sure = 0;
     for (int64_t k = 0; k < near; ++k) {
       const int32_t column = query.found[k];
-      if (keys.keys[column] + keys.widths[column] < window.floor)
-        ++below;
+      if (upper(column) < window.floor)
+        ++sure;
       else if (in_window(keys, column, window))
         query.found[found++] = column;
     }
+    below += sure;
     picks.reserve(found);
     for (int64_t k = 0; k < found; ++k) picks.push_back(pick_of(query, query.found[k]));
     std::sort(picks.begin(), picks.end(),

@@ -133,8 +133,11 @@ def test_positives_of_classes_too_large_to_score_pair_by_pair(native, tier, vari
     np.testing.assert_array_equal(found["triplets"].T, wanted)
 
 
-@pytest.mark.parametrize("variant", [VARIANTS[1], VARIANTS[6], VARIANTS[8]], ids=["semi-hard", "k", "skip"])
-@pytest.mark.parametrize("shape", ["gauss", "sorted", "outlier"])
+LONG_ROWS = [VARIANTS[1], VARIANTS[6], VARIANTS[8], dict(kind=K_HARDEST, skip=0.5), dict(kind=K_HARDEST, skip=0.999)]
+
+
+@pytest.mark.parametrize("variant", LONG_ROWS, ids=["semi-hard", "k", "skip", "skip half", "skip nearly all"])
+@pytest.mark.parametrize("shape", ["gauss", "sorted", "outlier", "striped near", "striped far"])
 def test_rows_long_enough_to_be_sampled(native, tier, variant, shape):
     rows, labels = batch_of("gauss", 2100, 6, 400)
     if shape == "sorted":  # a class is alike, and so are its neighbours: the sample is not a fair one
@@ -142,6 +145,9 @@ def test_rows_long_enough_to_be_sampled(native, tier, variant, shape):
         labels = np.arange(2100) // 5
     elif shape == "outlier":
         rows[1000] *= 1e5
+    elif shape.startswith("striped"):  # what a sample of every eighth column sees is unlike all others
+        labels = np.arange(2100)  # a class each: columns are in the order of the rows
+        rows[::8] *= 0.01 if shape == "striped near" else 100
     triplets = mine(native, rows, labels, EUCLIDEAN, tier, **variant)["triplets"].T
     anchors = np.linspace(0, 2099, 40).astype(int)
     wide = rows.astype(np.float64)
