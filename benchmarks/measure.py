@@ -81,6 +81,10 @@ def machine() -> str:
     return f"{processor}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
 
 
+def against(spread: Spread, limit: float) -> str:
+    return f"{spread} {'within' if spread.median <= limit else 'MISSES'} {limit:g}"
+
+
 def mib(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1f}"
 

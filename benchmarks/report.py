@@ -21,12 +21,12 @@ import torch
 import fasttriplet
 from benchmarks import bench_loss, peers
 from benchmarks.cases import OURS, YARDSTICK, shape_name, size
-from benchmarks.measure import Spread, machine, mib, table
+from benchmarks.measure import Spread, against, machine, mib, table
 from benchmarks.peak_memory import added_mib_of_fresh_process
 from benchmarks.plots import plot_memory, plot_small, plot_times
 from benchmarks.stages import stages_table
+from benchmarks.variations import variations_table
 from benchmarks.worst_cases import worst_cases_table
-from fasttriplet.check import DISTANCES
 
 RESULTS = Path(__file__).parent / "results"
 Found = dict[str, Any]
@@ -52,10 +52,6 @@ def measured(*arguments: str, sizes: Iterable[str], environment: dict[str, str] 
         for key in ("milliseconds", "ratio"):
             row[key] = {name: Spread(*values) for name, values in row[key].items()}
     return found
-
-
-def against(spread: Spread, limit: float) -> str:
-    return f"{spread} {'within' if spread.median <= limit else 'MISSES'} {limit:g}"
 
 
 class Report:
@@ -128,28 +124,11 @@ class Report:
         )
 
     def variations(self) -> None:
-        threads = torch.get_num_threads()
-        few = ("--rounds", self.rounds(3), "--peers")
-        cases = {"as above": ()}
-        cases |= {name: ("--distance", name) for name in DISTANCES if name != "euclidean"}
-        cases |= {name: ("--dtype", name) for name in ("float16", "bfloat16", "float64")}
-        cases |= {f"{count} per class": ("--samples-per-class", str(count)) for count in (16, 64)}
-        cases["one thread"] = ("--threads", "1")
-        cells = []
-        baseline: list[Found] = []
-        for name, arguments in cases.items():
-            rows = measured(*few, *arguments, sizes=self.sizes(LARGE[:2]))
-            baseline = baseline or rows
-            # By their ratios to mm, since the machine drifts from process to process; but one thread's mm is another.
-            unit = "milliseconds" if "--threads" in arguments else "ratio"
-            times = [row[unit][OURS].median / base[unit][OURS].median for row, base in zip(rows, baseline, strict=True)]
-            cells.append([name, *(f"{time:.2f}" for time in times), *(str(row["ratio"][OURS]) for row in rows)])
-        sizes = [shape_name(row["n"], row["d"]) for row in baseline]
         self.add(
             "## Variations",
-            f"{threads} threads where nothing else is said; one thread's mm has one thread too. Cost is relative to "
-            "the first row: of ratios to mm, of milliseconds for one thread.",
-            table(["", *(f"cost, {size}" for size in sizes), *(f"/ mm, {size}" for size in sizes)], cells),
+            f"Cost is in plain calls, round by round; squared_euclidean, float16 and bfloat16 are to cost no more than "
+            f"one. mm is float32's with {torch.get_num_threads()} threads in every row.",
+            variations_table([size(text) for text in self.sizes(LARGE[:2])], int(self.rounds(9))),
         )
 
     def small(self) -> None:

@@ -22,6 +22,7 @@ from benchmarks import (
     small_run,
     stages,
     triplet_margin,
+    variations,
     worst_cases,
 )
 
@@ -155,7 +156,7 @@ def test_the_report_goes_through_its_motions(tmp_path, monkeypatch):
         *("Batches that are hard for a screen", "Where the time goes"),
     ]
     assert "| 256 x 16 | all 256 anchors |" in text and "times the input's" in text
-    assert re.search(r"\| one thread \| \d+\.\d\d \|", text) and "| one class | " in text
+    assert re.search(r"\| 64 per class \| \d+\.\d\d \(", text) and "| one class | " in text
     pictures = re.findall(r"\]\((\w+\.png)\)", text)
     assert sorted(pictures) == ["cpu_memory.png", "cpu_small.png", "cpu_time.png"]
     for picture in pictures:
@@ -164,8 +165,8 @@ def test_the_report_goes_through_its_motions(tmp_path, monkeypatch):
 
 def test_limits_are_judged_by_the_median():
     spread = measure.Spread(0.5, 0.2, 0.9)
-    assert report.against(spread, 0.5) == "0.50 (0.20 to 0.90) within 0.5"
-    assert report.against(spread, 0.35) == "0.50 (0.20 to 0.90) MISSES 0.35"
+    assert measure.against(spread, 0.5) == "0.50 (0.20 to 0.90) within 0.5"
+    assert measure.against(spread, 0.35) == "0.50 (0.20 to 0.90) MISSES 0.35"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +197,7 @@ def test_a_wrong_loss_or_gradient_is_not_timed(monkeypatch, wrong):
         (peak_memory, ["8x0"], "NxD: a size must be positive; got '8x0'"),
         (peak_memory, ["8x8", "--contender", "x"], "--contender: invalid choice: 'x'"),
         (stages, ["x"], "NxD: a size must be NxD, two integers; got 'x'"),
+        (variations, ["64x8", "--rounds", "0"], "--rounds: a count must be positive; got '0'"),
         (worst_cases, ["x"], "NxD: a size must be NxD, two integers; got 'x'"),
     ],
 )
@@ -204,6 +206,25 @@ def test_command_lines_name_what_is_wrong(module, arguments, message, monkeypatc
     with pytest.raises(SystemExit):
         module.main()
     assert message in capsys.readouterr().err
+
+
+def test_variations_run_in_turn_and_leave_the_threads_alone(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["variations", "64x8", "--rounds", "2"])
+    threads = torch.get_num_threads()
+    seen = []
+    assert variations.with_threads(1, lambda: seen.append(torch.get_num_threads()))() is None
+    assert seen == [1] and torch.get_num_threads() == threads
+    variations.main()
+    table = capsys.readouterr().out
+    assert "| plain | 1.00 (1.00 to 1.00) |" in table
+    for name in (*variations.LIMITS, "squared_euclidean", "float16", "bfloat16"):
+        assert f"| {name} |" in table
+
+
+def test_variations_are_held_to_their_limits():
+    assert variations.judged("cosine", measure.Spread(1.2, 1, 2)).endswith(" within 1.2")
+    assert variations.judged("cosine", measure.Spread(1.21, 1, 2)).endswith(" MISSES 1.2")
+    assert variations.judged("plain", measure.Spread(1, 1, 1)) == "1.00 (1.00 to 1.00)"
 
 
 def test_turns_and_spreads():
