@@ -55,8 +55,11 @@ format: $(VENV)/.installed  ## rewrite the sources in the style that lint asks f
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(FORMATTED)
 
-bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (20 minutes)
+bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (30 minutes)
 	$(PY) -m benchmarks.report
+	$(PY) -m benchmarks.family --out benchmarks/results/family.md
+	$(PY) -m benchmarks.compat --out benchmarks/results/compat.md
+	$(PY) -m benchmarks.triplet_margin --out benchmarks/results/triplet_margin.md
 
 docs: $(VENV)/.installed  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks import originals, published
 from benchmarks.cases import LOSS_TOLERANCE, MARGIN, batch, positive, shape_name, size, step
-from benchmarks.measure import in_turn, machine, table
+from benchmarks.measure import add_out, in_turn, machine, publish, table
 from fasttriplet.compat import fastreid, pml, sentence_transformers, tfa, torchreid
 
 DEFAULT_SIZES = ("256x128", "512x128", "1024x128", "2048x128")
@@ -141,20 +141,26 @@ def options() -> argparse.Namespace:
     parser.add_argument("--samples-per-class", type=positive, default=4)
     parser.add_argument("--only", default="", metavar="TEXT", help="pairs whose name has this in it")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    add_out(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = options()
     torch.set_num_threads(arguments.threads)
-    print(f"{machine()}; float32, margin {MARGIN}, {arguments.samples_per_class} samples per class; median (range)\n")
     columns = ["drop-in for", "N x D", "fasttriplet ms", "original ms", "original / fasttriplet"]
-    print(table(columns, []))
-    for pair in pairs():
-        if arguments.only in pair.name:
-            for n, d in arguments.sizes:
-                found = cells(pair, n, d, arguments.rounds, arguments.samples_per_class)
-                print(table(columns, [found]).splitlines()[-1], flush=True)
+    rows = [
+        cells(pair, n, d, arguments.rounds, arguments.samples_per_class)
+        for pair in pairs()
+        if arguments.only in pair.name
+        for n, d in arguments.sizes
+    ]
+    about = (
+        f"{machine()}; float32, margin {MARGIN}, {arguments.samples_per_class} samples per class; forward plus "
+        f"backward, median (lowest to highest). An original that makes an array of N x N x N numbers, or lists all "
+        f"triplets, takes part up to N = {CUBIC_LIMIT}."
+    )
+    publish("Drop-ins beside their originals", "benchmarks.compat", f"{about}\n\n{table(columns, rows)}", arguments.out)
 
 
 if __name__ == "__main__":

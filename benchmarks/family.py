@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import fasttriplet
 from benchmarks.cases import MARGIN, YARDSTICK, batch, positive, shape_name, size, step
-from benchmarks.measure import Spread, in_turn, machine, table
+from benchmarks.measure import Spread, add_out, in_turn, machine, publish, table
 from fasttriplet import reference
 
 DEFAULT_SIZES = ("8192x128", "8192x512")
@@ -42,7 +41,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=7, help="counted rounds of every size (default 7)")
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES), metavar="LOSS")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="write the report there as well")
+    add_out(parser)
     return parser.parse_args()
 
 
@@ -109,9 +108,7 @@ def main() -> None:
             table(["N x D", "loss", "ms", "ratio to torch.mm"], rows),
         ]
     )
-    print(report)
-    if choices.out is not None:
-        choices.out.write_text(f"# The family on the CPU\n\nMade by `python -m benchmarks.family`.\n\n{report}\n")
+    publish("The family on the CPU", "benchmarks.family", report, choices.out)
 
 
 if __name__ == "__main__":

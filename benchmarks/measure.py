@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import re
 import statistics
@@ -87,6 +88,17 @@ def against(spread: Spread, limit: float) -> str:
 
 def mib(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1f}"
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there as well, Markdown")
+
+
+def publish(title: str, module: str, report: str, out: Path | None) -> None:
+    """Prints a report, and writes it under its title to ``out``."""
+    print(report)
+    if out is not None:
+        out.write_text(f"# {title}\n\nMade by `python -m {module}`. {report}\n")
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Runs every benchmark and writes ``results/cpu.md`` and its plots: ``make bench``, some twenty minutes on two cores.
+"""Runs every benchmark of batch-hard and writes ``results/cpu.md`` and its plots: twenty minutes of ``make bench``.
 
 Each table is a process of its own, so that instruction sets and thread counts can be set, and every contender is
 checked before it is timed. ``--quick`` goes through the same motions on small batches, to try the report itself; it

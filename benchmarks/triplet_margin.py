@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import fasttriplet
 from benchmarks.cases import OURS, positive, shape_name, size
-from benchmarks.measure import in_turn, machine, table
+from benchmarks.measure import add_out, in_turn, machine, publish, table
 from fasttriplet import reference
 
 DEFAULT_SIZES = ("64x128", "64x512", "4096x128", "4096x2048")
@@ -32,6 +32,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float64", "float32"))
     parser.add_argument("--swap", action="store_true", help="the negative at its distance from the nearer of the two")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    add_out(parser)
     return parser.parse_args()
 
 
@@ -90,9 +91,10 @@ def row_of(t: int, d: int, arguments: argparse.Namespace) -> list[str]:
 def main() -> None:
     arguments = options()
     torch.set_num_threads(arguments.threads)
-    print(f"{machine()}, {arguments.dtype}, swap={arguments.swap}; median (lowest to highest)\n")
     columns = ["T x D", f"{OURS}, ms", f"{PYTORCH}, ms", f"{OURS} / {PYTORCH}"]
-    print(table(columns, [row_of(t, d, arguments) for t, d in arguments.sizes]))
+    found = table(columns, [row_of(t, d, arguments) for t, d in arguments.sizes])
+    about = f"{machine()}; {arguments.dtype}, swap={arguments.swap}; forward plus backward, median (lowest to highest)"
+    publish("Explicit triplets on the CPU", "benchmarks.triplet_margin", f"{about}\n\n{found}", arguments.out)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ import pytest
 from benchmarks import cases, compat
 
 
-def test_it_verifies_times_and_prints_a_table(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["compat", "--sizes", "32x8", "--rounds", "1"])
+def test_it_verifies_times_and_prints_a_table(capsys, monkeypatch, tmp_path):
+    written = tmp_path / "compat.md"
+    monkeypatch.setattr("sys.argv", ["compat", "--sizes", "32x8", "--rounds", "1", "--out", str(written)])
     monkeypatch.setattr(compat, "CUBIC_LIMIT", 32)
     compat.main()
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    assert written.read_text().startswith("# Drop-ins") and printed in written.read_text()
+    lines = printed.splitlines()
     assert lines[2] == "| drop-in for | N x D | fasttriplet ms | original ms | original / fasttriplet |"
     assert len(lines) == 4 + len(compat.pairs()) >= 8
     assert all("| 32 x 8 |" in line and "not run" not in line for line in lines[4:])
