@@ -59,6 +59,7 @@ inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* re
 
 // Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 or to int16 multiples of `step`
 // and packed into 4 words, `words`.
+template <typename V = Vec>
 FT_INLINE void round_to_words(float* entries, float step, float* words) {
   typedef uint32_t Bits __attribute__((vector_size(32)));
   typedef uint64_t Pairs __attribute__((vector_size(32)));
@@ -76,6 +77,8 @@ FT_INLINE void round_to_words(float* entries, float step, float* words) {
     const Pairs pairs = (Pairs)shifted;  // the lower 16 bits of each are the integer's
     const Words packed = __builtin_convertvector(((pairs >> 16) & 0xffff0000) | (pairs & 0xffff), Words);
     __builtin_memcpy(words, &packed, sizeof packed);
+  } else if constexpr (V::kRoundsToBfloat16) {
+    V::round_to_bfloat16(entries, words);
   } else {  // the upper halves, ties to even
     Bits bits;
     __builtin_memcpy(&bits, entries, sizeof bits);
@@ -139,9 +142,11 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, float step, 
     round_to_words(reinterpret_cast<float*>(&rounded), step, words + k / kLayout.per_word);
     if constexpr (kLayout.per_word != 1) residual += (x - rounded) * (x - rounded);  // float32 rounds nothing off
   }
-  float total = 0;
-  for (int64_t lane = 0; lane < kStep; ++lane) total += residual[lane];
-  return total * (1 + 0x1p-18);  // above the roundings of a chunk's sum
+  typedef float Half __attribute__((vector_size(2 * kStep)));
+  Half halves[2];
+  __builtin_memcpy(halves, &residual, sizeof residual);
+  const Half four = halves[0] + halves[1];
+  return ((four[0] + four[2]) + (four[1] + four[3])) * (1 + 0x1p-18);  // above the roundings of a chunk's sum
 }
 
 // One panel: (x factor - centre) scale, rounded to float32, bfloat16 or int16, in the words and the order of the tier's

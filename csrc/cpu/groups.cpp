@@ -85,6 +85,7 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
   // Pass 1, by index: the value of each row, and for each row the lowest row of the same value and class.
   NumberTable table(n);
   std::vector<Value> values;
+  values.reserve(equal_rows == EqualRows::kApart ? 0 : n);
   std::vector<int32_t> leader(n, -1);
   std::unordered_map<uint64_t, int32_t>
       other_leaders;  // of (value, class), where the class is not that of the lowest row
@@ -124,6 +125,9 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
   // Pass 2, by class: number the leaders.
   groups.representative_of.assign(n, -1);
   groups.representative_begin.reserve(groups.classes() + 1);
+  groups.source.reserve(n);
+  groups.twin.reserve(n);
+  groups.representative_class.reserve(n);
   for (int32_t c = 0; c < groups.classes(); ++c) {
     groups.representative_begin.push_back(static_cast<int32_t>(groups.source.size()));
     for (int32_t at = groups.class_begin[c]; at < groups.class_begin[c + 1]; ++at) {

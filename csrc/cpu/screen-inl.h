@@ -60,6 +60,17 @@ inline void screen(const ScreenTask& task) {
   Tile tile;
   for (int64_t j = task.column_begin; j < task.column_end; j += kWidth) {
     for (int64_t i = task.row_begin; i < task.row_end && i < j + kWidth; i += kHeight) {
+      // Vectors of columns that lie right of the tile's first row, and are not padding.
+      const int first = i < j ? 0 : static_cast<int>(i - j + 1) / kLanes;
+      const int last =
+          task.column_end - j >= kWidth ? kVectors : static_cast<int>(task.column_end - j + kLanes - 1) / kLanes;
+      if (first > 0 || last < kVectors) {
+        if (first >= last) continue;
+        tile.multiply_part(task.panels, i, j, first, last);
+        test_tile<false, false>(task, {i, j}, tile);
+        test_tile<true, false>(task, {i, j}, tile);
+        continue;
+      }
       tile.multiply(task.panels, i, j);
       const bool above = i + kHeight <= j;
       const int32_t row_first = task.classes[i], row_last = task.classes[i + kHeight - 1];

@@ -28,6 +28,7 @@ class LocalAnchors {
   // Takes over what is known so far. The caller holds the block's lock.
   void load() {
     if (search_.empty()) return;
+    found_.reserve(8 * best_.size());  // rarely more
     for (int64_t row = begin_; row < end_; ++row) lower_best(row, search_.anchors[row].best);
   }
 
@@ -183,7 +184,7 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     task.row_begin = pair.i * block;
     task.row_end = std::min((pair.i + 1) * block, m);
     task.column_begin = pair.j * block;
-    task.column_end = std::min((pair.j + 1) * block, prepared.padded);
+    task.column_end = std::min((pair.j + 1) * block, m);
     task.classes = padded_classes.data();
     task.nearest = {nearest.keys.data(), context.nearest_rows->thresholds(), context.nearest_columns->thresholds()};
     task.farthest = {farthest.keys.data(), context.farthest_rows->thresholds(), context.farthest_columns->thresholds()};

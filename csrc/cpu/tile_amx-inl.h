@@ -79,6 +79,9 @@ class Tile {
     _tile_stored(3, dots_[kSide] + kSide, sizeof dots_[0]);
   }
 
+  // Where part of the columns are wanted; here all are multiplied.
+  FT_INLINE void multiply_part(const Panels& panels, int64_t i, int64_t j, int, int) { multiply(panels, i, j); }
+
   FT_INLINE Lanes lanes(int r, int c) const { return Vec::load(dots_[r] + c * kLanes); }
 
  private:

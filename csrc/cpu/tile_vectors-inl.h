@@ -21,29 +21,42 @@ struct TileSession {
 class Tile {
  public:
   // acc[r][c] = sum over k of rows[k][r] * columns[k][c], i and j the first row and the first column
-  FT_INLINE void multiply(const Panels& panels, int64_t i, int64_t j) {
-    const int64_t panel = i / kWidth * kWidth;
-    const float* rows = panels.data + panel * panels.depth + (i - panel);
-    const float* columns = panels.data + j * panels.depth;
+  FT_INLINE void multiply(const Panels& panels, int64_t i, int64_t j) { multiply_vectors<0, kVectors>(panels, i, j); }
+
+  // Likewise where only vectors [first, last) of the columns are wanted. The others become NaN, which passes no test.
+  FT_INLINE void multiply_part(const Panels& panels, int64_t i, int64_t j, int first, int last) {
     for (int r = 0; r < kHeight; ++r)
-      for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::zero();
-    for (int64_t k = 0; k < panels.depth; ++k) {
-      Lanes column[kVectors];
-      for (int c = 0; c < kVectors; ++c) column[c] = Vec::load(columns + c * kLanes);
-      for (int r = 0; r < kHeight; ++r) {
-        const Lanes row = Vec::set1(rows[r]);
-        for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::multiply_add(row, column[c], acc_[r][c]);
-      }
-      rows += kWidth;
-      columns += kWidth;
-    }
-    for (int r = 0; r < kHeight; ++r)
-      for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::products_of(acc_[r][c], panels.unit);
+      for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::set1(__builtin_nanf(""));
+    if (first == 2) return multiply_vectors<2, 3>(panels, i, j);
+    if (first == 1) return last == 2 ? multiply_vectors<1, 2>(panels, i, j) : multiply_vectors<1, 3>(panels, i, j);
+    if (last == 1) return multiply_vectors<0, 1>(panels, i, j);
+    return last == 2 ? multiply_vectors<0, 2>(panels, i, j) : multiply(panels, i, j);
   }
 
   FT_INLINE Lanes lanes(int r, int c) const { return acc_[r][c]; }
 
  private:
+  template <int kFirst, int kLast>
+  FT_INLINE void multiply_vectors(const Panels& panels, int64_t i, int64_t j) {
+    const int64_t panel = i / kWidth * kWidth;
+    const float* rows = panels.data + panel * panels.depth + (i - panel);
+    const float* columns = panels.data + j * panels.depth;
+    for (int r = 0; r < kHeight; ++r)
+      for (int c = kFirst; c < kLast; ++c) acc_[r][c] = Vec::zero();
+    for (int64_t k = 0; k < panels.depth; ++k) {
+      Lanes column[kVectors];
+      for (int c = kFirst; c < kLast; ++c) column[c] = Vec::load(columns + c * kLanes);
+      for (int r = 0; r < kHeight; ++r) {
+        const Lanes row = Vec::set1(rows[r]);
+        for (int c = kFirst; c < kLast; ++c) acc_[r][c] = Vec::multiply_add(row, column[c], acc_[r][c]);
+      }
+      rows += kWidth;
+      columns += kWidth;
+    }
+    for (int r = 0; r < kHeight; ++r)
+      for (int c = kFirst; c < kLast; ++c) acc_[r][c] = Vec::products_of(acc_[r][c], panels.unit);
+  }
+
   Lanes acc_[kHeight][kVectors];
 };
 

@@ -16,6 +16,7 @@ struct Avx2Vec {
   static constexpr int kLanes = 8;
   static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
   static constexpr bool kFixedPoint = false;
+  static constexpr bool kRoundsToBfloat16 = false;
 
   static FT_INLINE Lanes load(const float* p) { return _mm256_loadu_ps(p); }
   static FT_INLINE void store(float* p, Lanes v) { _mm256_storeu_ps(p, v); }

@@ -19,6 +19,7 @@ struct Avx512Vec {
   static constexpr int kLanes = 16;
   static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
   static constexpr bool kFixedPoint = false;
+  static constexpr bool kRoundsToBfloat16 = false;  // by an instruction of its own
 
   static FT_INLINE Lanes load(const float* p) { return _mm512_loadu_ps(p); }
   static FT_INLINE void store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }

@@ -14,6 +14,7 @@ struct PortableVec {
   static constexpr int kLanes = 4;
   static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
   static constexpr bool kFixedPoint = false;
+  static constexpr bool kRoundsToBfloat16 = false;
 
   static FT_INLINE Lanes load(const float* p) {
     Lanes v;
