@@ -35,7 +35,8 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 	$(BIN)/cmake -S . -B build/asan $(CMAKE_FLAGS) -DFASTTRIPLET_SANITIZE=ON
 	$(BIN)/cmake --build build/asan
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1048576 UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
+		ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1048576 \
+		UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
 		$(PY) -m pytest --capture=sys tests/native
 
 test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (seven minutes)

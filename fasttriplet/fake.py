@@ -57,6 +57,11 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     t: int | torch.SymInt = embeddings.shape[0]
     if MINERS[miner] == "semi_hard":  # one for each ordered positive pair
+        if embeddings.device.type == "meta":
+            raise ValueError(
+                "embeddings must be on a device that has values, since how many triplets semi-hard mining makes "
+                "follows from those of the labels; got embeddings on meta"
+            )
         t = torch.library.get_ctx().new_dynamic_size()
     elif MINERS[miner] == "k_hardest" and not kth_only:
         t = t * k

@@ -160,6 +160,8 @@ def test_meta_tensors_give_shapes():
         loss = function_of(name, labels, reduction="none", weights=torch.ones(7, device="meta"))(rows)
         assert loss.shape == (shape,)
         assert torch.autograd.grad(loss.sum(), rows)[0].shape == (7, 3)
+    with pytest.raises(ValueError, match=r"embeddings must be on a device that has values, .* on meta"):
+        function_of("semi_hard", labels)(rows)
 
 
 def test_every_pairing_is_tested():
