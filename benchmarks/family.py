@@ -108,7 +108,7 @@ def main() -> None:
             table(["N x D", "loss", "ms", "ratio to torch.mm"], rows),
         ]
     )
-    publish("The family on the CPU", "benchmarks.family", report, choices.out)
+    publish("The family on the CPU", "benchmarks.family", [report], choices.out)
 
 
 if __name__ == "__main__":

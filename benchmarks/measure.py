@@ -7,7 +7,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,11 +94,15 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there as well, Markdown")
 
 
-def publish(title: str, module: str, report: str, out: Path | None) -> None:
-    """Prints a report, and writes it under its title to ``out``."""
-    print(report)
+def publish(title: str, module: str, lines: Iterable[str], out: Path | None) -> None:
+    """Prints the lines of a report as they come, and writes them under a title to ``out``."""
+    report = []
+    for line in lines:
+        print(line, flush=True)
+        report.append(line)
     if out is not None:
-        out.write_text(f"# {title}\n\nMade by `python -m {module}`. {report}\n")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("\n".join([f"# {title}", "", f"Made by `python -m {module}`.", "", *report, ""]))
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

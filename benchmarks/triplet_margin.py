@@ -94,7 +94,7 @@ def main() -> None:
     columns = ["T x D", f"{OURS}, ms", f"{PYTORCH}, ms", f"{OURS} / {PYTORCH}"]
     found = table(columns, [row_of(t, d, arguments) for t, d in arguments.sizes])
     about = f"{machine()}; {arguments.dtype}, swap={arguments.swap}; forward plus backward, median (lowest to highest)"
-    publish("Explicit triplets on the CPU", "benchmarks.triplet_margin", f"{about}\n\n{found}", arguments.out)
+    publish("Explicit triplets on the CPU", "benchmarks.triplet_margin", [about, "", found], arguments.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Tile {
   FT_INLINE void multiply_part(const Panels& panels, int64_t i, int64_t j, int first, int last) {
     for (int r = 0; r < kHeight; ++r)
       for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::set1(__builtin_nanf(""));
+    static_assert(kVectors == 3);
     if (first == 2) return multiply_vectors<2, 3>(panels, i, j);
     if (first == 1) return last == 2 ? multiply_vectors<1, 2>(panels, i, j) : multiply_vectors<1, 3>(panels, i, j);
     if (last == 1) return multiply_vectors<0, 1>(panels, i, j);
