@@ -24,9 +24,6 @@ from benchmarks.cases import OURS, YARDSTICK, shape_name, size
 from benchmarks.measure import Spread, against, machine, mib, table
 from benchmarks.peak_memory import added_mib_of_fresh_process
 from benchmarks.plots import plot_memory, plot_small, plot_times
-from benchmarks.stages import stages_table
-from benchmarks.variations import variations_table
-from benchmarks.worst_cases import worst_cases_table
 
 RESULTS = Path(__file__).parent / "results"
 Found = dict[str, Any]
@@ -52,6 +49,16 @@ def measured(*arguments: str, sizes: Iterable[str], environment: dict[str, str] 
         for key in ("milliseconds", "ratio"):
             row[key] = {name: Spread(*values) for name, values in row[key].items()}
     return found
+
+
+def printed_table(module: str, *arguments: str) -> str:
+    """The table that another benchmark prints, in a process of its own too.
+
+    What is left in a heap by an earlier table may serve as mm's result, whose fresh pages are half of its time.
+    """
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return "\n".join(line for line in run.stdout.splitlines() if line.startswith("|"))
 
 
 class Report:
@@ -128,7 +135,7 @@ class Report:
             "## Variations",
             f"Cost is in plain calls, round by round; squared_euclidean, float16 and bfloat16 are to cost no more than "
             f"one. mm is float32's with {torch.get_num_threads()} threads in every row.",
-            variations_table([size(text) for text in self.sizes(LARGE[:2])], int(self.rounds(9))),
+            printed_table("variations", *self.sizes(LARGE[:2]), "--rounds", self.rounds(9)),
         )
 
     def small(self) -> None:
@@ -158,11 +165,11 @@ class Report:
         plot_small(rows, self.output / "cpu_small.png")
 
     def worst_cases(self) -> None:
-        shape = size(*self.sizes(["4096x128"]))
+        (shape,) = self.sizes(["4096x128"])
         self.add(
             "## Batches that are hard for a screen",
-            f"{shape_name(*shape)}; mm of random rows. Each is verified first.",
-            worst_cases_table(*shape),
+            f"{shape_name(*size(shape))}; mm of random rows. Each is verified first.",
+            printed_table("worst_cases", shape),
         )
 
     def growth(self) -> None:
@@ -197,7 +204,6 @@ class Report:
         )
 
     def stages(self) -> None:
-        sizes = self.sizes((*SMALL[::2], "256x512", "1024x128", *LARGE[:3]))
         self.add(
             "## Where the time goes",
             "Wall time by stage, as `python -m benchmarks.stages` prints it: prepare reads the rows, finds classes and "
@@ -205,7 +211,7 @@ class Report:
             "write puts the results out; backward gathers the gradient. Around is Python, autograd, PyTorch's "
             "dispatcher and allocator, and the loss of the mined distances: what is left of the whole, below zero "
             "where the machine drifted.",
-            stages_table([size(text) for text in sizes]),
+            printed_table("stages", *self.sizes((*SMALL[::2], "256x512", "1024x128", *LARGE[:3]))),
         )
 
     def run(self) -> None:
