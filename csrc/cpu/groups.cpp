@@ -85,7 +85,7 @@ Groups group_rows(const Batch<T>& batch, const int64_t* labels, const Survey& su
   // Pass 1, by index: the value of each row, and for each row the lowest row of the same value and class.
   NumberTable table(n);
   std::vector<Value> values;
-  values.reserve(equal_rows == EqualRows::kApart ? 0 : n);
+  if (equal_rows == EqualRows::kMerged) values.reserve(n);
   std::vector<int32_t> leader(n, -1);
   std::unordered_map<uint64_t, int32_t>
       other_leaders;  // of (value, class), where the class is not that of the lowest row

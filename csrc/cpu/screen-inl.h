@@ -60,7 +60,8 @@ inline void screen(const ScreenTask& task) {
   Tile tile;
   for (int64_t j = task.column_begin; j < task.column_end; j += kWidth) {
     for (int64_t i = task.row_begin; i < task.row_end && i < j + kWidth; i += kHeight) {
-      // Vectors of columns that lie right of the tile's first row, and are not padding.
+      // Vectors of columns that lie right of the tile's first row, and are not padding. Tiles that lack some are tested
+      // in a branch of their own, as mixed ones are: what joins two ways to multiply would go through memory.
       const int first = i < j ? 0 : static_cast<int>(i - j + 1) / kLanes;
       const int last =
           task.column_end - j >= kWidth ? kVectors : static_cast<int>(task.column_end - j + kLanes - 1) / kLanes;
