@@ -221,7 +221,11 @@ def test_variations_run_in_turn_and_leave_the_threads_alone(capsys, monkeypatch)
         assert f"| {name} |" in table
 
 
-def test_variations_are_held_to_their_limits():
+def test_variations_are_held_to_their_limits(monkeypatch):
+    for threads, verdict in ((2, " MISSES 1.8 or more"), (4, "(1.00 to 2.00)")):  # what two threads gain is known
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert variations.judged("one thread", measure.Spread(1.79, 1, 2)).endswith(verdict)
+        assert variations.judged("one thread", measure.Spread(1.8, 1, 2)).endswith(verdict.replace("MISSES", "within"))
     assert variations.judged("cosine", measure.Spread(1.2, 1, 2)).endswith(" within 1.2")
     assert variations.judged("cosine", measure.Spread(1.21, 1, 2)).endswith(" MISSES 1.2")
     assert variations.judged("plain", measure.Spread(1, 1, 1)) == "1.00 (1.00 to 1.00)"
