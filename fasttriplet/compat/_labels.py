@@ -16,6 +16,8 @@ def integer_labels(labels: Tensor, name: str = "labels") -> Tensor:
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(labels).__name__}")
+    if labels.ndim != 1:  # the functions would take [N, W] for bit masks
+        raise ValueError(f"{name} must have shape [N], one label a row; got {list(labels.shape)}")
     if labels.is_floating_point():
         return (labels + 0.0).view(_BITS[labels.element_size()])
     return labels
@@ -23,8 +25,9 @@ def integer_labels(labels: Tensor, name: str = "labels") -> Tensor:
 
 def label_vector(labels: Tensor, name: str) -> Tensor:
     """:func:`integer_labels` of labels [N] or, as Keras has them, [N, 1], as [N]."""
-    ids = integer_labels(labels, name)
-    return ids[:, 0] if ids.ndim == 2 and ids.shape[1] == 1 else ids
+    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    return integer_labels(labels, name)
 
 
 def one_class(labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet import functional
+from fasttriplet.autograd import _unit
 from fasttriplet.compat._labels import one_class
 from fasttriplet.pairing import widened
 
@@ -56,10 +57,11 @@ def _mean_without_negatives(rows: Tensor, margin: float, distance: str) -> Tenso
     if rows.shape[0] < 2:
         return (0 * rows).sum()
     if distance == "cosine":
-        rows = torch.nn.functional.normalize(rows, dim=1)
+        rows, zero = _unit(rows)
     distances = torch.nn.functional.pdist(rows)  # [N (N - 1) / 2], its slope at 0 is 0
     if distance != "euclidean":
         distances = distances.square()
     if distance == "cosine":
-        distances = distances / 2
+        first, second = torch.triu_indices(len(rows), len(rows), 1, device=rows.device)
+        distances = torch.where(zero[first] | zero[second], 1, distances / 2)  # a zero row is at distance 1
     return torch.relu(distances + margin).mean()

@@ -49,7 +49,7 @@ def triplet_loss(embedding: Tensor, targets: Tensor, margin: float, norm_feat: b
     """
     margin = check_margin(margin)
     if not check_bool("hard_mining", hard_mining):
-        raise ValueError("hard_mining must be True; for False see fasttriplet.weighted_triplet_loss")
+        raise ValueError("hard_mining must be True, for False see fasttriplet.weighted_triplet_loss; got False")
     if check_bool("norm_feat", norm_feat):  # 2 - 2 cos is the squared distance of rows of norm 1
         embedding, distance = torch.nn.functional.normalize(widened(embedding), dim=1), "squared_euclidean"
     else:

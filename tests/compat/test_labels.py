@@ -1,0 +1,34 @@
+"""Labels of the drop-ins: one a row, of any dtype; and batches of one class."""
+
+import pytest
+import torch
+
+from fasttriplet.compat import fastreid, pml, tfa, torchreid
+
+ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("labels", [torch.arange(6)[:, None] // 2, torch.ones(6, 3), torch.tensor(1)])
+def test_labels_that_would_pass_for_bit_masks_are_refused(labels):
+    calls = {
+        "labels": lambda: pml.TripletMarginLoss()(ROWS, labels),
+        "targets": lambda: torchreid.TripletLoss()(ROWS, labels),
+    }
+    if labels.shape != (6, 1):  # as Keras has them
+        calls["y_true"] = lambda: tfa.triplet_semihard_loss(labels, ROWS)
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=rf"{name} must have shape \[.*got \[|{name} must .* got .*\["):
+            call()
+    with pytest.raises(ValueError, match=r"targets must have shape \[N\], one label a row; got \["):
+        fastreid.triplet_loss(ROWS, labels, 0.3, False, True)
+
+
+def test_a_zero_row_in_a_batch_of_one_class_is_at_cosine_distance_one():
+    rows = torch.cat([torch.zeros(2, 4), ROWS]).double().requires_grad_()
+    loss = tfa.triplet_semihard_loss(torch.zeros(8), rows, margin=0.2, distance_metric="angular")
+    unit = torch.nn.functional.normalize(rows.detach(), dim=1)
+    distances = 1 - unit @ unit.T
+    expected = (distances + 0.2).clamp_min(0)[~torch.eye(8, dtype=torch.bool)].mean()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert rows.grad.isfinite().all() and not rows.grad[:2].any() and rows.grad[2:].any()
