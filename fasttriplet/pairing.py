@@ -49,7 +49,12 @@ class Batch(NamedTuple):
     def takes_part(self) -> Tensor | None:
         """[N] bool, anchors that are not ignored; None where none is."""
         index = self.pairing.ignore_index
-        return None if index is None else self.labels != index
+        return None if index is None else ~_ignored(self.labels, index)
+
+
+def _ignored(labels: Tensor, index: int) -> Tensor:
+    """As the kernels compare, in int64: in the labels' own dtype -1 would be 255 among uint8 labels."""
+    return labels.long() == index
 
 
 @torch.no_grad()
@@ -67,7 +72,7 @@ def poison_of(
             continue
         low, high = torch.aminmax(rows, dim=1)  # one pass and no copy, as isfinite would take; NaN goes through
         fine = (low > -torch.inf) & (high < torch.inf)
-        finite.append((fine if ignore_index is None else fine | (classes == ignore_index)).all())
+        finite.append((fine if ignore_index is None else fine | _ignored(classes, ignore_index)).all())
     if not finite:
         return embeddings.new_ones((), dtype=torch.float64)
     return torch.where(torch.stack(finite).all(), 1.0, torch.nan).double()

@@ -133,3 +133,15 @@ def test_integer_dtypes_of_all_ids():
             ref_groups=(LABELS % 2).to(dtype),
         )
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(mined[:2], expected[:2], strict=True))
+
+
+def test_an_ignored_index_outside_the_labels_dtype_ignores_nothing():
+    clean = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    rows = clean.clone()
+    rows[0, 0] = float("nan")
+    labels = torch.tensor([255, 255, 1, 1, 2, 2], dtype=torch.uint8)
+    assert fasttriplet.semi_hard_triplet_loss(rows, labels, ignore_index=-1).isnan()
+    _, stats = fasttriplet.semi_hard_triplet_loss(clean, labels, ignore_index=-1, return_stats=True)
+    _, plain = fasttriplet.semi_hard_triplet_loss(clean, labels.long(), ignore_index=-1, return_stats=True)
+    for found, wanted in zip(stats, plain, strict=True):
+        torch.testing.assert_close(found, wanted)
