@@ -166,3 +166,20 @@ def test_meta_tensors_give_shapes():
 
 def test_every_pairing_is_tested():
     assert set(PAIRINGS) >= {"plain", "references", "masks", "everything"}
+
+
+def test_batch_all_makes_no_gradient_where_none_is_recorded():
+    asked = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.fasttriplet.batch_all.default:
+                asked.append(args[-1])
+            return function(*args, **(kwargs or {}))
+
+    rows, labels = torch.randn(6, 4, requires_grad=True), torch.arange(6) // 2
+    with Watch():
+        loss = fasttriplet.batch_all_triplet_loss(rows, labels)
+        with torch.no_grad():
+            same = fasttriplet.batch_all_triplet_loss(rows, labels)
+    assert asked == [True, False] and torch.equal(loss.detach(), same)

@@ -88,7 +88,8 @@ def batch_all_triplet_loss(
     batch = batch_of("batch_all_triplet_loss", embeddings, labels, pairing)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
     check_weights(weights, batch.embeddings)
-    uniform = weights is None and reduction != "none"  # one number goes back to all anchors
+    # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
+    uniform = weights is None and reduction != "none" and torch.is_grad_enabled()
     sums, (active, counted), negative_counts, poison = BatchAllSums.apply(
         *batch.arguments, options.distance, options.margin, options.soft_margin, uniform
     )
