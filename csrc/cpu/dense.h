@@ -206,8 +206,7 @@ class DenseWalk {
   // As the scan sees it: normalised, centred and scaled.
   double prepared_entry(const Prepared& prepared, int32_t row, int64_t k) const {
     const double factor = survey_.factors.empty() ? 1 : survey_.factors[row];
-    const double centre = prepared.centre.empty() ? 0 : prepared.centre[k];
-    return (static_cast<double>(batch_.row(row)[k]) * factor - centre) * prepared.scale;
+    return (static_cast<double>(batch_.row(row)[k]) * factor - prepared.centre(k)) * prepared.scale;
   }
 
   // The keys of what is no negative become NaN.
@@ -304,8 +303,7 @@ class DenseWalk {
       for (int64_t k = 0; k < batch_.d; ++k) {
         double share;
         if (batch_.distance == Distance::kInnerProduct) {
-          const double centre = prepared.centre.empty() ? 0 : prepared.centre[k];
-          share = -(product[k] / prepared.scale + centre * kernel.weight_total);
+          share = -(product[k] / prepared.scale + prepared.centre(k) * kernel.weight_total);
         } else {
           share = (kernel.weight_total * prepared_entry(prepared, row, k) - product[k]) / prepared.scale;
           if (batch_.distance == Distance::kCosine)

@@ -95,9 +95,10 @@ struct RowSums {
   double square, residual, centre_dot;  // |x|^2, |x - x^|^2, c.x
 };
 
-// `length` entries of row `source` from `begin` on, as words.
+// `length` entries of row `source` from `begin` on, as words. `centre` is the row's, or null.
 template <typename T>
-FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, int64_t begin, int64_t length, float* words) {
+FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, const double* centre, int64_t begin,
+                               int64_t length, float* words) {
   const T* row = task.rows(source) + begin;
   const Wide factor = splat(task.factors ? task.factors[source] : 1.0), scale = splat(task.scale);
   Wide square = zeros(), residual = zeros(), centre_dot = zeros();
@@ -105,10 +106,7 @@ FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, int64_t 
     const bool whole = k + kStep <= length;
     const Wide x = whole ? load_wide(row + k) : load_tail(row + k, length - k);
     Wide c = zeros();
-    if (task.centre) {
-      const double* centre = task.centre + begin + k;
-      c = whole ? load_wide(centre) : load_tail(centre, length - k);
-    }
+    if (centre) c = whole ? load_wide(centre + begin + k) : load_tail(centre + begin + k, length - k);
     const Wide exact = (x * factor - c) * scale;
     float entries[kStep];
     store_wide(entries, exact);
@@ -155,7 +153,7 @@ template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
   constexpr int64_t kChunk = 64;  // entries of a row at a time: 48 rows of them are 12 KB of the first cache
   constexpr int64_t kPerWord = kLayout.per_word, kWords = kChunk / kPerWord;
-  const bool plain = std::is_same_v<T, float> && task.factors == nullptr && task.centre == nullptr &&
+  const bool plain = std::is_same_v<T, float> && task.factors == nullptr && task.centres == nullptr &&
                      task.scale > 0x1p-120 && task.scale < 0x1p120;  // a float32 number
   alignas(64) float words[kWidth][kWords];
   RowSums sums[kWidth] = {};
@@ -176,7 +174,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
               pack_plain_entries(task.rows(source) + begin, task.scale, task.step, length, words[lane]);
           continue;
         }
-      const RowSums chunk = pack_entries(task, source, begin, length, words[lane]);
+      const RowSums chunk = pack_entries(task, source, task.centre(first + lane), begin, length, words[lane]);
       sums[lane].square += chunk.square;
       sums[lane].residual += chunk.residual;
       sums[lane].centre_dot += chunk.centre_dot;

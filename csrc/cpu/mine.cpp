@@ -40,8 +40,7 @@ class Miner {
     lap(Stage::kPrepare);
     score_small_classes();
     lap(Stage::kPositives);
-    const bool has_negatives = groups_.classes() > 1 && groups_.representatives() > 1;
-    if (has_negatives || largest_class() > kPairwiseClass) screen();
+    screen();
     for_each_range(parallel_, batch_.n, 256, 20.0 * static_cast<double>(batch_.n),
                    [&](int64_t begin, int64_t end) { write(begin, end, output); });
     if (!survey_.all_finite) override_non_finite(output);
@@ -67,6 +66,7 @@ class Miner {
     for (int32_t c = 0; c < groups_.classes(); ++c) largest = std::max(largest, class_size(c));
     return largest;
   }
+  bool in_large_class(int32_t r) const { return class_size(groups_.representative_class[r]) > kPairwiseClass; }
   double score_of(int32_t a, int32_t b) const { return score_(groups_.source[a], groups_.source[b]); }
 
   void score_small_classes() {
@@ -91,34 +91,73 @@ class Miner {
       }
   }
 
+  // What one screen looks for, and among which representatives.
+  struct Wanted {
+    bool nearest, farthest;
+    const std::vector<int32_t>& source;   // [R]
+    const std::vector<int32_t>& classes;  // [R]
+    const Centres& centres;
+    const int32_t* representatives;  // [R], or null: all
+  };
+
+  // The nearest negatives, and the farthest positives of large classes: in one walk, or these in one of their own where
+  // each class then has its own centre.
   void screen() {
+    const bool negatives = groups_.classes() > 1 && groups_.representatives() > 1;
+    const bool positives = largest_class() > kPairwiseClass;
+    if (!negatives && !positives) return;
+    const Centres common = common_centre(batch_, survey_, groups_.source);
+    const bool apart = positives && screen_positives_apart(common);
+    if (negatives || !apart)
+      screen({negatives, positives && !apart, groups_.source, groups_.representative_class, common, nullptr});
+  }
+
+  // False where no class has a use for a centre of its own.
+  bool screen_positives_apart(const Centres& common) {
+    std::vector<int32_t> representatives, source, classes;
+    for (int32_t r = 0; r < groups_.representatives(); ++r) {
+      if (!in_large_class(r)) continue;
+      representatives.push_back(r);
+      source.push_back(groups_.source[r]);
+      classes.push_back(groups_.representative_class[r]);
+    }
+    const Centres own = class_centres(batch_, survey_, source, classes, common);
+    if (own.empty()) return false;
+    screen({false, true, source, classes, own, representatives.data()});
+    return true;
+  }
+
+  void screen(const Wanted& wanted) {
     for (const Tier* tier = &batch_.tier; tier != nullptr; tier = tier->finer)
-      if (screen_by(*tier)) return;
+      if (screen_by(*tier, wanted)) return;
   }
 
   // False where the tier's products are too coarse and a finer tier can do it.
-  bool screen_by(const Tier& tier) {
-    const int64_t m = groups_.representatives();
-    const Prepared prepared = prepare_rows(batch_, tier, survey_, groups_.source, parallel_);
+  bool screen_by(const Tier& tier, const Wanted& wanted) {
+    const int32_t m = static_cast<int32_t>(wanted.source.size());
+    const Prepared prepared = prepare_rows(batch_, tier, survey_, wanted.source, wanted.centres, parallel_);
     if (prepared.too_coarse && tier.finer != nullptr) return false;
+    const auto representative = [&](int32_t r) { return wanted.representatives ? wanted.representatives[r] : r; };
     Search nearest(1, prepared.padded), farthest(-1, prepared.padded);
-    nearest.resize(m);
-    if (largest_class() > kPairwiseClass) farthest.resize(m);
+    if (wanted.nearest) nearest.resize(m);
+    if (wanted.farthest) farthest.resize(m);
     for (int32_t r = 0; r < m; ++r) {
-      nearest.set(r, terms_of(prepared, batch_.distance, r, false), groups_.classes() > 1,
-                  groups_.may_be_negative[r] != 0);
-      if (farthest.empty()) continue;
-      const bool screened = class_size(groups_.representative_class[r]) > kPairwiseClass;
+      if (wanted.nearest)
+        nearest.set(r, terms_of(prepared, batch_.distance, r, false), true,
+                    groups_.may_be_negative[representative(r)] != 0);
+      if (!wanted.farthest) continue;
+      const bool screened = in_large_class(representative(r));
       farthest.set(r, terms_of(prepared, batch_.distance, r, true), screened, screened);
     }
     lap(Stage::kPrepare);
-    const Settler settler{[this](int32_t a, int32_t b) { return score_of(a, b); }, groups_.source.data()};
-    const bool done = run_screen(tier, prepared, groups_.representative_class, nearest, farthest, settler, parallel_,
+    const Settler settler{[&](int32_t a, int32_t b) { return score_(wanted.source[a], wanted.source[b]); },
+                          wanted.source.data()};
+    const bool done = run_screen(tier, prepared, wanted.classes, nearest, farthest, settler, parallel_,
                                  tier.finer != nullptr && prepared.scale != 0);
     lap(Stage::kScreen);
     if (done) {
-      settle(nearest, settler, nearest_);
-      settle(farthest, settler, farthest_);
+      settle(nearest, settler, [&](int32_t r) -> Pick& { return nearest_[representative(r)]; });
+      settle(farthest, settler, [&](int32_t r) -> Pick& { return farthest_[representative(r)]; });
     }
     report_.exact_negatives += nearest.scored();
     report_.exact_positives += farthest.scored();
@@ -126,14 +165,16 @@ class Miner {
     return done;
   }
 
-  void settle(Search& search, const Settler& settler, std::vector<Pick>& picks) {
+  template <typename PickOf>
+  void settle(Search& search, const Settler& settler, PickOf&& pick_of) {
     const int64_t m = static_cast<int64_t>(search.anchors.size());
     const double operations = 6.0 * static_cast<double>(m) * static_cast<double>(batch_.d);
     for_each_range(parallel_, m, 128, operations, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         search.settle(r, settler);
         const Winner& winner = search.anchors[r].winner;
-        if (winner.candidate >= 0) picks[r] = {groups_.source[winner.candidate], search.sign * winner.score};
+        if (winner.candidate >= 0)
+          pick_of(static_cast<int32_t>(r)) = {settler.source[winner.candidate], search.sign * winner.score};
       }
     });
   }

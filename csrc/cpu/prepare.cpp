@@ -12,54 +12,29 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// The centre, core/prepare.h; empty where there is none.
-template <typename T>
-std::vector<double> centre_of(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& source) {
-  constexpr int64_t kSamples = kCentreSamples;
-  std::vector<double> centre(batch.d, 0.0);
-  const T* rows[kSamples];
-  double factors[kSamples];
-  for (int64_t s = 0; s < kSamples; ++s) {
-    const int32_t i = source[centre_sample(static_cast<int>(s), static_cast<int64_t>(source.size()))];
-    rows[s] = batch.row(i);
-    factors[s] = survey.factors.empty() ? 1.0 : survey.factors[i];
-  }
-  double square[kSamples] = {}, centred_square[kSamples] = {};
-  for (int64_t k = 0; k < batch.d; ++k) {
-    double x[kSamples];
-    for (int64_t s = 0; s < kSamples; ++s) x[s] = static_cast<double>(rows[s][k]) * factors[s];
-    centre[k] = centre_entry(x);
-    for (int64_t s = 0; s < kSamples; ++s) {
-      square[s] += x[s] * x[s];
-      centred_square[s] += (x[s] - centre[k]) * (x[s] - centre[k]);
-    }
-  }
-  return centre_pays(square, centred_square) ? centre : std::vector<double>();
-}
-
-double scale_of(const Survey& survey, const std::vector<int32_t>& source, const std::vector<double>& centre) {
+double scale_of(const Survey& survey, const std::vector<int32_t>& source, const Centres& centres) {
   double largest = 0;
   for (const int32_t i : source)
     largest = std::max(largest, survey.rows[i].largest * (survey.factors.empty() ? 1.0 : survey.factors[i]));
   double shift = 0;
-  for (const double c : centre) shift = std::max(shift, std::fabs(c));
+  for (const double c : centres.entries) shift = std::max(shift, std::fabs(c));
   return scale_for(largest + shift);
 }
 
 // The step of fixed-point entries, from the largest norm and the largest entry of the prepared rows. With a centre or
 // factors these take a pass over the rows.
 template <typename T>
-float step_of(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& source,
-              const std::vector<double>& centre, double scale, const Parallel& parallel) {
+float step_of(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& source, const Centres& centres,
+              double scale, const Parallel& parallel) {
   double largest_square = 0, largest = 0;
-  if (centre.empty() && survey.factors.empty()) {
+  if (centres.empty() && survey.factors.empty()) {
     for (const int32_t i : source) {
       largest_square = std::max(largest_square, survey.rows[i].square);
       largest = std::max(largest, survey.rows[i].largest);
     }
   } else {
-    const std::vector<double> none(centre.empty() ? batch.d : 0, 0.0);
-    const double* const c = centre.empty() ? none.data() : centre.data();
+    const std::vector<double> none(centres.empty() ? batch.d : 0, 0.0);
+    const double* const first = centres.empty() ? none.data() : centres.entries.data();
     const int64_t m = static_cast<int64_t>(source.size());
     std::mutex lock;
     for_each_range(parallel, m, 64, 4.0 * static_cast<double>(m) * static_cast<double>(batch.d),
@@ -68,6 +43,7 @@ float step_of(const Batch<T>& batch, const Survey& survey, const std::vector<int
                      for (int64_t r = begin; r < end; ++r) {
                        const T* const row = batch.row(source[r]);
                        const double factor = survey.factors.empty() ? 1.0 : survey.factors[source[r]];
+                       const double* const c = first + (centres.of.empty() ? 0 : centres.of[r] * batch.d);
                        double square[4] = {}, most[4] = {};  // chains of their own
                        const auto add = [&](int64_t k, int64_t lane) {
                          const double x = static_cast<double>(row[k]) * factor - c[k];
@@ -89,22 +65,25 @@ float step_of(const Batch<T>& batch, const Survey& survey, const std::vector<int
   return static_cast<float>(fixed_point_step(std::sqrt(largest_square) * scale, largest * scale, batch.d));
 }
 
-ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre, double scale,
-                           int64_t d) {
+ProductScale product_scale(const std::vector<RowNorms>& rows, const Centres& centres, double scale, int64_t d) {
   std::vector<double> norms(rows.size());
   std::transform(rows.begin(), rows.end(), norms.begin(), [](const RowNorms& row) { return row.norm; });
   const int64_t longest = std::min<int64_t>(kUnusualRows + 1, static_cast<int64_t>(norms.size()));
   std::partial_sort(norms.begin(), norms.begin() + longest, norms.end(), std::greater<>());
-  double square = 0;
-  for (const double c : centre) square += c * scale * (c * scale);
-  return {usual_norm(norms.data(), longest), norms[0], std::sqrt(square), d};
+  double largest_square = 0;
+  for (auto entry = centres.entries.begin(); entry != centres.entries.end();) {
+    double square = 0;
+    for (int64_t k = 0; k < d; ++k, ++entry) square += *entry * scale * (*entry * scale);
+    largest_square = std::max(largest_square, square);
+  }
+  return {usual_norm(norms.data(), longest), norms[0], std::sqrt(largest_square), d};
 }
 
 }  // namespace
 
 template <typename T>
 Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const std::vector<int32_t>& source,
-                      const Parallel& parallel) {
+                      Centres centres, const Parallel& parallel) {
   const Layout& layout = tier.layout;
   const int64_t m = static_cast<int64_t>(source.size());
   const int64_t panels = (m + layout.width - 1) / layout.width, words = panels * layout.panel_words(batch.d);
@@ -116,16 +95,16 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   prepared.panels = {static_cast<float*>(std::aligned_alloc(64, bytes)), std::free};
   if (!prepared.panels) throw std::bad_alloc();
 
-  std::vector<double> centre = centre_of(batch, survey, source);
-  const double scale = scale_of(survey, source, centre);
+  const double scale = scale_of(survey, source, centres);
   const bool fixed_point = layout.fixed_point && scale != 0;
-  const float step = fixed_point ? step_of(batch, survey, source, centre, scale, parallel) : 1;
+  const float step = fixed_point ? step_of(batch, survey, source, centres, scale, parallel) : 1;
   const PackTask<T> task = {batch.source(),
                             batch.d,
                             source.data(),
                             m,
                             survey.factors.empty() ? nullptr : survey.factors.data(),
-                            centre.empty() ? nullptr : centre.data(),
+                            centres.empty() ? nullptr : centres.entries.data(),
+                            centres.of.empty() ? nullptr : centres.of.data(),
                             scale,
                             step,
                             survey.rows.data(),
@@ -147,8 +126,8 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   prepared.unit = step * step;
   prepared.scale = task.scale;
   if (batch.distance == Distance::kInnerProduct)
-    prepared.product = product_scale(prepared.norms, centre, task.scale, batch.d);
-  prepared.centre = std::move(centre);
+    prepared.product = product_scale(prepared.norms, centres, task.scale, batch.d);
+  prepared.centres = std::move(centres);
   return prepared;
 }
 
@@ -159,9 +138,9 @@ RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bo
   return farthest ? fasttriplet::farthest(nearest) : nearest;
 }
 
-template Prepared prepare_rows(const Batch<float>&, const Tier&, const Survey&, const std::vector<int32_t>&,
+template Prepared prepare_rows(const Batch<float>&, const Tier&, const Survey&, const std::vector<int32_t>&, Centres,
                                const Parallel&);
-template Prepared prepare_rows(const Batch<double>&, const Tier&, const Survey&, const std::vector<int32_t>&,
+template Prepared prepare_rows(const Batch<double>&, const Tier&, const Survey&, const std::vector<int32_t>&, Centres,
                                const Parallel&);
 
 }  // namespace fasttriplet::cpu

@@ -8,6 +8,7 @@
 
 #include "core/bound.h"
 #include "cpu/batch.h"
+#include "cpu/centres.h"
 
 namespace fasttriplet::cpu {
 
@@ -16,21 +17,23 @@ struct Prepared {
   int64_t depth = 0;                                                   // words of a row, cpu/tier.h
   float unit = 1;                                                      // of a product, cpu/tier.h
   int64_t padded = 0;                                                  // M rounded up to whole panels
-  std::vector<double> centre;                                          // [D], empty where there is none
-  std::vector<RowNorms> norms;                                         // [M]
-  double kappa = 0;                                                    // core/bound.h
-  ProductScale product = {};                                           // of inner products
-  double scale = 1;                                                    // power of two; 0 where nothing can be screened
-  bool too_coarse = false;                                             // not worth screening with: a finer tier should
+  Centres centres;
+  std::vector<RowNorms> norms;  // [M]
+  double kappa = 0;             // core/bound.h
+  ProductScale product = {};    // of inner products
+  double scale = 1;             // power of two; 0 where nothing can be screened
+  bool too_coarse = false;      // not worth screening with: a finer tier should
 
   Panels view() const { return {panels.get(), depth, unit}; }
+  // Entry k of the common centre.
+  double centre(int64_t k) const { return centres.empty() ? 0 : centres.entries[k]; }
 };
 
 // `tier` is the one that will multiply them: the batch's or a finer one. `source` [M] are rows of the batch, finite
 // ones.
 template <typename T>
 Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const std::vector<int32_t>& source,
-                      const Parallel& parallel);
+                      Centres centres, const Parallel& parallel);
 
 // A prepared row's share of the bound, for the nearest or the farthest.
 RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bool farthest);

@@ -67,7 +67,7 @@ Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int
     first_place_ = padded_columns_;
     source.insert(source.end(), rows_.begin(), rows_.end());
   }
-  prepared_ = prepare_rows(batch, tier, survey, source, parallel);
+  prepared_ = prepare_rows(batch, tier, survey, source, common_centre(batch, survey, source), parallel);
   terms_.resize(source.size());
   for (size_t place = 0; place < source.size(); ++place) {
     const RowNorms& row = prepared_.norms[place];

@@ -43,14 +43,17 @@ class LocalAnchors {
     found_.push_back({static_cast<int32_t>(anchor), static_cast<int32_t>(candidate), lower});
   }
 
-  // The caller holds the block's lock. Returns how many full lists were settled.
-  int64_t merge(const Settler& settler) {
+  // The caller holds the block's lock. Returns how many full lists were settled, and stops above `most` of them.
+  int64_t merge(const Settler& settler, int64_t most) {
     for (const Found& found : found_) {
       double& best = search_.anchors[found.anchor].best;
       best = std::min(best, best_[found.anchor - begin_]);
     }
     int64_t settled = 0;
-    for (const Found& found : found_) settled += search_.offer(found.anchor, found.candidate, found.lower, settler);
+    for (const Found& found : found_) {
+      settled += search_.offer(found.anchor, found.candidate, found.lower, settler);
+      if (settled > most) break;
+    }
     return settled;
   }
 
@@ -85,6 +88,17 @@ struct TaskContext {
     (positive ? task.farthest_columns : task.nearest_columns)->offer(j, i, signed_dot);
   }
 };
+
+// Ordered pairs of one class.
+double pairs_within(const std::vector<int32_t>& classes) {
+  double pairs = 0;
+  for (auto first = classes.begin(); first != classes.end();) {
+    const auto next = std::upper_bound(first, classes.end(), *first);
+    pairs += static_cast<double>(next - first) * static_cast<double>(next - first);
+    first = next;
+  }
+  return pairs;
+}
 
 }  // namespace
 
@@ -144,8 +158,8 @@ int64_t Search::scored() const {
 bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
                 Search& farthest, const Settler& settler, const Parallel& parallel, bool may_give_up) {
   const int64_t m = static_cast<int64_t>(classes.size());
-  const double operations =
-      static_cast<double>(m) * static_cast<double>(m) * static_cast<double>(prepared.depth + 4) / 16;
+  const double pairs = nearest.empty() ? pairs_within(classes) : static_cast<double>(m) * static_cast<double>(m);
+  const double operations = pairs * static_cast<double>(prepared.depth + 4) / 16;
   // With several threads a batch of few blocks is cut finer, so that all of them have tasks.
   const int64_t share = operations < 2 * kOperationsPerWorker ? kBlock : m / (2 * parallel.threads() + 2);
   const int64_t width = tier.layout.width;
@@ -155,15 +169,14 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
   padded_classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
   std::vector<std::mutex> locks(blocks);
   std::atomic<int64_t> settled{0};
-  std::atomic<bool> gave_up{false};
-  const auto too_coarse = [&] { return may_give_up && settled.load(std::memory_order_relaxed) > m; };
+  const int64_t most = may_give_up ? m : std::numeric_limits<int64_t>::max();
+  const auto left = [&] { return most - settled.load(std::memory_order_relaxed); };
 
   for_each_task(parallel, blocks * (blocks + 1) / 2, operations, [&](int64_t index) {
-    if (too_coarse()) {
-      gave_up = true;
-      return;
-    }
+    if (left() < 0) return;
     const BlockPair pair = block_pair(index, blocks);
+    const int32_t row_last = classes[std::min((pair.i + 1) * block, m) - 1], column_first = classes[pair.j * block];
+    if (nearest.empty() && row_last < column_first) return;
     const auto local = [&](Search& search, int64_t of) {
       LocalAnchors anchors(search, of * block, std::min((of + 1) * block, m),
                            std::min((of + 1) * block, prepared.padded));
@@ -186,21 +199,25 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     task.column_begin = pair.j * block;
     task.column_end = std::min((pair.j + 1) * block, m);
     task.classes = padded_classes.data();
-    task.nearest = {nearest.keys.data(), context.nearest_rows->thresholds(), context.nearest_columns->thresholds()};
-    task.farthest = {farthest.keys.data(), context.farthest_rows->thresholds(), context.farthest_columns->thresholds()};
+    task.nearest = {nearest.keys.data(), context.nearest_rows->thresholds(), context.nearest_columns->thresholds(),
+                    !nearest.empty()};
+    task.farthest = {farthest.keys.data(), context.farthest_rows->thresholds(), context.farthest_columns->thresholds(),
+                     !farthest.empty()};
     task.hit = TaskContext::hit;
     task.context = &context;
     tier.screen(task);
     {
       const std::lock_guard<std::mutex> guard(locks[pair.i]);
-      settled += context.nearest_rows->merge(settler) + context.farthest_rows->merge(settler);
+      settled += context.nearest_rows->merge(settler, left());
+      settled += context.farthest_rows->merge(settler, left());
     }
     if (!diagonal) {
       const std::lock_guard<std::mutex> guard(locks[pair.j]);
-      settled += context.nearest_columns->merge(settler) + context.farthest_columns->merge(settler);
+      settled += context.nearest_columns->merge(settler, left());
+      settled += context.farthest_columns->merge(settler, left());
     }
   });
-  return !gave_up;
+  return left() >= 0;
 }
 
 }  // namespace fasttriplet::cpu

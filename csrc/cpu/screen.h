@@ -62,8 +62,9 @@ class Search {
   std::vector<Anchor> anchors;  // [M]
 };
 
-// Walks all pairs; afterwards every anchor's list holds its winner. With `may_give_up` it stops early, and returns
-// false, once an anchor in the mean has had a full list settled: then the products are too coarse for these rows.
+// Walks all pairs of `classes` [M], ascending, that a search which is not empty may want; afterwards every anchor's
+// list holds its winner. With `may_give_up` it stops early, and returns false, once an anchor in the mean has had a
+// full list settled: then the products are too coarse for these rows.
 bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
                 Search& farthest, const Settler& settler, const Parallel& parallel, bool may_give_up);
 

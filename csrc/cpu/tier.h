@@ -44,6 +44,7 @@ struct ScreenTask {
     const float* key;               // [padded N] of the candidate, +inf where it is none
     const float* row_threshold;     // of anchor i at [i - row_begin], +inf where it is none
     const float* column_threshold;  // of anchor j at [j - column_begin]
+    bool wanted;                    // else tiles of no other use are not multiplied
   } nearest, farthest;              // among negatives, among positives
   void (*hit)(void* context, int64_t i, int64_t j, float dot, bool positive);  // may lower the thresholds
   void* context;
@@ -167,12 +168,17 @@ struct PackTask {
   const int32_t* source;     // [packed N] row of the batch
   int64_t count;             // packed N; the last panel is padded with zeros
   const double* factors;     // [N] 1 / |x|, or null
-  const double* centre;      // [D], or null: zero
+  const double* centres;     // [K, D], or null: zero
+  const int32_t* centre_of;  // [packed N] the row of centres to take, or null: the first
   double scale;              // power of two
   float step;                // of fixed-point entries, in scaled units
   const RowSurvey* surveys;  // [N]
   float* panels;             // [panels, panel words]
   RowNorms* norms;           // [packed N]
+
+  const double* centre(int64_t packed) const {
+    return centres == nullptr || centre_of == nullptr ? centres : centres + centre_of[packed] * d;
+  }
 };
 
 struct Edge {

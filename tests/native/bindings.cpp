@@ -10,6 +10,7 @@
 #include "bindings.h"
 #include "core/loss.h"
 #include "cpu/backward.h"
+#include "cpu/centres.h"
 #include "cpu/groups.h"
 #include "cpu/isa.h"
 #include "cpu/mine.h"
@@ -44,18 +45,20 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   return result;
 }
 
-// What the screen says of every pair of distinct rows, all of them candidates of each other: the interval [lower,
-// upper] of its key in the units of prepare, times 1 / scale^2 here, and how many of the pairs the tile reported (it
-// must be all).
+// What the screen says of pairs of distinct rows: with `farthest` of all pairs of one class, where there are several
+// with a centre a class, otherwise of all pairs of two. The interval [lower, upper] of the pair's key in the units of
+// prepare, times 1 / scale^2 here, and how many of the pairs the tile reported (it must be all).
 template <typename T>
-py::dict screen_intervals(const Array<T>& rows, int distance, const std::string& tier, bool farthest) {
+py::dict screen_intervals(const Array<T>& rows, const Array<int64_t>& labels, int distance, const std::string& tier,
+                          bool farthest) {
   const Batch<T> batch = batch_of(rows, distance, tier);
   const StdParallel alone(1);
   const Survey survey = survey_rows(batch, alone);
-  std::vector<int64_t> labels(batch.n);
-  for (int64_t i = 0; i < batch.n; ++i) labels[i] = farthest ? 0 : i;
   const Groups groups = group_rows(batch, labels.data(), survey, EqualRows::kMerged);
-  const Prepared prepared = prepare_rows(batch, batch.tier, survey, groups.source, alone);
+  Centres centres = common_centre(batch, survey, groups.source);
+  if (farthest && groups.classes() > 1)
+    centres = class_centres(batch, survey, groups.source, groups.representative_class, centres);
+  const Prepared prepared = prepare_rows(batch, batch.tier, survey, groups.source, centres, alone);
   const int64_t m = groups.representatives();
   Search search(farthest ? -1 : 1, prepared.padded);
   search.resize(m);
@@ -75,8 +78,8 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
   const std::vector<float> always(prepared.padded, std::numeric_limits<float>::lowest());
   const std::vector<float> never(prepared.padded, std::numeric_limits<float>::infinity());
-  const ScreenTask::Search wanted = {search.keys.data(), always.data(), always.data()};
-  const ScreenTask::Search other = {never.data(), never.data(), never.data()};
+  const ScreenTask::Search wanted = {search.keys.data(), always.data(), always.data(), true};
+  const ScreenTask::Search other = {never.data(), never.data(), never.data(), false};
   ScreenTask task;
   task.panels = prepared.view();
   task.row_begin = task.column_begin = 0;
@@ -105,9 +108,13 @@ py::dict screen_intervals(const Array<T>& rows, int distance, const std::string&
   Array<double> constant(m);  // of each anchor, left out of its keys: core/bound.h
   for (int64_t r = 0; r < m; ++r) {
     const bool product = batch.distance == Distance::kInnerProduct;
-    const double centre = prepared.product.centre_norm;
+    const double* centre = centres.empty() ? nullptr : centres.entries.data();
+    if (!centres.of.empty()) centre += centres.of[r] * batch.d;
+    double square = 0;
+    for (int64_t k = 0; centre != nullptr && k < batch.d; ++k)
+      square += centre[k] * prepared.scale * (centre[k] * prepared.scale);
     constant.mutable_data()[r] =
-        product ? prepared.norms[r].centre_dot + centre * centre + search.terms[r].anchor_slack / 2 : 0.0;
+        product ? prepared.norms[r].centre_dot + square + search.terms[r].anchor_slack / 2 : 0.0;
   }
   result["constant"] = constant;
   result["source"] = Array<int32_t>(m, groups.source.data());

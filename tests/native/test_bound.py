@@ -35,17 +35,20 @@ def rows_of(shape, dtype, seed=0):
     return rows.astype(dtype)
 
 
-def intervals(native, rows, distance, tier, farthest):
-    """Lower and upper ends [M, M] of the scan's key, and the exact keys in the same units."""
-    found = getattr(native, f"screen_intervals_{suffix(rows)}")(rows, distance, tier, farthest)
+def intervals(native, rows, distance, tier, farthest, labels=None):
+    """Lower and upper ends [M, M] of the scan's key, the exact keys in the same units, and which pairs it is about."""
+    if labels is None:
+        labels = np.zeros(len(rows), int) if farthest else np.arange(len(rows))
+    found = getattr(native, f"screen_intervals_{suffix(rows)}")(rows, labels, distance, tier, farthest)
     source = found["source"]
-    m = len(source)
-    assert found["reported"] == m * (m - 1) // 2, "every pair once"
+    same = labels[source][:, None] == labels[source]
+    about = same & ~np.eye(len(source), dtype=bool) if farthest else ~same
+    assert found["reported"] == about.sum() // 2, "every pair once"
     exact = scores(native, rows, distance, tier)[np.ix_(source, source)]
     if distance == EUCLIDEAN:
         exact = exact * exact
     exact = exact * found["scale"] ** 2 / (2 if distance in (EUCLIDEAN, SQUARED) else 1) + found["constant"][:, None]
-    return found["lower"], found["upper"], -exact if farthest else exact
+    return found["lower"], found["upper"], -exact if farthest else exact, about
 
 
 @pytest.mark.parametrize("farthest", [False, True])
@@ -53,10 +56,22 @@ def intervals(native, rows, distance, tier, farthest):
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_interval_holds_the_exact_key(native, tier, farthest, shape, distance, dtype):
-    lower, upper, exact = intervals(native, rows_of(shape, dtype), distance, tier, farthest)
-    off = ~np.eye(len(lower), dtype=bool)
-    assert (lower <= exact)[off].all()
-    assert (exact <= upper)[off].all()
+    lower, upper, exact, about = intervals(native, rows_of(shape, dtype), distance, tier, farthest)
+    assert (lower <= exact)[about].all()
+    assert (exact <= upper)[about].all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_interval_holds_the_exact_key_with_a_centre_a_class(native, tier, shape, distance, dtype):
+    """Clusters far from each other and from zero; of one class the centre is no better than the common one."""
+    rows, labels = rows_of(shape, np.float64), np.arange(60) // 15
+    spread = np.linalg.norm(rows, axis=1).max()
+    rows += spread * np.array([0, 5, -7, 40])[labels][:, None] * np.cos(np.arange(rows.shape[1]))
+    lower, upper, exact, about = intervals(native, rows.astype(dtype), distance, tier, True, labels)
+    assert (lower <= exact)[about].all()
+    assert (exact <= upper)[about].all()
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 7, 64, 127, 128, 1000, 5000])
@@ -71,9 +86,8 @@ def test_the_largest_sums_do_not_overflow(native, tier, distance, d):
     single = np.eye(4, d, k=-2 if d < 3 else 0) * [[1], [-1], [1], [-1]] if d > 1 else short[:0]
     rows = np.concatenate([short[:20], equal, short[20:], single])
     for factor in (1.0, 0.75, 0.5000001):
-        lower, upper, exact = intervals(native, (factor * rows).astype(np.float32), distance, tier, False)
-        off = ~np.eye(len(lower), dtype=bool)
-        assert ((lower <= exact) & (exact <= upper))[off].all()
+        lower, upper, exact, about = intervals(native, (factor * rows).astype(np.float32), distance, tier, False)
+        assert ((lower <= exact) & (exact <= upper))[about].all()
         assert (upper - lower).max() < 0.5 * np.abs(exact).max(), "a sum that wraps would be noticed"
 
 
@@ -94,10 +108,9 @@ def test_the_step_fills_int16_and_int32_and_not_more(native, norm, share, d):
 
 @pytest.mark.parametrize("distance", [EUCLIDEAN, INNER])
 def test_a_bound_a_twentieth_as_wide_would_be_broken(native, tier, distance):
-    lower, upper, exact = intervals(native, rows_of("biased", np.float32), distance, tier, False)
-    off = ~np.eye(len(lower), dtype=bool)
-    error = np.abs(exact - (lower + upper) / 2)[off]
-    assert (error > (upper - lower)[off] / 2 / 20).any()
+    lower, upper, exact, about = intervals(native, rows_of("biased", np.float32), distance, tier, False)
+    error = np.abs(exact - (lower + upper) / 2)[about]
+    assert (error > (upper - lower)[about] / 2 / 20).any()
 
 
 @settings(max_examples=2000, deadline=None)
@@ -136,7 +149,17 @@ def test_keys_are_the_largest_float32_not_above(native):
 
 @pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE])
 def test_the_interval_is_narrow(native, tier, distance):
-    lower, upper, exact = intervals(native, rows_of("unit", np.float32), distance, tier, False)
-    off = ~np.eye(len(lower), dtype=bool)
+    lower, upper, exact, about = intervals(native, rows_of("unit", np.float32), distance, tier, False)
     width = {"bfloat16": 2e-2, "int16": 7e-4, "float32": 4e-5}[native.screens_in(tier)]
-    assert ((upper - lower)[off] <= width * exact[off].max()).all()
+    assert ((upper - lower)[about] <= width * exact[about].max()).all()
+
+
+def test_a_centre_a_class_makes_the_interval_of_far_clusters_narrow(native, tier):
+    noise, labels = rows_of("unit", np.float64), np.arange(60) // 15
+    rows = np.eye(4, 33)[labels] * 100
+    found = [
+        intervals(native, (factor * rows + noise).astype(np.float32), EUCLIDEAN, tier, True, labels)
+        for factor in (1, 0)
+    ]
+    (lower, upper, _, about), (lower_alone, upper_alone, _, _) = found
+    assert (upper - lower)[about].max() < 2 * (upper_alone - lower_alone)[about].max()

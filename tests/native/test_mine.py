@@ -191,6 +191,26 @@ def test_rows_too_close_for_bfloat16_are_screened_in_float32(native, tier):
     mined = check(native, rows, np.arange(700) % 2, EUCLIDEAN, tier)
     wasted = 9 * 700 if native.screens_in(tier) != "float32" else 0  # until the coarse screen is given up
     assert mined["exact_negatives"] <= wasted + 8 * 700
+    assert mined["exact_positives"] <= wasted + 8 * 700
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1e-2])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_positives_of_far_clusters_are_screened_about_their_own_centre(native, tier, dtype, distance, spread):
+    """Classes too large to be scored pair by pair, among them one without a centre and one of equal rows, beside small
+    ones. About a common centre, nearly all pairs of a tight class would be candidates."""
+    random = np.random.default_rng(0)
+    sizes = [250, 150, 100, 60, 49, 48, 3, 1]
+    labels = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    ends = random.standard_normal((len(sizes), 40))
+    rows = ends[labels] + spread * random.standard_normal((len(labels), 40))
+    rows[labels == 2] -= ends[2]
+    rows[labels == 4] = ends[4]
+    mined = check(native, rows.astype(dtype), labels, distance, tier)
+    pairwise = 48 * 47 // 2 + 3
+    wasted = 9 * len(labels) if native.screens_in(tier) != "float32" else 0  # until the coarse screen is given up
+    assert mined["exact_positives"] <= pairwise + wasted + 12 * len(labels)
 
 
 @pytest.mark.parametrize("lengths", [[1e6], [1e6, 3e3, 50]])
