@@ -14,6 +14,7 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.pairing`: who pairs with whom, and the rows as the operators take them.
 - :mod:`fasttriplet.check`: every validation of Python arguments.
 - :mod:`fasttriplet.autograd`, :mod:`fasttriplet.autograd_dense`: ``torch.autograd.Function`` over the operators.
+- :mod:`fasttriplet.pair_distances`: distances of given pairs in plain PyTorch, which second derivatives go through.
 - :mod:`fasttriplet.fake`: the operators' fake (meta) kernels.
 - :mod:`fasttriplet.reference`: the specification in plain PyTorch; tests import it, the modules above never do.
 - :mod:`fasttriplet.compat`: drop-ins for other libraries' losses, on the public functions; nothing imports them.

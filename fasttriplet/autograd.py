@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fasttriplet.check import DISTANCES
+from fasttriplet.pair_distances import pair_distances
 from fasttriplet.pairing import poison_of
 
 
@@ -88,8 +89,8 @@ def _gradient_by_autograd(
     """The gradient of the loss as a graph over ``upstream`` and ``rows``, from the 2N mined pairs in plain PyTorch."""
     anchors = torch.arange(len(rows), device=rows.device)
     has_positive, has_negative = positives >= 0, negatives >= 0
-    ap = _pair_distances(rows, anchors, torch.where(has_positive, positives, anchors), distance)
-    an = _pair_distances(rows, anchors, torch.where(has_negative, negatives, anchors), distance)
+    ap = pair_distances(rows, rows[torch.where(has_positive, positives, anchors)], distance)
+    an = pair_distances(rows, rows[torch.where(has_negative, negatives, anchors)], distance)
     difference = torch.where(has_positive, ap, 0) - torch.where(has_negative, an, 0)
     weights = slopes.to(rows.dtype)
     if soft_margin:  # the hinge's slope is constant; the softplus' slope is a sigmoid of the difference
@@ -97,30 +98,6 @@ def _gradient_by_autograd(
         weights = weights * (log_slope - log_slope.detach()).exp()
     (gradient,) = torch.autograd.grad(difference, rows, weights * upstream, create_graph=True)
     return gradient
-
-
-def _pair_distances(
-    rows: Tensor, first: Tensor, second: Tensor, distance: str, references: Tensor | None = None
-) -> Tensor:
-    """Of rows ``first`` [T] and rows ``second`` [T], the latter of ``references`` where those are given."""
-    others = rows if references is None else references
-    x, y = rows[first], others[second]
-    if distance == "inner_product":
-        return -(x * y).sum(1)
-    if distance == "cosine":
-        (x, zero_x), (y, zero_y) = _unit(x), _unit(y)
-        return torch.where(zero_x | zero_y, 1, 1 - (x * y).sum(1))
-    squared = (x - y).square().sum(1)
-    if distance == "squared_euclidean":
-        return squared
-    return torch.where(squared == 0, 0, torch.where(squared == 0, 1, squared).sqrt())
-
-
-def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows at length 1, and which are zero: those are at distance 1 from every row, with no slope."""
-    zero = rows.detach().norm(dim=1) == 0
-    rows = torch.where(zero[:, None], 1, rows)
-    return rows / rows.norm(dim=1, keepdim=True), zero
 
 
 class MinedDistances(torch.autograd.Function):
@@ -188,13 +165,10 @@ class _MinedDistancesBackward(torch.autograd.Function):
             rows = [embeddings.detach().requires_grad_()]
             if ref_embeddings is not None:
                 rows.append(ref_embeddings.detach().requires_grad_())
-            # A missing one stands for the anchor's pair with candidate 0, at no weight.
-            pairs = torch.cat([anchors, anchors]), torch.cat([positives, negatives]).clamp_min(0)
-            if rows[-1].shape[0] == 0:
-                pairs = pairs[0][:0], pairs[1][:0]
-            to = _pair_distances(rows[0], *pairs, DISTANCES[ctx.distance], *rows[1:])
-            exists = torch.cat([positives, negatives]) >= 0
-            slopes = torch.where(exists, upstream.flatten(), 0).to(to.dtype)[: to.shape[0]]
-            gradients = torch.autograd.grad(to, rows, slopes, create_graph=True)
-        second = torch.autograd.grad(gradients, (upstream, *rows), cotangents[: len(rows)], allow_unused=True)
-        return (*second, *[None] * (6 - len(second)))
+            candidates = torch.cat([positives, negatives])
+            exists = candidates >= 0
+            first, second = torch.cat([anchors, anchors])[exists], candidates[exists]
+            to = pair_distances(rows[0][first], rows[-1][second], DISTANCES[ctx.distance])
+            gradients = torch.autograd.grad(to, rows, upstream.flatten()[exists].to(to.dtype), create_graph=True)
+        result = torch.autograd.grad(gradients, (upstream, *rows), cotangents[: len(rows)], allow_unused=True)
+        return (*result, *[None] * (6 - len(result)))

@@ -50,13 +50,12 @@ class BatchAllSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        arguments, poison, saved = _saved(ctx)
+        arguments, factor, gradients = _saved(ctx)
         if ctx.uniform:
-            scale = grad[:1].sum()  # the same number everywhere; 0 in an empty batch
-            gradients = [scale * gradient for gradient in saved]
+            factor = factor * grad[:1].sum()  # the same number everywhere; 0 in an empty batch
         else:
             gradients = torch.ops.fasttriplet._batch_all_backward(grad, *arguments, *ctx.options)
-        return *_poisoned("batch_all_triplet_loss", grad, arguments, poison, *gradients), *[None] * 9
+        return *_results("batch_all_triplet_loss", grad, arguments, factor, *gradients), *[None] * 9
 
 
 class WeightedDistances(torch.autograd.Function):
@@ -87,7 +86,7 @@ class WeightedDistances(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         arguments, poison, (values,) = _saved(ctx)
         gradients = torch.ops.fasttriplet._weighted_distances_backward(grad, *arguments, ctx.distance, values)
-        return *_poisoned("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 6
+        return *_results("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 6
 
 
 class _DifferentiableOnce(torch.autograd.Function):
@@ -111,12 +110,12 @@ def _saved(ctx: Any) -> tuple[tuple[Any, ...], Tensor, list[Tensor]]:
     return (*tensors[:7], ctx.ignore_index), tensors[7], list(tensors[8:])
 
 
-def _poisoned(
-    function: str, grad: Tensor, arguments: tuple[Any, ...], poison: Tensor, gradient: Tensor, ref_gradient: Tensor
+def _results(
+    function: str, grad: Tensor, arguments: tuple[Any, ...], factor: Tensor, gradient: Tensor, ref_gradient: Tensor
 ) -> tuple[Tensor, None, Tensor | None]:
-    """Gradients of embeddings, labels and references, None without any; all NaN where one row is not finite."""
+    """Gradients of embeddings, labels and references, None without any, times ``factor``: the poison is in it."""
     embeddings, ref_embeddings = arguments[0], arguments[2]
-    results = [gradient * poison] + ([] if ref_embeddings is None else [ref_gradient * poison])
+    results = [gradient * factor] + ([] if ref_embeddings is None else [ref_gradient * factor])
     if torch.is_grad_enabled():  # create_graph=True
         results = [_DifferentiableOnce.apply(result, function, grad, embeddings, ref_embeddings) for result in results]
     return results[0], None, results[1] if ref_embeddings is not None else None

@@ -126,9 +126,13 @@ def check_fraction(name: str, value: object) -> float:
     """A real number from 0 to below 1."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number; got {type(value).__name__}")
-    if not 0 <= float(value) < 1:
+    try:
+        fraction = float(value)
+    except OverflowError:  # of a huge int
+        fraction = math.inf
+    if not 0 <= fraction < 1:
         raise ValueError(f"{name} must be at least 0 and below 1; got {value}")
-    return float(value)
+    return fraction
 
 
 def check_ignore_index(value: object) -> int | None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fasttriplet.autograd import _pair_distances
 from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin, check_triplets
+from fasttriplet.pair_distances import pair_distances
 from fasttriplet.pairing import HALF_DTYPES as _HALF_DTYPES
 from fasttriplet.pairing import widened as _widened
 
@@ -251,14 +251,13 @@ def _gradients_by_autograd(
 ) -> tuple[Tensor, ...]:
     """The wanted gradients as a graph over ``leaves``, the gradient of the loss and the rows, in plain PyTorch."""
     upstream, *inputs = leaves
-    rows = torch.cat(inputs)
-    anchors, positives, negatives = torch.arange(len(rows)).view(3, -1)
+    anchor, positive, negative = inputs
     name = DISTANCES[distance]
-    to_negative = _pair_distances(rows, anchors, negatives, name)
+    to_negative = pair_distances(anchor, negative, name)
     if swap:
-        to_negative = torch.where(values[3] != 0, _pair_distances(rows, positives, negatives, name), to_negative)
-    difference = _pair_distances(rows, anchors, positives, name) - to_negative
-    slopes = values[0].to(rows.dtype)
+        to_negative = torch.where(values[3] != 0, pair_distances(positive, negative, name), to_negative)
+    difference = pair_distances(anchor, positive, name) - to_negative
+    slopes = values[0].to(anchor.dtype)
     if soft_margin:  # the hinge's slope is constant; the softplus' slope is a sigmoid of the difference
         log_slope = torch.nn.functional.logsigmoid(difference)
         slopes = slopes * (log_slope - log_slope.detach()).exp()

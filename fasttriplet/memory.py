@@ -127,9 +127,12 @@ class CrossBatchMemory(nn.Module):
         self._place, self._filled, self._step, self._last = 0, 0, 0, 0
 
     def get_extra_state(self) -> dict[str, int]:
-        return {"place": self._place, "filled": self._filled, "step": self._step, "last": self._last}
+        place = {"place": self._place, "filled": self._filled, "step": self._step, "last": self._last}
+        return {"size": self.size, "dim": self.dim, **place}
 
     def set_extra_state(self, state: Any) -> None:
+        if (state["size"], state["dim"]) != (self.size, self.dim):
+            return  # the buffers do not fit either, so that load_state_dict raises an error: they keep their place
         self._place, self._filled = state["place"], state["filled"]
         self._step, self._last = state["step"], state["last"]
 

@@ -1,6 +1,7 @@
 """The family's own arguments with wrong types, shapes, devices, dtypes and values; and its modules."""
 
 import inspect
+from fractions import Fraction
 
 import pytest
 import torch
@@ -66,6 +67,8 @@ OWN_ERRORS = [
     ("k_hardest", dict(k=True), TypeError, "k must be an int; got bool"),
     ("k_hardest", dict(kth_only=1), TypeError, "kth_only must be a bool; got int"),
     ("k_hardest", dict(skip_fraction=1.0), ValueError, "skip_fraction must be at least 0 and below 1; got 1.0"),
+    ("k_hardest", dict(skip_fraction=10**400), ValueError, "skip_fraction must be at least 0 and below 1; got 1000"),
+    ("k_hardest", dict(skip_fraction=Fraction(10**30 - 1, 10**30)), ValueError, "skip_fraction must be .* below 1"),
     ("k_hardest", dict(skip_fraction=-0.1), ValueError, "skip_fraction must be at least 0 and below 1; got -0.1"),
     ("k_hardest", dict(skip_fraction=float("nan")), ValueError, "skip_fraction must be .*; got nan"),
     ("k_hardest", dict(skip_fraction="0"), TypeError, "skip_fraction must be a real number; got str"),

@@ -46,6 +46,26 @@ def test_derivatives(number, pairing, distance):
         assert torch.autograd.gradgradcheck(loss, rows)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("references", [False, True])
+@pytest.mark.parametrize("name", MINED_NAMES)
+def test_second_derivatives_beside_an_ignored_row_that_is_not_finite(name, references, bad):
+    """Row 0, which stands first where an anchor has no positive: the last two rows are alone in their classes."""
+    labels = torch.tensor([-1, 0, 0, 1, 1, 2, 3])
+
+    def second(first):
+        rows = leaf(7)
+        broken = torch.where(torch.arange(7)[:, None] == 0, bad, rows)
+        options = {"ref_embeddings": broken[first:].detach(), "ref_labels": labels[first:]} if references else {}
+        loss = function_of(name, labels[first:], ignore_index=-1, soft_margin=True, on_missing="zero", **options)
+        (gradient,) = torch.autograd.grad(loss(broken[first:]), rows, create_graph=True)
+        (result,) = torch.autograd.grad(gradient[1:].square().sum(), rows)
+        return result[1:]
+
+    assert second(1).any()
+    torch.testing.assert_close(second(0), second(1))
+
+
 @pytest.mark.parametrize("name", ["batch_all", "weighted"])
 def test_second_derivatives_of_dense_losses_are_refused_by_name(name):
     rows = leaf()

@@ -118,6 +118,16 @@ def test_training_with_a_memory():
     assert sum(losses[-10:]) < sum(losses[5:15])
 
 
+@pytest.mark.parametrize("shape", [(16, 2), (4, 2), (8, 3)])
+def test_a_state_of_another_shape_is_refused_and_changes_no_place(shape):
+    memory = filled(8, 5)
+    embeddings = memory.references()[0].clone()
+    state = CrossBatchMemory(*shape).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for embeddings"):
+        memory.load_state_dict(state)
+    assert len(memory) == 5 and torch.equal(memory.references()[0], embeddings)
+
+
 def test_enqueue_between_loss_and_backward_is_an_error():
     memory = filled(8, 8)
     embeddings = torch.randn(4, 2, requires_grad=True)

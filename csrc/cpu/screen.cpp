@@ -43,18 +43,14 @@ class LocalAnchors {
     found_.push_back({static_cast<int32_t>(anchor), static_cast<int32_t>(candidate), lower});
   }
 
-  // The caller holds the block's lock. Returns how many full lists were settled, and stops above `most` of them.
-  int64_t merge(const Settler& settler, int64_t most) {
+  // The caller holds the block's lock. Takes each full list that it settles off `left`, and stops below zero.
+  void merge(const Settler& settler, std::atomic<int64_t>& left) {
     for (const Found& found : found_) {
       double& best = search_.anchors[found.anchor].best;
       best = std::min(best, best_[found.anchor - begin_]);
     }
-    int64_t settled = 0;
-    for (const Found& found : found_) {
-      settled += search_.offer(found.anchor, found.candidate, found.lower, settler);
-      if (settled > most) break;
-    }
-    return settled;
+    for (const Found& found : found_)
+      if (search_.offer(found.anchor, found.candidate, found.lower, settler) && --left < 0) return;
   }
 
  private:
@@ -168,12 +164,10 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
   std::vector<int32_t> padded_classes(classes);
   padded_classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
   std::vector<std::mutex> locks(blocks);
-  std::atomic<int64_t> settled{0};
-  const int64_t most = may_give_up ? m : std::numeric_limits<int64_t>::max();
-  const auto left = [&] { return most - settled.load(std::memory_order_relaxed); };
+  std::atomic<int64_t> left{may_give_up ? m : std::numeric_limits<int64_t>::max()};  // full lists to be settled
 
   for_each_task(parallel, blocks * (blocks + 1) / 2, operations, [&](int64_t index) {
-    if (left() < 0) return;
+    if (left < 0) return;
     const BlockPair pair = block_pair(index, blocks);
     const int32_t row_last = classes[std::min((pair.i + 1) * block, m) - 1], column_first = classes[pair.j * block];
     if (nearest.empty() && row_last < column_first) return;
@@ -208,16 +202,16 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     tier.screen(task);
     {
       const std::lock_guard<std::mutex> guard(locks[pair.i]);
-      settled += context.nearest_rows->merge(settler, left());
-      settled += context.farthest_rows->merge(settler, left());
+      context.nearest_rows->merge(settler, left);
+      context.farthest_rows->merge(settler, left);
     }
     if (!diagonal) {
       const std::lock_guard<std::mutex> guard(locks[pair.j]);
-      settled += context.nearest_columns->merge(settler, left());
-      settled += context.farthest_columns->merge(settler, left());
+      context.nearest_columns->merge(settler, left);
+      context.farthest_columns->merge(settler, left);
     }
   });
-  return left() >= 0;
+  return left >= 0;
 }
 
 }  // namespace fasttriplet::cpu

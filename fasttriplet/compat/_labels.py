@@ -19,6 +19,8 @@ def integer_labels(labels: Tensor, name: str = "labels") -> Tensor:
     if labels.ndim != 1:  # the functions would take [N, W] for bit masks
         raise ValueError(f"{name} must have shape [N], one label a row; got {list(labels.shape)}")
     if labels.is_floating_point():
+        if labels.element_size() == 1:  # float8 knows no arithmetic
+            labels = labels.float()
         return (labels + 0.0).view(_BITS[labels.element_size()])
     return labels
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fasttriplet import functional
-from fasttriplet.autograd import _unit
 from fasttriplet.compat._labels import one_class
+from fasttriplet.pair_distances import unit
 from fasttriplet.pairing import widened
 
 
@@ -57,7 +57,7 @@ def _mean_without_negatives(rows: Tensor, margin: float, distance: str) -> Tenso
     if rows.shape[0] < 2:
         return (0 * rows).sum()
     if distance == "cosine":
-        rows, zero = _unit(rows)
+        rows, zero = unit(rows)
     distances = torch.nn.functional.pdist(rows)  # [N (N - 1) / 2], its slope at 0 is 0
     if distance != "euclidean":
         distances = distances.square()

@@ -23,6 +23,16 @@ def test_labels_that_would_pass_for_bit_masks_are_refused(labels):
         fastreid.triplet_loss(ROWS, labels, 0.3, False, True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float64, torch.uint8])
+def test_labels_of_any_dtype(dtype):
+    labels = torch.tensor([0, 0, 1, 1, 3, 3])
+    expected = torchreid.TripletLoss()(ROWS, labels)
+    torch.testing.assert_close(torchreid.TripletLoss()(ROWS, labels.to(dtype)), expected)
+    signs = torch.tensor([0.0, -0.0, 1, 1, 3, 3])
+    if dtype.is_floating_point:
+        torch.testing.assert_close(torchreid.TripletLoss()(ROWS, signs.to(dtype)), expected)
+
+
 def test_a_zero_row_in_a_batch_of_one_class_is_at_cosine_distance_one():
     rows = torch.cat([torch.zeros(2, 4), ROWS]).double().requires_grad_()
     loss = tfa.triplet_semihard_loss(torch.zeros(8), rows, margin=0.2, distance_metric="angular")

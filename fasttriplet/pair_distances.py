@@ -1,0 +1,28 @@
+"""Distances of given pairs in plain PyTorch, differentiable twice: for second derivatives and the losses of compat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pair_distances(x: Tensor, y: Tensor, distance: str) -> Tensor:
+    """Distances [T] of rows ``x`` [T, D] and ``y`` [T, D], by name; of a pair at distance 0 the slope is 0."""
+    if distance == "inner_product":
+        return -(x * y).sum(1)
+    if distance == "cosine":
+        (x, zero_x), (y, zero_y) = unit(x), unit(y)
+        # Half the squared difference of unit rows, without cancellation.
+        return torch.where(zero_x | zero_y, 1, (x - y).square().sum(1) / 2)
+    squared = (x - y).square().sum(1)
+    if distance == "squared_euclidean":
+        return squared
+    zero = squared == 0
+    return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
+
+
+def unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [T, D] at length 1, and which are zero [T]: those are at distance 1 from every row, with no slope."""
+    zero = rows.detach().norm(dim=1) == 0
+    rows = torch.where(zero[:, None], 1, rows)
+    return rows / rows.norm(dim=1, keepdim=True), zero
