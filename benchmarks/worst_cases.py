@@ -41,6 +41,7 @@ def batches(n: int, d: int) -> dict[str, tuple[Tensor, Tensor, str]]:
         "collapsed": (unit[:1] + 1e-3 * noise, fours, "euclidean"),
         "one-hot rows of several lengths": (torch.eye(d)[index % d] * (1 + index[:, None] // d), fours, "euclidean"),
         "two tight far clusters, a class each": (ends + 1e-3 * noise, index % 2, "euclidean"),
+        "two tight far clusters, classes of 4": (ends + 1e-3 * noise, fours, "euclidean"),
         "one row a million times longer, inner product": (outlier, fours, INNER),
     }
 

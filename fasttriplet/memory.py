@@ -127,14 +127,31 @@ class CrossBatchMemory(nn.Module):
         self._place, self._filled, self._step, self._last = 0, 0, 0, 0
 
     def get_extra_state(self) -> dict[str, int]:
-        place = {"place": self._place, "filled": self._filled, "step": self._step, "last": self._last}
-        return {"size": self.size, "dim": self.dim, **place}
+        return {"place": self._place, "filled": self._filled, "step": self._step, "last": self._last}
 
     def set_extra_state(self, state: Any) -> None:
-        if (state["size"], state["dim"]) != (self.size, self.dim):
-            return  # the buffers do not fit either, so that load_state_dict raises an error: they keep their place
         self._place, self._filled = state["place"], state["filled"]
         self._step, self._last = state["step"], state["last"]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing: Any,
+        unexpected: Any,
+        errors: Any,
+    ) -> None:
+        """All or nothing: what fits of a memory of another shape would end up beside what does not."""
+        saved = state_dict.get(f"{prefix}embeddings")
+        if saved is not None and saved.shape != self.embeddings.shape:
+            errors.append(
+                f"size mismatch for {prefix}embeddings: must have shape {list(self.embeddings.shape)}; got "
+                f"{list(saved.shape)}"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, dim={self.dim}, dtype={self.embeddings.dtype}"

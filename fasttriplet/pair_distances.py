@@ -22,7 +22,11 @@ def pair_distances(x: Tensor, y: Tensor, distance: str) -> Tensor:
 
 
 def unit(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [T, D] at length 1, and which are zero [T]: those are at distance 1 from every row, with no slope."""
-    zero = rows.detach().norm(dim=1) == 0
-    rows = torch.where(zero[:, None], 1, rows)
-    return rows / rows.norm(dim=1, keepdim=True), zero
+    """Rows [T, D] at length 1, and which are zero [T]: those are at distance 1 from every row, with no slope.
+
+    Divided by their largest entry first, a constant to the gradient, so that squares stay inside the range of float32.
+    """
+    largest = torch.nn.functional.pad(rows.detach().abs(), (1, 0)).amax(1, keepdim=True)  # a zero more, for D = 0
+    zero = largest == 0
+    rows = torch.where(zero, 1, rows / torch.where(zero, 1, largest))
+    return rows / rows.norm(dim=1, keepdim=True), zero[:, 0]

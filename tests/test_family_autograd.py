@@ -66,6 +66,21 @@ def test_second_derivatives_beside_an_ignored_row_that_is_not_finite(name, refer
     torch.testing.assert_close(second(0), second(1))
 
 
+@pytest.mark.parametrize("references", [False, True])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ignored_row_that_is_not_finite_has_no_gradient(name, distance, references):
+    labels = torch.tensor([0, 0, -1, 1, 1, 2, 2])
+    rows = torch.where(labels[:, None] == -1, torch.nan, leaf(7)).detach().requires_grad_()
+    options = dict(distance=distance, margin=2.0, ignore_index=-1)
+    candidates = rows.detach().clone().requires_grad_()
+    if references:
+        options.update(ref_embeddings=candidates, ref_labels=labels)
+    function_of(name, labels, **options)(rows).backward()
+    for leaves in (rows, candidates) if references else (rows,):
+        assert not leaves.grad[2].any() and leaves.grad.isfinite().all() and leaves.grad.any()
+
+
 @pytest.mark.parametrize("name", ["batch_all", "weighted"])
 def test_second_derivatives_of_dense_losses_are_refused_by_name(name):
     rows = leaf()

@@ -121,11 +121,16 @@ def test_training_with_a_memory():
 @pytest.mark.parametrize("shape", [(16, 2), (4, 2), (8, 3)])
 def test_a_state_of_another_shape_is_refused_and_changes_no_place(shape):
     memory = filled(8, 5)
-    embeddings = memory.references()[0].clone()
+    before = [buffer.clone() for buffer in memory.buffers()]
     state = CrossBatchMemory(*shape).state_dict()
-    with pytest.raises(RuntimeError, match="size mismatch for embeddings"):
-        memory.load_state_dict(state)
-    assert len(memory) == 5 and torch.equal(memory.references()[0], embeddings)
+    for strict in (True, False):
+        with pytest.raises(
+            RuntimeError, match=rf"embeddings: must have shape \[8, 2\]; got \[{shape[0]}, {shape[1]}\]"
+        ):
+            memory.load_state_dict(state, strict=strict)
+    assert len(memory) == 5
+    for kept, was in zip(memory.buffers(), before, strict=True):
+        assert torch.equal(kept, was)
 
 
 def test_enqueue_between_loss_and_backward_is_an_error():

@@ -195,6 +195,10 @@ template <typename Kind, typename T>
 inline void gather(const Rows<T>& rows, const double* factors, int64_t target, const Edge* edges, int64_t count,
                    T* gradient) {
   const int64_t d = rows.d;
+  if (count == 0) {  // zero, also of a row that is not finite but ignored
+    for (int64_t k = 0; k < d; ++k) gradient[k] = 0;
+    return;
+  }
   const T* const own_row = rows(target);
   double shrink = 0;
   if constexpr (Kind::kNormalised)

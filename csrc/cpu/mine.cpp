@@ -205,7 +205,7 @@ class Miner {
   }
 
   // Every distance of a row that is not finite is NaN, the hardest: the lowest such row wins, and such a row itself
-  // takes the lowest of all.
+  // takes the lowest of all. Where a finite row's distance is NaN too, since it overflows, the lower of both wins.
   void override_non_finite(const MineOutput& output) const {
     std::vector<int64_t> bad_of_class(groups_.classes(), -1);
     for (int64_t i = batch_.n; i-- > 0;)
@@ -228,14 +228,13 @@ class Miner {
         positive = alone ? -1 : groups_.members[groups_.members[begin] == i ? begin + 1 : begin];
         negative = of_other_class(any, c);
       }
-      if (positive >= 0) {
-        output.positives[i] = positive;
-        output.distances[i] = nan;
-      }
-      if (negative >= 0) {
-        output.negatives[i] = negative;
-        output.distances[batch_.n + i] = nan;
-      }
+      const auto replace = [&](int64_t* index, double* distance, int64_t by) {
+        if (by < 0 || (*index >= 0 && *index < by && std::isnan(*distance))) return;
+        *index = by;
+        *distance = nan;
+      };
+      replace(output.positives + i, output.distances + i, positive);
+      replace(output.negatives + i, output.distances + batch_.n + i, negative);
     }
   }
 

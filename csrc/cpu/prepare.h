@@ -25,7 +25,7 @@ struct Prepared {
   bool too_coarse = false;      // not worth screening with: a finer tier should
 
   Panels view() const { return {panels.get(), depth, unit}; }
-  // Entry k of the common centre.
+  // Entry k of the centre, where there is one for all.
   double centre(int64_t k) const { return centres.empty() ? 0 : centres.entries[k]; }
 };
 

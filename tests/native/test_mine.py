@@ -229,6 +229,13 @@ def test_products_that_overflow_to_nan_are_the_hardest(native, tier, threads):
     assert np.isnan(scores(native, rows, INNER, tier)).any()
     for labels in (np.arange(300) % 5, np.arange(300) // 3):
         check(native, rows, labels, INNER, tier, threads)
+        rows[200] = np.nan  # and the lower index wins, whichever of the two a NaN comes from
+        mined = mine(native, rows, labels, INNER, tier, threads)
+        positives, negatives = hardest(scores(native, rows, INNER, tier), labels)
+        np.testing.assert_array_equal(mined["positives"], positives)
+        np.testing.assert_array_equal(mined["negatives"], negatives)
+        assert ((negatives < 200) & (np.arange(300) != 200)).any()
+        rows[200] = 1
 
 
 def test_non_finite_rows_are_reported(native, tier):
