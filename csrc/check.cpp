@@ -192,6 +192,12 @@ void check_mined(const Tensor& grad, const Tensor& distances, const Tensor& trip
   check(grad, "grad", ScalarType::Double, 2);
 }
 
+void check_poison(const Tensor& poison, const Tensor& distances) {
+  if (poison.scalar_type() != ScalarType::Double || poison.dim() != 0)
+    fail("poison must be a float64 scalar, []; got " + dtype_of(poison) + " " + shape_of(poison));
+  check_device(poison, "poison", distances);
+}
+
 void check_triplet_indices(const int64_t* triplets, int64_t count, int64_t anchors, int64_t candidates) {
   for (int64_t t = 0; t < count; ++t) {
     const int64_t anchor = triplets[t];

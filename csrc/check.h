@@ -38,6 +38,7 @@ void check_pairs(const int64_t* pairs, int64_t n);  // [2, N], each -1 or an ind
 void check_anchor_values(const Tensor& tensor, const char* name, int64_t rows, const Tensor& embeddings);
 // distances [2, T], triplets [3, T] and grad [2, T] of mine_triplets' backward.
 void check_mined(const Tensor& grad, const Tensor& distances, const Tensor& triplets, const Tensor& embeddings);
+void check_poison(const Tensor& poison, const Tensor& distances);  // [], 1 or NaN
 // [3, T]: anchors ascending and below `anchors`, positives and negatives each -1 or an index below `candidates`.
 void check_triplet_indices(const int64_t* triplets, int64_t count, int64_t anchors, int64_t candidates);
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings, const char* name = "embeddings");

@@ -28,6 +28,11 @@ STABLE_TORCH_LIBRARY(fasttriplet, m) {
   m.def(
       "_triplet_distances_backward(Tensor grad, Tensor embeddings, Tensor? ref_embeddings, Tensor distances, "
       "Tensor triplets, int distance) -> (Tensor, Tensor)");
+  // Of what mine_triplets returned: loss [T] or [], float64; slopes [2, T] float64 of the loss by the distances, 0
+  // where there is none. poison [] float64: NaN where a row that takes part is not finite.
+  m.def(
+      "triplet_losses(Tensor distances, Tensor triplets, Tensor poison, float margin, bool soft_margin, "
+      "int reduction, int on_missing) -> (Tensor, Tensor)");
   // Of every triplet: sums [N] float64 of the losses, counts [2, N] int64 of active and of all triplets, both by
   // anchor; of each candidate how often it is the negative of an active one, [N or M] int64; gradients of the sums' sum
   // [N, D] and [M, D], [0] where not asked for or without references.

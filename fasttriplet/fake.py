@@ -80,6 +80,20 @@ def _(
     return _gradients(embeddings, ref_embeddings)
 
 
+@torch.library.register_fake("fasttriplet::triplet_losses")
+def _(
+    distances: Tensor,
+    triplets: Tensor,
+    poison: Tensor,
+    margin: float,
+    soft_margin: bool,
+    reduction: int,
+    on_missing: int,
+) -> tuple[Tensor, Tensor]:
+    loss = distances.new_empty(distances.shape[1:] if REDUCTIONS[reduction] == "none" else ())
+    return loss, torch.empty_like(distances)
+
+
 @torch.library.register_fake("fasttriplet::batch_all")
 def _(
     embeddings: Tensor,

@@ -66,6 +66,43 @@ def test_second_derivatives_beside_an_ignored_row_that_is_not_finite(name, refer
     torch.testing.assert_close(second(0), second(1))
 
 
+@pytest.mark.parametrize("on_missing", ["skip", "zero"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("soft_margin", [False, True])
+@pytest.mark.parametrize("name", MINED_NAMES)
+def test_the_loss_in_one_operator_is_that_of_plain_pytorch(name, soft_margin, reduction, on_missing):
+    """Weights of one and statistics go by plain PyTorch; two rows have no positive. An index that no label has makes
+    batch-hard take the way of the others."""
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 3])
+    good = leaf(7).detach()
+    for rows in (good, good.index_fill(0, torch.tensor([1]), torch.nan), good * 1e100, good[:3], good[5:6], good[:0]):
+        results = []
+        for extra in ({}, dict(weights=torch.ones(len(rows))), dict(return_stats=True)):
+            options = dict(
+                soft_margin=soft_margin, reduction=reduction, on_missing=on_missing, ignore_index=-1, **extra
+            )
+            own = rows.clone().requires_grad_()
+            loss = function_of(name, labels[: len(rows)], **options)(own)
+            loss = loss[0] if "return_stats" in extra else loss
+            loss.sum().backward()
+            results.append((loss.detach(), own.grad))
+        for other in results[1:]:
+            torch.testing.assert_close(results[0], other, equal_nan=True)
+
+
+def test_arguments_of_the_loss_operator():
+    distances, triplets = OPS.mine_triplets(leaf(), LABELS, *[None] * 6, 0, 0, 0, False, 0.0, 1, False, 0.0)
+    one = distances.new_ones(())
+    for arguments, match in (
+        ((distances.float(), triplets, one), r"distances must be what mine_triplets returned .*; got Float \[2, 9\]"),
+        ((distances[:, 1:], triplets, one), r"distances must be what mine_triplets returned .*; got Double \[2, 8\]"),
+        ((distances, triplets[:2], one), r"triplets must be what mine_triplets returned .*; got Long \[2, 9\]"),
+        ((distances, triplets, one[None]), r"poison must be a float64 scalar, \[\]; got Double \[1\]"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            OPS.triplet_losses(*arguments, 0.3, False, 0, 0)
+
+
 @pytest.mark.parametrize("references", [False, True])
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("name", NAMES)
@@ -136,6 +173,9 @@ def test_opcheck(pairing, dtype):
         choice = (*eight, miner % 4, miner, 0, False, 0.3, 2, miner % 2 == 0, 0.1)
         torch.library.opcheck(OPS.mine_triplets.default, choice)
     distances, triplets = OPS.mine_triplets(*eight, 0, 4, 0, False, 0.0, 2, False, 0.0)
+    for reduction in range(len(REDUCTIONS)):
+        arguments = distances, triplets, distances.new_ones(()), 0.3, reduction % 2 == 0, reduction, reduction % 2
+        torch.library.opcheck(OPS.triplet_losses.default, arguments)
     grad = torch.ones_like(distances)
     torch.library.opcheck(OPS._triplet_distances_backward.default, (grad, rows, eight[2], distances, triplets, 0))
     torch.library.opcheck(OPS.batch_all.default, (*eight, 1, 0.3, False, True))

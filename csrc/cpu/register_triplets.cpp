@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/loss.h"
 #include "cpu/backward.h"
 #include "cpu/pairing_tensors.h"
 #include "cpu/torch_parallel.h"
@@ -84,10 +85,39 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& e
   return {gradient, reference_gradient};
 }
 
+std::tuple<Tensor, Tensor> losses_operator(const Tensor& distances, const Tensor& triplets, const Tensor& poison,
+                                           double margin, bool soft_margin, int64_t reduction, int64_t on_missing) {
+  check_mined(distances, distances, triplets, distances);
+  check_poison(poison, distances);
+  const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
+  const Tensor values = packed(distances), indices = packed(triplets);
+  const int64_t count = indices.size(1);
+  const int64_t *const positives = indices.const_data_ptr<int64_t>() + count, *const negatives = positives + count;
+  const bool per_triplet = options.reduction == Reduction::kNone;
+  Tensor loss =
+      new_tensor(per_triplet ? std::vector<int64_t>{count} : std::vector<int64_t>{}, ScalarType::Double, distances);
+  Tensor slopes = new_tensor({2, count}, ScalarType::Double, distances);
+  double* const to_positive = slopes.mutable_data_ptr<double>();
+  double* const to_negative = to_positive + count;
+  std::vector<double> losses(count);
+  const double reduced = reduce_losses(positives, negatives, values.const_data_ptr<double>(), count, options,
+                                       std::isnan(*poison.const_data_ptr<double>()), losses.data(), to_positive);
+  for (int64_t t = 0; t < count; ++t) {
+    to_negative[t] = negatives[t] < 0 ? 0 : -to_positive[t];
+    if (positives[t] < 0) to_positive[t] = 0;
+  }
+  if (per_triplet)
+    std::copy(losses.begin(), losses.end(), loss.mutable_data_ptr<double>());
+  else
+    *loss.mutable_data_ptr<double>() = reduced;
+  return {loss, slopes};
+}
+
 }  // namespace
 }  // namespace fasttriplet::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CPU, m) {
   m.impl("mine_triplets", TORCH_BOX(&fasttriplet::cpu::mine_operator));
+  m.impl("triplet_losses", TORCH_BOX(&fasttriplet::cpu::losses_operator));
   m.impl("_triplet_distances_backward", TORCH_BOX(&fasttriplet::cpu::backward_operator));
 }

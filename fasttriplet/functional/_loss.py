@@ -1,4 +1,7 @@
-"""From distances to the loss: margin, what counts, weights, reduction. Plain PyTorch on [T] float64 tensors."""
+"""From distances to the loss: margin, what counts, weights, reduction.
+
+In one operator where there are no weights and no statistics, else in plain PyTorch on [T] float64 tensors.
+"""
 
 from __future__ import annotations
 
@@ -66,16 +69,52 @@ def loss_of_mined(batch: Batch, miner: Miner, options: Options, weights: Tensor 
     """The loss of what ``miner`` chooses."""
     check_weights(weights, batch.embeddings)
     distances, triplets, poison = MinedDistances.apply(*batch.arguments, options.distance, *miner)
-    found = triplets[1:] >= 0
     if options.on_missing == "error":
-        complete = triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], found.all(0).long()) > 0
-        refuse_missing(batch, complete, poison)
-    losses = losses_of(distances, found, poison, options)
+        complete = (triplets[1:] >= 0).all(0).long()
+        refuse_missing(batch, triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], complete) > 0, poison)
+    if weights is None and not options.return_stats:  # in one operator: plain PyTorch's many take longer than mining
+        codes = REDUCTIONS.index(options.reduction), ON_MISSING.index(options.on_missing)
+        loss = _TripletLosses.apply(distances, triplets, poison, options.margin, options.soft_margin, *codes)
+        return loss.to(batch.embeddings.dtype)
+    losses = losses_of(distances, triplets[1:] >= 0, poison, options)
     of_triplets = None if weights is None else weights.double().index_select(0, triplets[0])
     loss = reduced(losses, of_triplets, poison, options.reduction).to(batch.embeddings.dtype)
     if not options.return_stats:
         return loss
     return loss, stats_of(batch, distances.detach(), triplets, poison, losses.counted, losses.active, options.distance)
+
+
+class _TripletLosses(torch.autograd.Function):
+    """The loss of mined triplets; the second derivative goes through :func:`losses_of` and :func:`reduced`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        distances: Tensor,
+        triplets: Tensor,
+        poison: Tensor,
+        margin: float,
+        soft_margin: bool,
+        reduction: int,
+        on_missing: int,
+    ) -> Tensor:
+        loss, slopes = torch.ops.fasttriplet.triplet_losses(
+            distances, triplets, poison, margin, soft_margin, reduction, on_missing
+        )
+        ctx.save_for_backward(distances, triplets, poison, slopes)
+        ctx.options = Options(margin, 0, soft_margin, REDUCTIONS[reduction], ON_MISSING[on_missing], False)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        distances, triplets, poison, slopes = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            losses = losses_of(distances, triplets[1:] >= 0, poison, ctx.options)
+            loss = reduced(losses, None, poison, ctx.options.reduction)
+            (gradient,) = torch.autograd.grad(loss, distances, grad, create_graph=True)
+        else:
+            gradient = slopes * grad
+        return gradient, None, None, None, None, None, None
 
 
 def losses_of(distances: Tensor, found: Tensor, poison: Tensor, options: Options) -> Losses:
