@@ -91,7 +91,7 @@ def _(
     on_missing: int,
 ) -> tuple[Tensor, Tensor]:
     loss = distances.new_empty(distances.shape[1:] if REDUCTIONS[reduction] == "none" else ())
-    return loss, torch.empty_like(distances)
+    return loss, distances.new_empty(distances.shape)
 
 
 @torch.library.register_fake("fasttriplet::batch_all")

@@ -90,6 +90,21 @@ def test_the_loss_in_one_operator_is_that_of_plain_pytorch(name, soft_margin, re
             torch.testing.assert_close(results[0], other, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", MINED_NAMES)
+def test_an_infinite_gradient_of_a_loss_of_zero_stays_with_it(name):
+    """As a root over the losses has it; what does not count or is zero moves nothing."""
+    gradients = []
+    for extra in ({}, dict(weights=torch.ones(9))):
+        rows = leaf()
+        options = dict(reduction="none", ignore_index=-1, **extra)
+        middle = function_of(name, LABELS, margin=100.0, **options)(rows).median().item()
+        losses = function_of(name, LABELS, margin=100.0 - middle - 1e-3, **options)(rows)
+        assert losses.any() and not losses.all()
+        gradients.append(torch.autograd.grad(losses.sqrt().sum(), rows)[0])
+    assert gradients[0].isfinite().all()
+    torch.testing.assert_close(*gradients)
+
+
 def test_arguments_of_the_loss_operator():
     distances, triplets = OPS.mine_triplets(leaf(), LABELS, *[None] * 6, 0, 0, 0, False, 0.0, 1, False, 0.0)
     one = distances.new_ones(())

@@ -113,7 +113,7 @@ class _TripletLosses(torch.autograd.Function):
             loss = reduced(losses, None, poison, ctx.options.reduction)
             (gradient,) = torch.autograd.grad(loss, distances, grad, create_graph=True)
         else:
-            gradient = slopes * grad
+            gradient = torch.where(slopes == 0, 0, slopes * grad)  # also where the gradient that comes back is infinite
         return gradient, None, None, None, None, None, None
 
 
