@@ -3,19 +3,23 @@
 //
 //   thread_index, lane_index, warp_index, block_index, block_count, shared_memory
 //   block_barrier, block_any                          all threads of the block
+//   last_of_blocks                                    all threads of the block; what the blocks before wrote is visible
 //   warp_barrier, warp_any, shuffle_xor               all 32 lanes of the warp, converged
 //   atomic_min, atomic_max, atomic_add, compare_and_swap, load_fresh (past the first-level cache)
 //   copy_async, copy_async_commit, copy_async_wait    16 bytes from global to shared memory, in the background
 //   load_matrices, multiply_add_bf16                  ldmatrix.x4 and mma.m16n8k16, PTX ISA "Warp-level matrix"
 //   float_bits, bits_float, double_bits               numbers as their bits and back
-//   TileMap, copy_box, fence_async                    a box of a matrix by the copy engine; Hopper
-//   arrival_start, arrival_expect, arrival_wait, arrival_end     a barrier that counts the bytes of such copies
-//   group_begin, group_multiply_add, group_commit, group_wait    wgmma.m64n128k16 by four warps
+//   lowest_bit                                        the number of the lowest bit that is set
+//   cluster_rank, cluster_barrier                     of the blocks of a cluster; Hopper, as all below
+//   TileMap, copy_box, copy_box_to_both, fence_async  a box of a matrix by the copy engine
+//   arrival_start, arrival_expect, arrive_at, arrival_wait, arrival_end   a barrier that counts arrivals and such bytes
+//   group_begin, group_multiply_add, group_commit, group_wait    wgmma.m64n128k16 and n256 by four warps
+//   hold_sums                                         what follows is not begun before the sums are there
 //   worked_out_here                                   keeps the compiler from holding what follows from a number
 //   add_down, add_up, fused                           float32 sums rounded towards -inf, +inf; a fused multiply-add
 //
 // A kernel is a struct: its members are its arguments, operator() its body, kThreads and kMinBlocks its launch bounds,
-// kSharedBytes its shared memory.
+// kSharedBytes its shared memory, kClusterBlocks how many blocks a cluster has.
 // Its grid is as large as suits the machine; every kernel walks its work in strides of the grid.
 #pragma once
 
@@ -51,6 +55,12 @@ template <typename Kernel, typename = void>
 inline constexpr int kSharedBytesOf = 0;
 template <typename Kernel>
 inline constexpr int kSharedBytesOf<Kernel, std::void_t<decltype(Kernel::kSharedBytes)>> = Kernel::kSharedBytes;
+
+// Blocks of a cluster of the kernel: kClusterBlocks, or one.
+template <typename Kernel, typename = void>
+inline constexpr int kClusterBlocksOf = 1;
+template <typename Kernel>
+inline constexpr int kClusterBlocksOf<Kernel, std::void_t<decltype(Kernel::kClusterBlocks)>> = Kernel::kClusterBlocks;
 
 // Float32 numbers as unsigned integers in the same order, for atomic minima. Zeros of both signs are equal: sums
 // rounded down end with the negative one.

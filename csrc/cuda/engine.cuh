@@ -4,7 +4,7 @@
 //
 //   Device::launch(kernel, blocks)               kernel: a struct of device.cuh
 //   Device::clear(pointer, bytes)
-//   Device::processors()
+//   Device::processors(), float64_ratio()         multiprocessors, and how much slower float64 is than float32
 //   Device::sort_bytes(count), Device::sort(...)   radix sort of 64-bit keys with 32-bit values
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "cuda/backward.cuh"
+#include "cuda/counters.cuh"
 #include "cuda/loss.cuh"
 #include "cuda/memory.cuh"
 #include "cuda/order.cuh"
@@ -22,14 +23,19 @@
 #include "cuda/tile_float.cuh"
 #include "cuda/tile_tensor.cuh"
 #include "cuda/tile_wgmma.cuh"
+#include "cuda/together.cuh"
 
 namespace fasttriplet::cuda {
 
 // Which products the screen begins with; what they leave open goes to float32 products, and from there to exact scores.
-enum class Products { kSmallTensor, kLargeTensor, kWgmma, kFloat };
+enum class Products { kSmallTensor, kLargeTensor, kWgmma, kWgmmaPair, kFloat };
 
 // Up to 4096 rows small tiles keep more of the machine busy.
 inline Products tensor_products(int64_t n) { return n <= 4096 ? Products::kSmallTensor : Products::kLargeTensor; }
+
+// Up to this many rows, anchors that the coarse round leaves are scored against everyone where candidates are settled,
+// 7 us for all of them at D = 128 on a GPU for computing: neither another round nor a scan is launched.
+inline constexpr int64_t kSmallBatch = 512;
 
 template <typename T>
 struct DeviceBatch {
@@ -61,7 +67,7 @@ int64_t packed_depth(int64_t d) {
 
 template <typename Tile, typename Device>
 typename Tile::Source source_of(const Device& device, const typename Tile::Entry* packed, int64_t n, int depth) {
-  if constexpr (std::is_same_v<Tile, WgmmaTile>)
+  if constexpr (std::is_same_v<Tile, WgmmaBlockTile> || std::is_same_v<Tile, WgmmaPairTile>)
     return {device.tile_map(packed, n, depth), depth};
   else
     return {packed, n, depth};
@@ -70,7 +76,8 @@ typename Tile::Source source_of(const Device& device, const typename Tile::Entry
 template <typename Device>
 class Engine {
  public:
-  explicit Engine(Device& device) : device_(device) {}
+  // `small_batch`: kSmallBatch, but where tests want another.
+  explicit Engine(Device& device, int64_t small_batch = kSmallBatch) : device_(device), small_batch_(small_batch) {}
 
   // Keys in order, equal keys by index.
   struct SortScratch {
@@ -94,8 +101,12 @@ class Engine {
   }
 
   struct MineScratch {
+    // These lie side by side, zero at first.
     State* state;
     Lowest* bad_of_class;  // [N]
+    uint32_t* arrived;     // [blocks] of the exact scan
+    size_t cleared_bytes;  // of all three
+
     double* factors;       // [N] or null
     uint8_t* finite;       // [N]
     int32_t *order, *begin, *end;
@@ -104,13 +115,16 @@ class Engine {
     RowNorms* norms;  // [N]
     PerSearch<Anchors> anchors;
     PerSearch<int32_t*> left_over;  // [N]
+    uint8_t* searching;             // [fine tiles]
+    double* longest;                // [blocks, ChooseProductScale::kLongest] or null
+    Winner* partial;                // [blocks, 4] of the exact scan
     LossSum* sums;                  // [chunks]
     SortScratch sort;
 
     template <typename T>
     MineScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch)
-        : state(memory.take<State>(1)),
-          bad_of_class(memory.take<Lowest>(batch.n)),
+        : cleared_bytes(sizeof(State) + static_cast<size_t>(batch.n) * sizeof(Lowest) +
+                        static_cast<size_t>(scan_blocks(device)) * sizeof(uint32_t)),
           factors(batch.distance == Distance::kCosine ? memory.take<double>(batch.n) : nullptr),
           finite(memory.take<uint8_t>(batch.n)),
           order(memory.take<int32_t>(batch.n)),
@@ -119,14 +133,22 @@ class Engine {
           centre(memory.take<double>(batch.d)),
           packed(memory.take<Float32>(batch.n * packed_depth<FloatTile>(batch.d))),
           norms(memory.take<RowNorms>(batch.n)),
+          searching(memory.take<uint8_t>((batch.n + FloatTile::kSize - 1) / FloatTile::kSize)),
+          longest(batch.distance == Distance::kInnerProduct
+                      ? memory.take<double>(scale_blocks(device, batch.n) * ChooseProductScale::kLongest)
+                      : nullptr),
+          partial(memory.take<Winner>(scan_blocks(device) * kScannedAnchors)),
           sums(memory.take<LossSum>((batch.n + kLossChunk - 1) / kLossChunk)),
           sort(device, memory, batch.n) {
+      state = reinterpret_cast<State*>(memory.take<uint64_t>(static_cast<int64_t>(cleared_bytes / 8 + 1)));
+      bad_of_class = reinterpret_cast<Lowest*>(state + 1);
+      arrived = reinterpret_cast<uint32_t*>(bad_of_class + batch.n);
       for (int search = 0; search < kSearches; ++search) {
         anchors[search] = {memory.take<Terms>(batch.n),
                            memory.take<uint32_t>(batch.n),
                            memory.take<uint64_t>(batch.n * list_length(batch.d)),
                            memory.take<uint8_t>(batch.n),
-                           memory.take<uint8_t>(batch.n),
+                           memory.take<uint32_t>(batch.n),
                            list_length(batch.d)};
         left_over[search] = memory.take<int32_t>(batch.n);
       }
@@ -138,30 +160,57 @@ class Engine {
   void mine(const DeviceBatch<T>& batch, const uint64_t* labels, Products products, const MineScratch& scratch,
             const Mined& mined) {
     const int64_t n = batch.n, d = batch.d;
-    device_.clear(scratch.state, sizeof(State));
+    device_.clear(scratch.state, scratch.cleared_bytes);
     if (n == 0) return;
-    device_.clear(scratch.bad_of_class, static_cast<size_t>(n) * sizeof(Lowest));
-    survey(batch, scratch);
+    const auto surveyed = survey_of(batch, scratch);
+    using Centre = ChooseCentre<T>;
+    launch_warps(
+        ThenOneBlock<SurveyRows<T>, Centre>{
+            surveyed,
+            {batch.rows, n, d, scratch.factors, scratch.finite, scratch.centre, scratch.state},
+            &scratch.state->surveyed},
+        warps_of(surveyed));
     sort(labels, n, 64, scratch.order, scratch.sort);
-    launch_threads(FindClasses{labels, scratch.order, scratch.finite, n, scratch.begin, scratch.end,
-                               scratch.bad_of_class, scratch.state},
-                   n);
-    launch(ChooseCentre<T>{batch.rows, n, d, scratch.factors, scratch.finite, scratch.centre, scratch.state}, 1);
-    if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, true);
-    if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, true);
-    if (products == Products::kWgmma) screen<WgmmaTile>(batch, scratch, kCoarse, true);
-    screen<FloatTile>(batch, scratch, kFine, products == Products::kFloat);
+    const FindClasses classes = {
+        labels, scratch.order, scratch.finite, n, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state};
+    const bool small = n <= small_batch_;
+    if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, &classes);
+    if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, &classes);
+    if (products == Products::kWgmma) screen<WgmmaBlockTile>(batch, scratch, kCoarse, &classes);
+    if (products == Products::kWgmmaPair) screen<WgmmaPairTile>(batch, scratch, kCoarse, &classes);
+    if (products == Products::kFloat) screen<FloatTile>(batch, scratch, kFine, &classes);
+    if (products != Products::kFloat && !small) screen<FloatTile>(batch, scratch, kFine, nullptr);
     const PairWriter writer = {
         n,    labels, scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
         mined};
     const ExactRows<T> exact = {batch.rows, d, scratch.factors};
     dispatch_distance(batch.distance, [&](auto kind) {
       using Kind = decltype(kind);
-      launch_warps(SettleCandidates<Kind, T>{exact, scratch.anchors, writer, scratch.left_over, scratch.state}, n);
+      launch_warps(SettleCandidates<Kind, T>{exact, scratch.anchors, writer, scratch.left_over, small, scratch.state},
+                   n);
       using Scan = ScanExactly<Kind, T>;
-      launch(Scan{exact, writer, scratch.left_over, scratch.state},
-             std::min((n + Scan::kAnchors - 1) / Scan::kAnchors, 2 * device_.processors()));
+      static_assert(Scan::kAnchors == kScannedAnchors);
+      if (!small)
+        launch(Scan{exact, writer, scratch.left_over, scratch.state, scratch.partial, scratch.arrived},
+               scan_blocks(device_));
     });
+  }
+
+  // After `mine`: leaves what lists hold in the state.
+  void count_candidates(int64_t n, const MineScratch& scratch) {
+    if (n > 0) launch_threads(CountCandidates{scratch.anchors, n, scratch.state->candidates}, n);
+  }
+  // From a copy of the state on the host.
+  ScreenCounters counters(int64_t n, Products products, const State& state) const {
+    ScreenCounters found = {};
+    uint64_t overflown = 0;
+    for (int search = 0; search < kSearches; ++search) {
+      overflown += found.overflown[search] = state.overflows[kCoarse][search];
+      found.scanned[search] = state.listed[search];
+      found.candidates[search] = state.candidates[search];
+    }
+    found.fine_round = products != Products::kFloat && n > small_batch_ && overflown > few_left_over(n);
+    return found;
   }
 
   // losses [N] or null; slopes [N]; loss [] or null.
@@ -170,8 +219,13 @@ class Engine {
               double* slopes, T* loss) {
     const int64_t chunks = (n + kLossChunk - 1) / kLossChunk;
     const int64_t blocks = std::min(chunks, device_.processors());
-    if (n > 0) launch(LossOfAnchors<T>{mined, n, options, scratch.state, losses, slopes, scratch.sums}, blocks);
-    if (loss != nullptr) launch(ReduceLoss<T>{n, options, scratch.state, scratch.sums, slopes, loss}, blocks);
+    const LossOfAnchors<T> anchors = {mined, n, options, scratch.state, losses, slopes, scratch.sums};
+    const ReduceLoss<T> reduction = {n, options, scratch.state, scratch.sums, slopes, loss};
+    // The thread that writes a chunk's sum adds it up, and slopes are divided by those that wrote them.
+    if (chunks == 1 && loss != nullptr)
+      return launch(Together<LossOfAnchors<T>, ReduceLoss<T>>{anchors, reduction}, 1);
+    if (n > 0) launch(anchors, blocks);
+    if (loss != nullptr) launch(reduction, blocks);
   }
 
   struct BackwardScratch {
@@ -203,7 +257,10 @@ class Engine {
     const int64_t n = batch.n, d = batch.d;
     if (n == 0 || d == 0) return;
     device_.clear(scratch.state, sizeof(State));
-    if (scratch.factors != nullptr) survey(batch, scratch);
+    if (scratch.factors != nullptr) {
+      const auto surveyed = survey_of(batch, scratch);
+      launch_warps(surveyed, warps_of(surveyed));
+    }
     launch_threads(ListEdges<T>{pairs, distances, slopes, upstream, per_anchor, batch.distance, n, scratch.targets,
                                 scratch.weights, scratch.state},
                    2 * n);
@@ -224,34 +281,56 @@ class Engine {
   }
 
  private:
+  uint32_t few_left_over(int64_t n) const { return few_overflows(n, device_.float64_ratio()); }
+
   // Scratch of a call or of its gradient: factors or null, finite, state.
   template <typename T, typename Scratch>
-  void survey(const DeviceBatch<T>& batch, const Scratch& scratch) {
-    using Survey = SurveyRows<T>;
-    launch_warps(Survey{batch.rows, batch.n, batch.d, scratch.factors, scratch.finite, scratch.state},
-                 (batch.n + Survey::kRowsOfWarp - 1) / Survey::kRowsOfWarp);
+  static SurveyRows<T> survey_of(const DeviceBatch<T>& batch, const Scratch& scratch) {
+    return {batch.rows, batch.n, batch.d, scratch.factors, scratch.finite, scratch.state};
+  }
+  template <typename T>
+  static int64_t warps_of(const SurveyRows<T>& survey) {
+    return (survey.n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp;
   }
 
-  // Rows packed, terms set and pairs screened: in the first round always, then if the round before asks for it.
+  // Rows packed, terms set and pairs screened: in the first round, which brings `classes` to be found, always; then if
+  // the round before asks for it.
   template <typename Tile, typename T>
-  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, Round round, bool first) {
+  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, Round round, const FindClasses* classes) {
     using Entry = typename Tile::Entry;
+    using Pack = PackRows<T, Entry>;
     static_assert(sizeof(Entry) * Tile::kDepthStep <= sizeof(Float32) * FloatTile::kDepthStep);
     const int64_t n = batch.n, d = batch.d, depth = packed_depth<Tile>(d);
+    const bool first = classes != nullptr;
     Entry* const packed = reinterpret_cast<Entry*>(scratch.packed);
-    const RoundCondition condition = {first ? nullptr : scratch.state->overflows[round - 1]};
-    launch_warps(PackRows<T, Entry>{batch.rows, n, d, depth, scratch.order, scratch.factors, scratch.finite,
-                                    scratch.centre, scratch.state, round, condition, packed, scratch.norms},
-                 n);
+    const RoundCondition condition = {first ? nullptr : scratch.state->overflows[round - 1],
+                                      first ? 0 : few_left_over(n)};
+    const Pack pack = {batch.rows,     n,     d,         depth,  scratch.order, scratch.factors, scratch.finite, scratch.centre,
+                       scratch.state, round, condition, packed, scratch.norms};
+    if (first)
+      launch_warps(Together<Pack, FindClasses>{pack, *classes}, n);
+    else
+      launch_warps(pack, n);
     if (batch.distance == Distance::kInnerProduct)
-      launch(ChooseProductScale{scratch.norms, n, d, round, condition, scratch.state}, 1);
+      launch(ChooseProductScale{scratch.norms, n, d, round, condition, scratch.state, scratch.longest},
+             scale_blocks(device_, n));
     launch_threads(SetTerms{scratch.norms, n, scratch.order, scratch.finite, scratch.begin, scratch.end, batch.distance,
-                            Tile::product_error(d), round, condition, scratch.state, scratch.anchors},
+                            Tile::product_error(d), round, condition, scratch.state, scratch.anchors, scratch.searching,
+                            FloatTile::kSize},
                    n);
     using Screen = ScreenPairs<Tile>;
+    const int64_t most = Screen::kMinBlocks * device_.processors() / Tile::kBlocks;
     launch(Screen{source_of<Tile>(device_, packed, n, static_cast<int>(depth)), n, scratch.begin, condition,
+                  first ? nullptr : scratch.searching, scratch.state->taken_tiles + round,
                   scratch.state->overflows[round], scratch.anchors},
-           std::min(tile_slots(n, Tile::kSize), Screen::kMinBlocks * device_.processors()));
+           std::min(TileOrder(n, Tile::kSize).count(), std::max<int64_t>(most, 1)) * Tile::kBlocks);
+  }
+
+  // The exact scan does not know beforehand how much is left to it.
+  static constexpr int64_t kScannedAnchors = 4;
+  static int64_t scan_blocks(const Device& device) { return 2 * device.processors(); }
+  static int64_t scale_blocks(const Device& device, int64_t n) {
+    return std::clamp<int64_t>(n / ChooseProductScale::kRowsOfBlock, 1, device.processors());
   }
 
   template <typename Kernel>
@@ -271,6 +350,7 @@ class Engine {
 
   static constexpr int64_t kMostBlocks = int64_t{1} << 30;
   Device& device_;
+  int64_t small_batch_;
 };
 
 }  // namespace fasttriplet::cuda

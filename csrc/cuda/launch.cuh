@@ -8,7 +8,7 @@
 #include "cuda/device.cuh"
 #include "cuda/sort.h"
 #include "cuda/status.h"
-#include "cuda/tile_wgmma.cuh"
+#include "cuda/tile.cuh"
 
 namespace fasttriplet::cuda {
 
@@ -23,21 +23,26 @@ class CudaDevice {
       : index_(index), stream_(stream), processors_(device_attribute(cudaDevAttrMultiProcessorCount, index)) {}
 
   int64_t processors() const { return processors_; }
+  int64_t float64_ratio() const { return device_attribute(cudaDevAttrSingleToDoublePrecisionPerfRatio, index_); }
   cudaStream_t stream() const { return stream_; }
 
   template <typename Kernel>
   void launch(const Kernel& kernel, int64_t blocks) {
     constexpr int kBytes = kSharedBytesOf<Kernel>;
     if constexpr (kBytes > kUsualSharedBytes) allow_shared_memory<Kernel>(kBytes);
-    run<Kernel><<<static_cast<unsigned>(blocks), Kernel::kThreads, kBytes, stream_>>>(kernel);
-    check_cuda(cudaGetLastError(), "a kernel's launch");
+    if constexpr (kClusterBlocksOf<Kernel> > 1) {
+      launch_clusters(kernel, blocks);
+    } else {
+      run<Kernel><<<static_cast<unsigned>(blocks), Kernel::kThreads, kBytes, stream_>>>(kernel);
+      check_cuda(cudaGetLastError(), "a kernel's launch");
+    }
   }
 
-  // Boxes of 128 rows x 64 entries of a matrix [n, depth], for the copy engine.
+  // Boxes of kBoxRows x kBoxEntries of a matrix [n, depth], for the copy engine.
   TileMap tile_map(const BFloat16* entries, int64_t n, int depth) const {
     const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(depth), static_cast<cuuint64_t>(n)};
     const cuuint64_t row_bytes[1] = {static_cast<cuuint64_t>(depth) * sizeof(BFloat16)};
-    const cuuint32_t box[2] = {WgmmaTile::kDepth, WgmmaTile::kSize}, steps[2] = {1, 1};
+    const cuuint32_t box[2] = {kBoxEntries, kBoxRows}, steps[2] = {1, 1};
     TileMap map;
     const CUresult status =
         tile_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<BFloat16*>(entries), sizes, row_bytes,
@@ -76,6 +81,22 @@ class CudaDevice {
   }
 
   static constexpr int kUsualSharedBytes = 48 * 1024;
+
+  template <typename Kernel>
+  void launch_clusters(const Kernel& kernel, int64_t blocks) {
+    cudaLaunchAttribute clusters = {};
+    clusters.id = cudaLaunchAttributeClusterDimension;
+    clusters.val.clusterDim.x = kClusterBlocksOf<Kernel>;
+    clusters.val.clusterDim.y = clusters.val.clusterDim.z = 1;
+    cudaLaunchConfig_t shape = {};
+    shape.gridDim = dim3(static_cast<unsigned>(blocks));
+    shape.blockDim = dim3(Kernel::kThreads);
+    shape.dynamicSmemBytes = kSharedBytesOf<Kernel>;
+    shape.stream = stream_;
+    shape.attrs = &clusters;
+    shape.numAttrs = 1;
+    check_cuda(cudaLaunchKernelEx(&shape, run<Kernel>, kernel), "a kernel's launch in clusters");
+  }
 
   // More than 48 KB must be asked for, once a kernel and device.
   template <typename Kernel>

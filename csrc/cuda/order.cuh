@@ -64,7 +64,7 @@ FT_DEVICE int64_t bound_of(const uint64_t* keys, const int32_t* order, int64_t n
 
 // A class is known by its first position: ascending in sorted order.
 struct FindClasses {
-  static constexpr int kThreads = 128, kMinBlocks = 1;
+  static constexpr int kThreads = 256, kMinBlocks = 1;
   const uint64_t* labels;  // [N]
   const int32_t* order;    // [N]
   const uint8_t* finite;   // [N] by row

@@ -33,24 +33,30 @@ void check_rows(const Tensor& embeddings) {
                                 std::to_string(embeddings.size(0)));
 }
 
+TensorCores tensor_cores_named(const std::string& name, const char* argument) {
+  if (name == "tensor") return TensorCores::kWarp;
+  if (name == "wgmma") return TensorCores::kWarpgroup;
+  if (name == "wgmma-pair") return TensorCores::kWarpgroupPair;
+  throw std::invalid_argument(std::string(argument) + " must be tensor, wgmma, wgmma-pair or float; got '" + name + "'");
+}
+
 // FASTTRIPLET_CUDA_PRODUCTS forces what the screen begins with; otherwise tensor cores where they have passed their
 // test. wgmma has to be asked for until it has been measured.
 Products chosen_products(const CudaDevice& device, int32_t index, int64_t n) {
   const char* const forced = std::getenv("FASTTRIPLET_CUDA_PRODUCTS");
   const std::string wish = forced == nullptr ? "" : forced;
   if (wish == "float") return Products::kFloat;
-  if (!wish.empty() && wish != "tensor" && wish != "wgmma")
-    throw std::invalid_argument("FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma or float; got '" + wish + "'");
-  const TensorCores kind = wish == "wgmma" ? TensorCores::kWarpgroup : TensorCores::kWarp;
+  const TensorCores kind = tensor_cores_named(wish.empty() ? "tensor" : wish, "FASTTRIPLET_CUDA_PRODUCTS");
   const bool trusted = tensor_cores_trusted(index, kind, device.stream());
   if (!wish.empty() && !trusted)
     throw std::invalid_argument("FASTTRIPLET_CUDA_PRODUCTS=" + wish + " needs a GPU of compute capability " +
-                                (wish == "wgmma" ? "9.0" : "8.0 or later") +
+                                (kind == TensorCores::kWarp ? "8.0 or later" : "9.0") +
                                 " that has passed the test of its tensor cores, outside the capture of a graph; CUDA "
                                 "device " +
                                 std::to_string(index) + " is none");
   if (!trusted) return Products::kFloat;
-  return kind == TensorCores::kWarpgroup ? Products::kWgmma : tensor_products(n);
+  if (kind == TensorCores::kWarp) return tensor_products(n);
+  return kind == TensorCores::kWarpgroup ? Products::kWgmma : Products::kWgmmaPair;
 }
 
 // Scratch of a call in one allocation of PyTorch's. It may be given back before the kernels have run: the allocator
@@ -64,7 +70,7 @@ Scratch allocate(Tensor& memory, const Tensor& like, CudaDevice& device, const A
   return Scratch(device, carver, arguments...);
 }
 
-// Mines, then calls then(engine, scratch, typed null pointer).
+// Mines, then calls then(engine, device, products, scratch, typed null pointer).
 template <typename Then>
 void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, const Mined& mined, Then&& then) {
   check_rows(embeddings);
@@ -78,7 +84,7 @@ void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, con
     Tensor memory;
     const auto scratch = allocate<CudaEngine::MineScratch>(memory, rows, device, batch);
     engine.mine(batch, reinterpret_cast<const uint64_t*>(ids.const_data_ptr<int64_t>()), products, scratch, mined);
-    then(engine, device, scratch, typed);
+    then(engine, device, products, scratch, typed);
   });
 }
 
@@ -90,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const
   mine(embeddings, labels, distance_of(distance),
        {results.positives.mutable_data_ptr<int64_t>(), results.negatives.mutable_data_ptr<int64_t>(),
         results.distances.mutable_data_ptr<double>()},
-       [](CudaEngine&, CudaDevice&, const CudaEngine::MineScratch&, auto*) {});
+       [](CudaEngine&, CudaDevice&, Products, const CudaEngine::MineScratch&, auto*) {});
   return {results.distances, results.positives, results.negatives};
 }
 
@@ -122,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
   Tensor loss = new_loss(embeddings, per_anchor);
   const Mined mined = {results.positives, results.negatives, results.distances};
   mine(embeddings, labels, distance_of(distance), mined,
-       [&](CudaEngine& engine, CudaDevice& device, const CudaEngine::MineScratch& scratch, auto* typed) {
+       [&](CudaEngine& engine, CudaDevice& device, Products, const CudaEngine::MineScratch& scratch, auto* typed) {
          using T = Pointee<decltype(typed)>;
          T* const out = loss.mutable_data_ptr<T>();
          engine.reduce<T>(n, options, scratch, mined, per_anchor ? out : nullptr, results.slopes,
@@ -158,26 +164,65 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   return gradient;
 }
 
-std::string tensor_core_test(int64_t device, bool warpgroup) {
+// One call, and what its screen left: for reports. Waits for the device.
+std::string mine_counters(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
+  check_embeddings(embeddings);
+  check_labels(labels, embeddings);
+  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  MineResults results(embeddings);
+  std::string text;
+  mine(embeddings, labels, distance_of(distance),
+       {results.positives.mutable_data_ptr<int64_t>(), results.negatives.mutable_data_ptr<int64_t>(),
+        results.distances.mutable_data_ptr<double>()},
+       [&](CudaEngine& engine, CudaDevice& device, Products products, const CudaEngine::MineScratch& scratch, auto*) {
+         const int64_t n = embeddings.size(0);
+         engine.count_candidates(n, scratch);
+         State state;
+         check_cuda(cudaMemcpyAsync(&state, scratch.state, sizeof state, cudaMemcpyDeviceToHost, device.stream()),
+                    "cudaMemcpyAsync");
+         check_cuda(cudaStreamSynchronize(device.stream()), "cudaStreamSynchronize");
+         const ScreenCounters found = engine.counters(n, products, state);
+         const char* const searches[kSearches] = {"nearest", "farthest"};
+         for (int search = 0; search < kSearches; ++search)
+           text += std::string("overflown_") + searches[search] + "=" + std::to_string(found.overflown[search]) +
+                   "\nscanned_" + searches[search] + "=" + std::to_string(found.scanned[search]) + "\ncandidates_" +
+                   searches[search] + "=" + std::to_string(found.candidates[search]) + "\n";
+         text += std::string("fine_round=") + (found.fine_round ? "1" : "0");
+       });
+  return text;
+}
+
+double tensor_core_share(int64_t device, std::string products) {
   const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
-  return test_tensor_cores(static_cast<int>(device), warpgroup ? TensorCores::kWarpgroup : TensorCores::kWarp);
+  return largest_error_share(static_cast<int>(device), tensor_cores_named(products, "products"));
+}
+
+std::string tensor_core_test(int64_t device, std::string products) {
+  const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
+  return test_tensor_cores(static_cast<int>(device), tensor_cores_named(products, "products"));
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fasttriplet, m) {
-  // What is wrong with the tensor cores of a device, empty where nothing is; of wgmma on sm_90a, or of mma.sync.
-  m.def("_cuda_test_tensor_cores(int device, bool warpgroup) -> str");
+  // What is wrong with the tensor cores of a device, empty where nothing is; `products` as in FASTTRIPLET_CUDA_PRODUCTS.
+  m.def("_cuda_test_tensor_cores(int device, str products) -> str");
+  // The largest error of their products in that test, as a share of what core/bound.h allows.
+  m.def("_cuda_tensor_core_share(int device, str products) -> float");
+  // What the screen of one call left, lines key=value.
+  m.def("_cuda_mine_counters(Tensor embeddings, Tensor labels, int distance) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CUDA, m) {
   m.impl("mine_batch_hard", TORCH_BOX(&mine_operator));
   m.impl("batch_hard_loss", TORCH_BOX(&loss_operator));
   m.impl("_batch_hard_loss_backward", TORCH_BOX(&backward_operator));
+  m.impl("_cuda_mine_counters", TORCH_BOX(&mine_counters));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CompositeExplicitAutograd, m) {
   m.impl("_cuda_test_tensor_cores", TORCH_BOX(&tensor_core_test));
+  m.impl("_cuda_tensor_core_share", TORCH_BOX(&tensor_core_share));
 }
 
 }  // namespace fasttriplet::cuda

@@ -78,6 +78,9 @@ struct Winner {
       score = other_score;
     }
   }
+  FT_DEVICE void meet_if_any(const Winner& other) {
+    if (other.row >= 0) meet(other.row, other.score);
+  }
 };
 
 }  // namespace fasttriplet::cuda

@@ -1,5 +1,6 @@
 // From the screen's candidates to the mined pairs, by exact scores; and the exact scan for anchors whose lists did not
-// suffice. Equal scores go to the lowest row, so the answer does not depend on the order of the candidates.
+// suffice. Equal scores go to the lowest row, so the answer does not depend on the order of the candidates, nor on how
+// they are shared out among blocks.
 #pragma once
 
 #include "cuda/prepare.cuh"
@@ -29,6 +30,11 @@ struct PairWriter {
   const State* state;
   Mined mined;
 
+  // Whether the row at position c is a finite candidate of the anchor at position r.
+  FT_DEVICE bool pairs(Search search, int64_t r, int64_t c) const {
+    return r != c && (begin[r] == begin[c]) == (search == kFarthest) && finite[order[c]] != 0;
+  }
+
   FT_DEVICE void write(Search search, int64_t position, Winner winner) const {
     const int64_t i = order[position];
     if (search == kFarthest) winner.score = -winner.score;
@@ -54,7 +60,8 @@ struct PairWriter {
   }
 };
 
-// A warp an anchor; its halves settle the two searches.
+// A warp an anchor; its halves settle the two searches. In a small batch they also score everyone where a list did not
+// suffice, which spares the exact scan its launch.
 template <typename Kind, typename T>
 struct SettleCandidates {
   static constexpr int kThreads = 128, kMinBlocks = 1;
@@ -62,6 +69,7 @@ struct SettleCandidates {
   PerSearch<Anchors> anchors;
   PairWriter writer;
   PerSearch<int32_t*> left_over;  // [N] positions for the exact scan
+  bool alone;                     // no exact scan follows
   State* state;
 
   FT_DEVICE void operator()() const {
@@ -70,27 +78,54 @@ struct SettleCandidates {
     const Anchors& own = anchors[search];
     for (int64_t r = walk.first; r < writer.n; r += walk.stride) {
       const bool sufficient = !own.overflown[r];
-      const uint32_t best = own.best[r];
-      const int64_t i = writer.order[r];
       Winner winner = {-1, 0};
-      for (int k = 0; k < own.length; ++k) {
-        const uint64_t slot = own.slots[r * own.length + k];
-        const bool wanted = sufficient && slot >> 32 <= best;
-        if (!warp_any(wanted)) continue;
-        const int64_t j = wanted ? writer.order[static_cast<uint32_t>(slot)] : i;
-        const double value = score<Kind>(exact, i, j);
-        if (wanted) winner.meet(j, search == kNearest ? value : -value);
-      }
+      if (warp_any(sufficient)) score_list(search, r, sufficient, winner);
+      if (alone && warp_any(!sufficient)) score_everyone(search, r, !sufficient, winner);
       if (group_lane() != 0) continue;
-      if (sufficient)
+      const uint32_t place = sufficient ? 0 : atomic_add(&state->listed[search], 1);
+      if (sufficient || alone)
         writer.write(search, r, winner);
       else
-        left_over[search][atomic_add(&state->listed[search], 1)] = static_cast<int32_t>(r);
+        left_over[search][place] = static_cast<int32_t>(r);
     }
+  }
+
+ private:
+  FT_DEVICE void score_list(Search search, int64_t r, bool wanted, Winner& winner) const {
+    const Anchors& own = anchors[search];
+    const uint32_t best = own.best[r];
+    for (int begin = 0; begin < own.length; begin += kSlotsAtOnce) {
+      uint64_t slots[kSlotsAtOnce];
+      bool empty = true;
+#pragma unroll
+      for (int k = 0; k < kSlotsAtOnce; ++k) {
+        slots[k] = own.slots[r * own.length + begin + k];
+        empty = empty && slots[k] == kEmptySlot;
+      }
+      if (!warp_any(!empty)) return;  // and so are the slots behind
+#pragma unroll
+      for (int k = 0; k < kSlotsAtOnce; ++k)
+        score_one(search, r, static_cast<uint32_t>(slots[k]), wanted && slots[k] >> 32 <= best, winner);
+    }
+  }
+
+  FT_DEVICE void score_everyone(Search search, int64_t r, bool wanted, Winner& winner) const {
+    for (int64_t c = 0; c < writer.n; ++c)
+      score_one(search, r, c, wanted && writer.pairs(search, r, c), winner);
+  }
+
+  // The anchor and the candidate at these positions. The whole warp must come.
+  FT_DEVICE void score_one(Search search, int64_t r, int64_t c, bool wanted, Winner& winner) const {
+    if (!warp_any(wanted)) return;
+    const int64_t i = writer.order[r], j = wanted ? writer.order[c] : i;
+    const double value = score<Kind>(exact, i, j);
+    if (wanted) winner.meet(j, search == kNearest ? value : -value);
   }
 };
 
 // Every candidate's exact score for the anchors that are left: four anchors a block, four candidates a group of lanes.
+// Where four anchors a block would leave multiprocessors idle, several blocks share out the candidates of the same
+// anchors; the last of them to come takes the best of what they have found.
 template <typename Kind, typename T>
 struct ScanExactly {
   static constexpr int kThreads = 256, kMinBlocks = 1, kAnchors = 4, kCandidates = 4;
@@ -100,17 +135,31 @@ struct ScanExactly {
   PairWriter writer;
   PerSearch<int32_t*> left_over;  // [N]
   const State* state;
+  Winner* partial;    // [blocks, kAnchors]
+  uint32_t* arrived;  // [blocks] by anchors' first block, zero at first
+
+  // Candidates that a block is worth the trouble for: two steps.
+  static constexpr int64_t kLeastCandidates = 2 * kGroups * kCandidates;
 
   FT_DEVICE void operator()() const {
-    for (const Search search : {kNearest, kFarthest}) {
-      const int64_t count = state->listed[search];
-      for (int64_t first = block_index() * kAnchors; first < count; first += block_count() * kAnchors)
-        scan(search, first, count);
+    const int64_t nearest = (state->listed[kNearest] + kAnchors - 1) / kAnchors;
+    const int64_t all = nearest + (state->listed[kFarthest] + kAnchors - 1) / kAnchors;
+    if (all == 0) return;
+    const int64_t useful = (writer.n + kLeastCandidates - 1) / kLeastCandidates, idle = block_count() / all;
+    const int64_t shares = idle < 1 ? 1 : idle < useful ? idle : useful;
+    for (int64_t unit = block_index(); unit < all * shares; unit += block_count()) {
+      const int64_t four = unit / shares;
+      if (four < nearest)
+        scan(kNearest, four * kAnchors, four * shares, unit % shares, shares);
+      else
+        scan(kFarthest, (four - nearest) * kAnchors, four * shares, unit % shares, shares);
     }
   }
 
  private:
-  FT_DEVICE void scan(Search search, int64_t first, int64_t count) const {
+  // Four anchors from `first` on, and one share of their candidates; `base` is the first of `shares` places.
+  FT_DEVICE void scan(Search search, int64_t first, int64_t base, int64_t share, int64_t shares) const {
+    const int64_t count = state->listed[search];
     Winner(*const winners)[kAnchors] = reinterpret_cast<Winner(*)[kAnchors]>(shared_memory());
     int64_t position[kAnchors];
     Winner winner[kAnchors];
@@ -128,20 +177,28 @@ struct ScanExactly {
       end = writer.n;
     }
     // In steps of the block, so that a warp stays together.
-    for (int64_t base = begin; base < end; base += kGroups * kCandidates)
-      score_candidates(search, position, base + (warp_index() * 2 + group_of_warp()) * kCandidates, end, winner);
+    constexpr int64_t kStep = kGroups * kCandidates;
+    const int64_t steps = (end - begin + kStep - 1) / kStep, own_end = begin + steps * (share + 1) / shares * kStep;
+    for (int64_t step = begin + steps * share / shares * kStep; step < own_end; step += kStep)
+      score_candidates(search, position, step + (warp_index() * 2 + group_of_warp()) * kCandidates, end, winner);
     if (group_lane() == 0)
 #pragma unroll
       for (int a = 0; a < kAnchors; ++a) winners[warp_index() * 2 + group_of_warp()][a] = winner[a];
     block_barrier();
     const int64_t a = thread_index();
-    if (a < kAnchors && first + a < count) {
-      Winner best = winners[0][a];
-      for (int g = 1; g < kGroups; ++g)
-        if (winners[g][a].row >= 0) best.meet(winners[g][a].row, winners[g][a].score);
-      writer.write(search, left_over[search][first + a], best);
+    const bool writes = a < kAnchors && first + a < count;
+    Winner best = {-1, 0};
+    if (writes)
+      for (int g = 0; g < kGroups; ++g) best.meet_if_any(winners[g][a]);
+    if (shares > 1) {
+      if (writes) partial[(base + share) * kAnchors + a] = best;
+      if (!last_of_blocks(arrived + base, static_cast<uint32_t>(shares))) return;
+      best = {-1, 0};
+      if (writes)
+        for (int64_t s = 0; s < shares; ++s) best.meet_if_any(partial[(base + s) * kAnchors + a]);
     }
-    block_barrier();
+    if (writes) writer.write(search, left_over[search][first + a], best);
+    block_barrier();  // the winners are overwritten
   }
 
   FT_DEVICE void score_candidates(Search search, const int64_t (&position)[kAnchors], int64_t from, int64_t end,
@@ -174,9 +231,7 @@ struct ScanExactly {
 #pragma unroll
       for (int c = 0; c < kCandidates; ++c) {
         const double value = score_of_sums<Kind>(sum[a][c], x_factor[a], y_factor[c]);
-        const int64_t r = from + c;
-        const bool same = r < end && writer.begin[r] == writer.begin[position[a]];
-        if (r < end && r != position[a] && same == (search == kFarthest) && writer.finite[y[c]])
+        if (from + c < end && writer.pairs(search, position[a], from + c))
           winner[a].meet(y[c], search == kNearest ? value : -value);
       }
   }

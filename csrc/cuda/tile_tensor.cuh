@@ -12,12 +12,12 @@
 namespace fasttriplet::cuda {
 
 template <int kTileSize, int kPartRows, int kTileMinBlocks>
-struct TensorTile {
+struct TensorTile : PlainTile {
   using Entry = BFloat16;
   using Source = PackedRows<Entry>;
   static constexpr int kSize = kTileSize, kDepth = 32, kDepthStep = 8, kStages = 4;
   using Sums = Part<kPartRows, 32>;
-  using Layout = Warps<kSize, Sums>;
+  using Layout = Warps<kSize, kSize, Sums>;
   static constexpr int kThreads = Layout::kThreads, kMinBlocks = kTileMinBlocks;
   static constexpr int kRowBytes = kDepth * sizeof(Entry), kChunks = kRowBytes / 16;
   static constexpr int kOperandBytes = kSize * kRowBytes;
@@ -25,35 +25,32 @@ struct TensorTile {
 
   static double product_error(int64_t d) { return tensor_core_error(d); }
 
+  static FT_DEVICE void start(const Source& source, int row_tile, int column_tile, char* buffer, Pipeline&) {
+    const Chunks row_chunks(source, row_tile), column_chunks(source, column_tile);
+#pragma unroll 1
+    for (int step = 0; step < kStages - 1; ++step) load(source, row_chunks, column_chunks, step, buffer);
+  }
+  static FT_DEVICE void abandon(const Source&, char*, Pipeline&) { copy_async_wait<0>(); }
+
   // Rows of tile number row_tile times rows of column_tile; beyond the last row are zeros. The depth is a multiple of
   // kDepthStep.
-  static FT_DEVICE void multiply(const Source& source, int row_tile, int column_tile, char* buffer, Sums& sums) {
+  static FT_DEVICE void multiply(const Source& source, int row_tile, int column_tile, char* buffer, Pipeline&,
+                                 Sums& sums) {
 #pragma unroll
     for (int r = 0; r < Sums::kRowsOfLane; ++r)
 #pragma unroll
       for (int c = 0; c < Sums::kColumnsOfLane; ++c) sums.dot[r][c] = 0;
     // What stays the same from step to step is worked out here: left to the compiler it takes more registers.
     const int lane = lane_index();
-    const int steps = (source.depth + kDepth - 1) / kDepth;
+    const int steps = steps_of(source);
     const int row_offset = place(Layout::first_row() + lane % 16, lane / 16);
     const int column_offset = place(Layout::first_column() + lane % 8 + lane / 16 * 8, lane / 8 % 2);
     const Chunks row_chunks(source, row_tile), column_chunks(source, column_tile);
-    const auto load = [&](int step) {
-      char* const stage = buffer + step % kStages * (2 * kOperandBytes);
-      row_chunks.copy(source.depth, step * kDepth, stage);
-      column_chunks.copy(source.depth, step * kDepth, stage + kOperandBytes);
-    };
-#pragma unroll 1
-    for (int step = 0; step < kStages - 1; ++step) {
-      if (step < steps) load(step);
-      copy_async_commit();  // an empty group too: the count of groups is what is waited for
-    }
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       copy_async_wait<kStages - 2>();
       block_barrier();  // all have this stage, and have done with the one that is loaded next
-      if (step + kStages - 1 < steps) load(step + kStages - 1);
-      copy_async_commit();
+      load(source, row_chunks, column_chunks, step + kStages - 1, buffer);
       const char* const stage = buffer + step % kStages * (2 * kOperandBytes);
 #pragma unroll
       for (int half = 0; half < kDepth / 16; ++half)  // two chunks further: bit 5 of a place
@@ -63,6 +60,7 @@ struct TensorTile {
   }
 
  private:
+  static FT_DEVICE int steps_of(const Source& source) { return (source.depth + kDepth - 1) / kDepth; }
   static FT_DEVICE int place(int row, int chunk) { return row * kRowBytes + ((chunk ^ (row / 2 % kChunks)) * 16); }
 
   // This thread's chunks of an operand: one of a row, and of the rows kRowStep below.
@@ -91,6 +89,15 @@ struct TensorTile {
     const Entry* from_;
     int rows_;  // of the tile from this thread's row on
   };
+
+  static FT_DEVICE void load(const Source& source, const Chunks& rows, const Chunks& columns, int step, char* buffer) {
+    char* const stage = buffer + step % kStages * (2 * kOperandBytes);
+    if (step < steps_of(source)) {
+      rows.copy(source.depth, step * kDepth, stage);
+      columns.copy(source.depth, step * kDepth, stage + kOperandBytes);
+    }
+    copy_async_commit();  // an empty group too: the count of groups is what is waited for
+  }
 
   // 16 entries of depth; the places are those of this lane's first row and column.
   static FT_DEVICE void multiply_stage(const char* rows, const char* columns, Sums& sums) {

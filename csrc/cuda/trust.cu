@@ -72,20 +72,35 @@ BFloat16 cut_off(float value) {  // any bfloat16 number near value will do
   return {static_cast<uint16_t>(bits >> 16)};
 }
 
-// Whole numbers, whose products are exact, show a wrong layout; fractions, over a long depth, a wrong error bound.
-template <typename Tile>
-std::string test_tile(CudaDevice& device, Session& session, int depth, bool whole) {
-  const int64_t n = 2 * Tile::kSize - 5;  // the last rows are beyond the batch
-  std::mt19937 random(0);
+// Whole numbers, whose products are exact, show a wrong layout; fractions, over a long depth, a wrong error bound; so do
+// numbers in [1, 2) added to a first product of 4096, which lose as many bits as sums can.
+enum class Entries { kWhole, kNormal, kLarge };
+
+BFloat16 draw(Entries kind, int64_t k, std::mt19937& random) {
   std::uniform_int_distribution<int> integer(-8, 8);
   std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> uniform(1, 2);
+  if (kind == Entries::kWhole) return cut_off(static_cast<float>(integer(random)));
+  if (kind == Entries::kNormal) return cut_off(normal(random));
+  return cut_off(k == 0 ? 64 : uniform(random));
+}
+
+struct Found {
+  std::string wrong;  // empty: nothing
+  double share = 0;   // largest error, of what is allowed
+};
+
+template <typename Tile>
+void test_tile(CudaDevice& device, Session& session, int depth, Entries kind, Found& found) {
+  const int64_t n = 2 * Tile::kSize - 5;  // the last rows are beyond the batch
+  std::mt19937 random(0);
   std::vector<BFloat16> rows(static_cast<size_t>(n * depth));
-  for (BFloat16& entry : rows) entry = cut_off(whole ? static_cast<float>(integer(random)) : normal(random));
+  for (int64_t e = 0; e < n * depth; ++e) rows[e] = draw(kind, e % depth, random);
   std::vector<float> products(Tile::kSize * Tile::kSize);
   BFloat16* const device_rows = session.take<BFloat16>(rows.size());
   float* const device_products = session.take<float>(products.size());
   session.copy(device_rows, rows.data(), rows.size());
-  device.launch(MultiplyTile<Tile>{source_of<Tile>(device, device_rows, n, depth), device_products}, 1);
+  device.launch(MultiplyTile<Tile>{source_of<Tile>(device, device_rows, n, depth), device_products}, Tile::kBlocks);
   session.copy(products.data(), device_products, products.size());
   for (int64_t i = 0; i < Tile::kSize; ++i)
     for (int64_t j = 0; j < Tile::kSize; ++j) {
@@ -97,33 +112,44 @@ std::string test_tile(CudaDevice& device, Session& session, int depth, bool whol
         x_square += x * x;
         y_square += y * y;
       }
-      const double allowed = whole ? 0 : tensor_core_error(depth) * std::sqrt(x_square * y_square);
-      const double found = products[i * Tile::kSize + j];
-      if (!(std::fabs(found - dot) <= allowed))
-        return "product (" + std::to_string(i) + ", " + std::to_string(j) + ") of a tile of " +
-               std::to_string(Tile::kSize) + " and depth " + std::to_string(depth) + " is " + std::to_string(found) +
-               ", and " + std::to_string(dot) + " was expected, within " + std::to_string(allowed);
+      const bool exact = kind == Entries::kWhole;
+      const double allowed = exact ? 0 : tensor_core_error(depth) * std::sqrt(x_square * y_square);
+      const double product = products[i * Tile::kSize + j], error = std::fabs(product - dot);
+      if (!exact && allowed > 0) found.share = std::fmax(found.share, error / allowed);
+      if (!(error <= allowed) && found.wrong.empty())
+        found.wrong = "product (" + std::to_string(i) + ", " + std::to_string(j) + ") of a tile of " +
+                      std::to_string(Tile::kSize) + " and depth " + std::to_string(depth) + " is " +
+                      std::to_string(product) + ", and " + std::to_string(dot) + " was expected, within " +
+                      std::to_string(allowed);
     }
-  return "";
+}
+
+Found test(int device, TensorCores kind) {
+  Session session;
+  CudaDevice launcher(device, session.stream());
+  Found found;
+  for (const auto& [depth, entries] : {std::pair<int, Entries>{72, Entries::kWhole},
+                                       {8, Entries::kWhole},
+                                       {2048, Entries::kNormal},
+                                       {512, Entries::kLarge}}) {
+    if (kind == TensorCores::kWarpgroup) {
+      test_tile<WgmmaBlockTile>(launcher, session, depth, entries, found);
+    } else if (kind == TensorCores::kWarpgroupPair) {
+      test_tile<WgmmaPairTile>(launcher, session, depth, entries, found);
+    } else {
+      test_tile<SmallTensorTile>(launcher, session, depth, entries, found);
+      test_tile<LargeTensorTile>(launcher, session, depth, entries, found);
+    }
+    if (!found.wrong.empty()) break;
+  }
+  return found;
 }
 
 }  // namespace
 
-std::string test_tensor_cores(int device, TensorCores kind) {
-  Session session;
-  CudaDevice launcher(device, session.stream());
-  for (const auto& [depth, whole] : {std::pair<int, bool>{72, true}, {8, true}, {2048, false}}) {
-    std::string wrong;
-    if (kind == TensorCores::kWarpgroup) {
-      wrong = test_tile<WgmmaTile>(launcher, session, depth, whole);
-    } else {
-      wrong = test_tile<SmallTensorTile>(launcher, session, depth, whole);
-      if (wrong.empty()) wrong = test_tile<LargeTensorTile>(launcher, session, depth, whole);
-    }
-    if (!wrong.empty()) return wrong;
-  }
-  return "";
-}
+std::string test_tensor_cores(int device, TensorCores kind) { return test(device, kind).wrong; }
+
+double largest_error_share(int device, TensorCores kind) { return test(device, kind).share; }
 
 bool tensor_cores_trusted(int device, TensorCores kind, cudaStream_t stream) {
   enum class Trust { kUnknown, kYes, kNo };

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.native.oracle import COSINE, DISTANCES, EUCLIDEAN, INNER, SQUARED, hardest, scores, suffix
 from tests.native.test_mine import ANY_BATCH, rows_of
 
-PRODUCTS = ("float", "small-tensor", "large-tensor", "wgmma")
+PRODUCTS = ("float", "small-tensor", "large-tensor", "wgmma", "wgmma-pair")
 MEAN, SKIP = 2, 0
 
 
@@ -159,7 +159,8 @@ def test_equal_rows(native, products):
     rows = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)[np.arange(130) % 4]
     rows[::8] = -np.abs(rows[::8]) * 0  # zeros of both signs are equal
     mined = check(native, rows, np.arange(130) % 5, EUCLIDEAN, products, setting(native))
-    assert mined["scanned"][0] == 130
+    # 16 and 17 rows are zero or their like, of which each has fewer than 16 negatives; of the others 32 and 33 are equal.
+    assert mined["scanned"][0] == 97
     check(native, np.ones((70, 3), np.float32), np.arange(70) // 7, COSINE, products, setting(native))
 
 
@@ -308,7 +309,7 @@ def test_slopes_that_are_nan_and_pairs_beyond_the_batch_make_the_gradient_nan(na
 
 # Tiles.
 
-TILES = {"float": 64, "small_tensor": 64, "large_tensor": 128, "wgmma": 128}
+TILES = {"float": 64, "small_tensor": 64, "large_tensor": 128, "wgmma": 128, "wgmma_pair": 256}
 
 
 @pytest.mark.parametrize("tile", TILES)

@@ -22,24 +22,33 @@ def battery(native, set_up):
     """Runs that reach every kernel, as arrays: several tiles a block, all rounds, a hub, more than one chunk."""
     random = np.random.default_rng(0)
     found = []
-    wide = random.standard_normal((200, 250)).astype(np.float32)  # four stages of the deepest pipeline
-    rows = wide[:, :150].copy()
-    labels = np.arange(200) // 3 % 50
+    wide = random.standard_normal((300, 300)).astype(np.float32)
+    rows = wide[:200, :150].copy()
+    labels = np.arange(300) // 3 % 50
+    # More steps than stages, and more tiles than blocks.
+    shapes = {"wgmma": (200, 250), "wgmma-pair": (300, 300)}
     for products in PRODUCTS:
+        n, d = shapes.get(products, rows.shape)
         for distance, offset in ((COSINE, 0), (INNER, 3)):
-            batch = (wide if products == "wgmma" else rows) + np.float32(offset)
-            mined = mine(native, batch, labels, distance, products, set_up)
+            batch = wide[:n, :d] + np.float32(offset)
+            mined = mine(native, batch, labels[:n], distance, products, set_up)
             found += [mined["pairs"], mined["distances"], mined["slopes"], mined["scale"], mined["centre_norm"]]
+    few_steps = mine(native, wide[:, :100].copy(), labels, EUCLIDEAN, "wgmma-pair", set_up)
+    found += [few_steps["pairs"], few_steps["distances"]]
     rows[77] *= 1e3  # one long row among the products
-    mined = mine(native, rows, labels, INNER, "float", set_up)
+    mined = mine(native, rows, labels[:200], INNER, "float", set_up)
     found += [mined["pairs"], mined["product_scale"]]
     flat = random.standard_normal((200, 2)).astype(np.float32)  # many near ties
     found.append(mine(native, flat, np.arange(200) // 3, EUCLIDEAN, "small-tensor", set_up)["pairs"])
-    lattice = random.integers(-1, 2, (90, 2)).astype(np.float64)  # ties: the exact scan
+    lattice = random.integers(-1, 2, (90, 1)).astype(np.float64)  # ties: the exact scan
     mined = mine(native, lattice, np.arange(90) % 7, EUCLIDEAN, "small-tensor", set_up)
+    assert sum(mined["scanned"]) > 50
     found += [mined["pairs"], mined["distances"]]
     hub = {**mined, "pairs": np.stack([np.full(90, 3), np.full(90, 3)]), "slopes": np.ones(90)}
     found.append(backward(native, lattice, hub, np.array(1.0), EUCLIDEAN, set_up))
+    for products in PRODUCTS:  # tiles whose products are not wanted after all
+        mined = mine(native, rows * np.float32(np.nan), labels[:200], EUCLIDEAN, products, set_up)
+        found += [mined["pairs"], mined["distances"]]
     many = random.standard_normal((1100, 1))
     found.append(mine(native, many, np.arange(1100) // 5, EUCLIDEAN, "float", set_up)["loss"])
     return found
@@ -91,7 +100,7 @@ def test_every_wait_is_needed(native, want):
         for path in KERNELS.glob("*.cuh")
         if not path.name.startswith("device")
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(r"\b(block_barrier|block_any|warp_barrier|arrival_wait|(copy_async|group)_wait<.*>)\(", line)
+        if re.search(r"\b(block_barrier|block_any|warp_barrier|cluster_barrier|arrival_wait|(copy_async|group)_wait<.*>)\(", line)
     }
     assert in_source == {site for kind in sites.values() for site in kind}
     superfluous = [site for kind in sites.values() for site in kind if not notices(native, want, broken_site=site)]

@@ -58,18 +58,19 @@ def test_matrices_are_loaded_as_the_manual_says(native):
             assert words[lane, m] == int(low) | int(high) << 16
 
 
-def test_products_of_four_warps_lie_as_the_manual_says(native):
-    """PTX ISA, wgmma m64n128k16: operands K-major with 128-byte swizzling, accumulators by the manual's formula."""
+@pytest.mark.parametrize("columns", [128, 256])
+def test_products_of_four_warps_lie_as_the_manual_says(native, columns):
+    """PTX ISA, wgmma m64nNk16: operands K-major with 128-byte swizzling, accumulators by the manual's formula."""
     random = np.random.default_rng(0)
-    a, b = random.integers(-9, 9, (64, 16)), random.integers(-9, 9, (128, 16))
-    image = np.zeros((192, 8, 8), np.uint16)  # rows of eight chunks of eight entries
+    a, b = random.integers(-9, 9, (64, 16)), random.integers(-9, 9, (columns, 16))
+    image = np.zeros((64 + columns, 8, 8), np.uint16)  # rows of eight chunks of eight entries
     for r, row in enumerate((*a, *b)):
         for chunk in (0, 1):  # Swizzle<3, 4, 3>: of eight rows each has its chunks elsewhere
             image[r, chunk ^ (r % 8)] = bfloat16_bits(row[8 * chunk : 8 * chunk + 8])
-    sums = native.cuda.multiply_group_fragments(image.view(np.uint8).reshape(-1))
+    sums = getattr(native.cuda, f"multiply_group_fragments_{columns}")(image.view(np.uint8).reshape(-1))
     want = a @ b.T
     for thread in range(128):
-        for i in range(64):  # the manual's d_i
+        for i in range(columns // 2):  # the manual's d_i
             row = 16 * (thread // 32) + thread % 32 // 4 + (8 if i % 4 >= 2 else 0)
             column = 8 * (i // 4) + thread % 4 * 2 + i % 2
             assert sums[thread, i % 4 // 2, i // 4 * 2 + i % 2] == want[row, column]
@@ -109,11 +110,15 @@ def test_ordered_bits_keep_the_order(native):
         ("products under way", "a group left with products under way"),
         ("arrivals started twice", "a barrier of arrivals is started twice"),
         ("arrivals not started", "a barrier of arrivals is used that was not started"),
-        ("arrivals expected twice", "a barrier of arrivals already expects bytes"),
+        ("arrivals of too many", "more arrive at a barrier than it waits for"),
+        ("arrivals in a block that is not there", "the cluster has fewer blocks"),
+        ("arrivals at a block that has left", "a barrier of arrivals is used that was not started"),
         ("arrivals of a box beyond", "a box ends outside shared memory"),
         ("arrivals of a box not aligned", "a box or its rows are not aligned"),
-        ("arrivals ended twice", "a barrier of arrivals ends that was not started"),
+        ("arrivals ended twice", "a barrier of arrivals is used that was not started"),
+        ("arrivals ended early", "a barrier of arrivals ends before its bytes have come"),
         ("arrivals never come", "1 wait for arrivals"),
+        ("one block stays away", "32 wait for the cluster"),
         ("arrivals not ended", "a barrier of arrivals was not ended"),
     ],
 )

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 #include "cuda/engine.cuh"
@@ -35,8 +36,9 @@ Products products_named(const std::string& name) {
   if (name == "small-tensor") return Products::kSmallTensor;
   if (name == "large-tensor") return Products::kLargeTensor;
   if (name == "wgmma") return Products::kWgmma;
+  if (name == "wgmma-pair") return Products::kWgmmaPair;
   if (name == "float") return Products::kFloat;
-  throw std::invalid_argument("products must be small-tensor, large-tensor, wgmma or float; got " + name);
+  throw std::invalid_argument("products must be small-tensor, large-tensor, wgmma, wgmma-pair or float; got " + name);
 }
 
 struct Arrays {
@@ -63,13 +65,14 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
               const Settings& settings, double margin, bool soft_margin, int reduction, int on_missing) {
   HostMemory memory;
   HostDevice device(settings);
-  HostEngine engine(device);
+  HostEngine engine(device, settings.small_batch);
   const DeviceBatch<T> batch = batch_of(memory, rows, distance);
   const int64_t n = batch.n;
   const uint64_t* const keys = reinterpret_cast<const uint64_t*>(own_copy(memory, labels));
   const HostEngine::MineScratch scratch(device, memory, batch);
   Arrays arrays(n);
   engine.mine(batch, keys, products_named(products), scratch, arrays.mined());
+  engine.count_candidates(n, scratch);
   const State state = *scratch.state;
 
   const LossOptions options = {margin, soft_margin, static_cast<Reduction>(reduction),
@@ -86,9 +89,15 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   result["bad_rows"] = state.bad_rows;
   result["scale"] = state.scale;
   result["centre_norm"] = state.centre_norm;
-  result["fine_round"] = state.overflows[kCoarse][kNearest] + state.overflows[kCoarse][kFarthest] > 0;
+  const ScreenCounters counters = engine.counters(n, products_named(products), state);
+  result["overflown"] = py::make_tuple(counters.overflown[kNearest], counters.overflown[kFarthest]);
+  result["fine_round"] = counters.fine_round;
+  result["launches"] = device.launches() - (n > 0);  // counting is none of a call's
+  // Blocks that shared the candidates of an exact scan's anchors with others.
+  result["scan_shares"] = std::accumulate(scratch.arrived, scratch.arrived + 2 * settings.processors, 0u);
   result["product_scale"] = py::make_tuple(state.product[kFine].usual_norm, state.product[kFine].largest_norm);
-  result["scanned"] = py::make_tuple(state.listed[kNearest], state.listed[kFarthest]);
+  result["scanned"] = py::make_tuple(counters.scanned[kNearest], counters.scanned[kFarthest]);
+  result["candidates"] = py::make_tuple(counters.candidates[kNearest], counters.candidates[kFarthest]);
   result["missing"] = scratch.state->missing;
   result["first_missing"] = scratch.state->first_missing.get(n);
   result["slopes"] = slopes;
@@ -96,14 +105,6 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
     result["loss"] = losses;
   else
     result["loss"] = loss;
-  // How many candidates the lists held that were not left behind.
-  int64_t candidates[kSearches] = {0, 0};
-  for (int search = 0; search < kSearches && n > 0; ++search)
-    for (int64_t r = 0; r < n; ++r)
-      for (int k = 0; k < scratch.anchors[search].length; ++k)
-        candidates[search] += scratch.anchors[search].slots[r * scratch.anchors[search].length + k] >> 32 <=
-                              scratch.anchors[search].best[r];
-  result["candidates"] = py::make_tuple(candidates[kNearest], candidates[kFarthest]);
   return result;
 }
 
@@ -138,8 +139,30 @@ py::tuple multiply_tile(const Array<float>& rows, const Settings& settings) {
     }
   Array<float> products({int64_t{Tile::kSize}, int64_t{Tile::kSize}});
   device.launch(
-      MultiplyTile<Tile>{source_of<Tile>(device, packed, n, static_cast<int>(depth)), products.mutable_data()}, 1);
+      MultiplyTile<Tile>{source_of<Tile>(device, packed, n, static_cast<int>(depth)), products.mutable_data()},
+      Tile::kBlocks);
   return py::make_tuple(products, rounded);
+}
+
+// Where a warp's products lie in shared memory: words of [rows, columns]; and row and column of each of a lane's,
+// [lanes, products of a lane, 2].
+template <typename Tile>
+py::dict products_in_memory() {
+  using Sums = typename Tile::Sums;
+  Array<int32_t> words({Sums::kRows, Sums::kColumns});
+  for (int r = 0; r < Sums::kRows; ++r)
+    for (int c = 0; c < Sums::kColumns; ++c) words.mutable_at(r, c) = Sums::place(r, c);
+  Array<int32_t> lanes({kWarp, Sums::kRowsOfLane * Sums::kColumnsOfLane, 2});
+  for (int lane = 0; lane < kWarp; ++lane)
+    for (int r = 0; r < Sums::kRowsOfLane; ++r)
+      for (int c = 0; c < Sums::kColumnsOfLane; ++c) {
+        lanes.mutable_at(lane, r * Sums::kColumnsOfLane + c, 0) = Sums::row(r, lane);
+        lanes.mutable_at(lane, r * Sums::kColumnsOfLane + c, 1) = Sums::column(c, lane);
+      }
+  py::dict result;
+  result["words"] = words;
+  result["lanes"] = lanes;
+  return result;
 }
 
 // One warp, for tests of the shim itself.
@@ -164,21 +187,33 @@ struct MultiplyFragments : OneWarp {
   }
 };
 
+template <int kColumns>
 struct MultiplyGroupFragments {
-  static constexpr int kThreads = 128, kMinBlocks = 1, kSharedBytes = 3 * 8192;
-  const char* image;  // of shared memory: 64 rows of a, 128 columns of b, 128 bytes each
-  float* sums;        // [128, 2, 32]
+  static constexpr int kThreads = 128, kMinBlocks = 1, kSharedBytes = (64 + kColumns) * 128;
+  const char* image;  // of shared memory: 64 rows of a, the columns of b, 128 bytes each
+  float* sums;        // [128, 2, columns / 4]
   void operator()() const {
     if (thread_index() == 0) std::memcpy(shared_memory(), image, kSharedBytes);
     block_barrier();
-    float own[2][32] = {};
+    float own[2][kColumns / 4] = {};
     group_begin();
     group_multiply_add(own, shared_memory(), shared_memory() + 8192);
     group_commit();
     group_wait<0>();
-    std::memcpy(sums + thread_index() * 64, own, sizeof own);
+    std::memcpy(sums + thread_index() * kColumns / 2, own, sizeof own);
   }
 };
+
+template <int kColumns>
+Array<float> multiply_group_fragments(const Array<uint8_t>& image) {
+  using Kernel = MultiplyGroupFragments<kColumns>;
+  if (image.size() != Kernel::kSharedBytes)
+    throw std::invalid_argument("image must fill " + std::to_string(Kernel::kSharedBytes) + " bytes; got " +
+                                std::to_string(image.size()));
+  Array<float> sums({128, 2, kColumns / 4});
+  HostDevice({}).launch(Kernel{reinterpret_cast<const char*>(image.data()), sums.mutable_data()}, 1);
+  return sums;
+}
 
 struct LoadFragments : OneWarp {
   const uint16_t* rows;  // [4, 8, 8]
@@ -192,7 +227,7 @@ struct LoadFragments : OneWarp {
 
 // Mistakes that must be noticed, by name.
 struct Mistake {
-  static constexpr int kThreads = 128, kMinBlocks = 1, kSharedBytes = 16384 + 256;
+  static constexpr int kThreads = 128, kMinBlocks = 1, kSharedBytes = 16384 + 256, kClusterBlocks = 2;
   const char* name;
   float* sink;     // [128], aligned to 16 bytes
   BFloat16* rows;  // [128, 64]
@@ -211,6 +246,7 @@ struct Mistake {
       copy_async(shared, sink, 16);
       copy_async_commit();
     }
+    if (mistake == "one block stays away" && cluster_rank() == 0) cluster_barrier();
     float sums[2][32] = {};
     if (mistake == "two operations of a group") {
       if (thread < 64)
@@ -223,15 +259,22 @@ struct Mistake {
       group_commit();
     }
     if (mistake.rfind("arrivals", 0) != 0 || thread != 0) return;
-    if (mistake != "arrivals not started") arrival_start(barrier);
-    if (mistake == "arrivals started twice") arrival_start(barrier);
+    if (mistake == "arrivals at a block that has left") return arrive_at(barrier, cluster_rank() ^ 1);
+    if (mistake != "arrivals not started") arrival_start(barrier, 1);
+    if (mistake == "arrivals started twice") arrival_start(barrier, 1);
     if (mistake == "arrivals not started") arrival_expect(barrier, 16384);
-    if (mistake == "arrivals expected twice") {
+    if (mistake == "arrivals in a block that is not there") arrive_at(barrier, 2);
+    if (mistake == "arrivals of too many") {
       arrival_expect(barrier, 16384);
-      arrival_expect(barrier, 16384);
+      arrive_at(barrier, cluster_rank());
     }
     if (mistake == "arrivals of a box beyond") copy_box(shared + 1024, map, 0, 0, barrier);
     if (mistake == "arrivals of a box not aligned") copy_box(shared + 128, map, 0, 0, barrier);
+    if (mistake == "arrivals ended early") {
+      arrival_expect(barrier, 16384);
+      copy_box(shared, map, 0, 0, barrier);
+      arrival_end(barrier);
+    }
     if (mistake == "arrivals ended twice") {
       arrival_end(barrier);
       arrival_end(barrier);
@@ -255,16 +298,51 @@ void bind_cuda(py::module_& m) {
       .def_readwrite("deferred_copies", &Settings::deferred_copies)
       .def_readwrite("deferred_products", &Settings::deferred_products)
       .def_readwrite("processors", &Settings::processors)
+      .def_readwrite("float64_ratio", &Settings::float64_ratio)
+      .def_readwrite("small_batch", &Settings::small_batch)
       .def_readwrite("broken_site", &Settings::broken_site)
       .def_readwrite("bound_factor", &Settings::bound_factor);
   m.attr("ranked_keys") = kRankedKeys;
   m.attr("hub_chunk") = kHubChunk;
+  m.attr("small_batch") = kSmallBatch;
+  m.def("few_overflows", few_overflows);
+  m.def("list_length", list_length);
+  // Row and column of every tile in the order in which they are taken.
+  m.def("tile_order", [](int64_t n, int size) {
+    const TileOrder order(n, size);
+    Array<int32_t> places({order.count(), int64_t{2}});
+    for (int64_t number = 0; number < order.count(); ++number) {
+      const TilePlace place = order.place(number);
+      places.mutable_at(number, 0) = place.row;
+      places.mutable_at(number, 1) = place.column;
+    }
+    return places;
+  });
+  py::dict parts;
+  parts["float"] = products_in_memory<FloatTile>();
+  parts["small_tensor"] = products_in_memory<SmallTensorTile>();
+  parts["large_tensor"] = products_in_memory<LargeTensorTile>();
+  parts["wgmma"] = products_in_memory<WgmmaBlockTile>();
+  parts["wgmma_pair"] = products_in_memory<WgmmaPairTile>();
+  m.attr("products_in_memory") = parts;
+  m.def("product_scale", [](const Array<double>& lengths, const Settings& settings, int64_t blocks) {
+    HostMemory memory;
+    HostDevice device(settings);
+    const int64_t n = lengths.size();
+    RowNorms* const norms = memory.take<RowNorms>(n);
+    for (int64_t r = 0; r < n; ++r) norms[r].norm = lengths.at(r);
+    State state = {};
+    double* const longest = memory.take<double>(blocks * ChooseProductScale::kLongest);
+    device.launch(ChooseProductScale{norms, n, 8, kFine, {nullptr, 0}, &state, longest}, blocks);
+    return py::make_tuple(state.product[kFine].usual_norm, state.product[kFine].largest_norm);
+  });
   bind<float>(m, "float32");
   bind<double>(m, "float64");
   m.def("multiply_float_tile", multiply_tile<FloatTile>);
   m.def("multiply_small_tensor_tile", multiply_tile<SmallTensorTile>);
   m.def("multiply_large_tensor_tile", multiply_tile<LargeTensorTile>);
-  m.def("multiply_wgmma_tile", multiply_tile<WgmmaTile>);
+  m.def("multiply_wgmma_tile", multiply_tile<WgmmaBlockTile>);
+  m.def("multiply_wgmma_pair_tile", multiply_tile<WgmmaPairTile>);
   m.def("tensor_core_error", tensor_core_error);
   m.def("accumulation_error", accumulation_error);
   m.def("add_down", [](float a, float b) { return add_down(a, b); });
@@ -279,14 +357,8 @@ void bind_cuda(py::module_& m) {
     HostDevice({}).launch(kernel, 1);
     return sum;
   });
-  m.def("multiply_group_fragments", [](const Array<uint8_t>& image) {
-    if (image.size() != MultiplyGroupFragments::kSharedBytes)
-      throw std::invalid_argument("image must fill " + std::to_string(MultiplyGroupFragments::kSharedBytes) +
-                                  " bytes; got " + std::to_string(image.size()));
-    Array<float> sums({128, 2, 32});
-    HostDevice({}).launch(MultiplyGroupFragments{reinterpret_cast<const char*>(image.data()), sums.mutable_data()}, 1);
-    return sums;
-  });
+  m.def("multiply_group_fragments_128", multiply_group_fragments<128>);
+  m.def("multiply_group_fragments_256", multiply_group_fragments<256>);
   m.def("load_fragments", [](const Array<uint16_t>& rows) {
     Array<uint32_t> words({32, 4});
     LoadFragments kernel;
@@ -298,8 +370,9 @@ void bind_cuda(py::module_& m) {
   m.def("make_mistake", [](const std::string& name, const Settings& settings) {
     alignas(16) float sink[128] = {};
     std::vector<BFloat16> rows(128 * 64);
-    HostDevice(settings).launch(Mistake{name.c_str(), sink, rows.data()}, 1);
+    HostDevice(settings).launch(Mistake{name.c_str(), sink, rows.data()}, 2);
   });
+  m.def("take_waits", shim::take_waits);
   m.def("sites", [] {
     py::dict all;
     all["block"] = shim::sites().block;

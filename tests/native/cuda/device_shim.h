@@ -5,7 +5,7 @@
 // only where they wait for each other. What a warp does together happens when its last lane has come; a lane that never
 // comes, lanes that meet in different operations and threads that leave while others wait are errors. Background copies
 // are done either at once or only when they are waited for: a real device does them somewhere between. Blocks run one
-// after the other, in an order drawn as well.
+// after the other, in an order drawn as well, the blocks of a cluster together.
 //
 // Fragments of matrices lie in the lanes as "Matrix fragments for mma.m16n8k16" and "ldmatrix" of the PTX ISA say;
 // test_cuda_shim.py checks that against tables of its own.
@@ -38,14 +38,18 @@ extern Position position;  // of the thread that runs
 // A warp's operation: `own` is what this lane brings and takes away, `combine` works on those of all 32 lanes.
 void meet(const char* operation, void* own, void (*combine)(void* const lanes[32]));
 bool wait_for_block(bool value, Site site);
+bool last_of_blocks(uint32_t* arrived, uint32_t blocks);
+int cluster_rank();
+void wait_for_cluster(Site site);
 void wait_for_warp(Site site);
 void copy(void* shared, const void* global, int bytes);
 void commit_copies();
-void start_arrivals(uint64_t* barrier);
+void start_arrivals(uint64_t* barrier, int count);
 void end_arrivals(uint64_t* barrier);
+void arrive_at(uint64_t* barrier, int rank);
 void expect_arrivals(uint64_t* barrier, int bytes);
 void wait_for_arrivals(uint64_t* barrier, int parity, Site site);
-void multiply_by_group(float* sum, const void* a, const void* b);
+void multiply_by_group(float* sum, int columns, const void* a, const void* b);
 void commit_group();
 void wait_for_group(int pending, Site site);
 void wait_for_copies(int pending, Site site);
@@ -94,6 +98,8 @@ inline void warp_barrier(const char* file = __builtin_FILE(), int line = __built
   shim::wait_for_warp({file, line});
 }
 
+inline bool last_of_blocks(uint32_t* arrived, uint32_t blocks) { return shim::last_of_blocks(arrived, blocks); }
+
 inline bool warp_any(bool value) {
   struct Own {
     bool value, result;
@@ -129,6 +135,7 @@ inline T atomic_max(T* target, T value) {
   return shim::replace(target, value > *target ? value : *target);
 }
 inline uint32_t atomic_add(uint32_t* target, uint32_t value) { return shim::replace(target, *target + value); }
+inline uint64_t atomic_add(uint64_t* target, uint64_t value) { return shim::replace(target, *target + value); }
 inline uint64_t compare_and_swap(uint64_t* target, uint64_t expected, uint64_t value) {
   return shim::replace(target, *target == expected ? value : *target);
 }
@@ -150,6 +157,8 @@ inline uint32_t float_bits(float value) { return bits_as<uint32_t>(value); }
 inline float bits_float(uint32_t bits) { return bits_as<float>(bits); }
 inline uint64_t double_bits(double value) { return bits_as<uint64_t>(value); }
 
+inline int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
+
 inline float add_down(float a, float b) { return shim::add_toward(a, b, -std::numeric_limits<float>::infinity()); }
 inline float add_up(float a, float b) { return shim::add_toward(a, b, std::numeric_limits<float>::infinity()); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
@@ -169,10 +178,15 @@ struct TileMap {
 };
 
 namespace shim {
-void copy_box(char* shared, const TileMap& map, int k, int row, uint64_t* barrier);
+void copy_box(char* shared, const TileMap& map, int k, int row, uint64_t* barrier, bool to_both);
 }  // namespace shim
 
-inline void arrival_start(uint64_t* barrier) { shim::start_arrivals(barrier); }
+inline int cluster_rank() { return shim::cluster_rank(); }
+inline void cluster_barrier(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  shim::wait_for_cluster({file, line});
+}
+inline void arrival_start(uint64_t* barrier, int count) { shim::start_arrivals(barrier, count); }
+inline void arrive_at(uint64_t* barrier, int rank) { shim::arrive_at(barrier, rank); }
 inline void arrival_end(uint64_t* barrier) { shim::end_arrivals(barrier); }
 inline void arrival_expect(uint64_t* barrier, int bytes) { shim::expect_arrivals(barrier, bytes); }
 inline void arrival_wait(uint64_t* barrier, int parity, const char* file = __builtin_FILE(),
@@ -181,11 +195,17 @@ inline void arrival_wait(uint64_t* barrier, int parity, const char* file = __bui
 }
 inline void fence_async() {}  // memory is one here
 inline void copy_box(void* shared, const TileMap& map, int k, int row, uint64_t* barrier) {
-  shim::copy_box(static_cast<char*>(shared), map, k, row, barrier);
+  shim::copy_box(static_cast<char*>(shared), map, k, row, barrier, false);
+}
+inline void copy_box_to_both(void* shared, const TileMap& map, int k, int row, uint64_t* barrier) {
+  shim::copy_box(static_cast<char*>(shared), map, k, row, barrier, true);
 }
 inline void group_begin() {}
-inline void group_multiply_add(float (&sum)[2][32], const void* a, const void* b) {
-  shim::multiply_by_group(&sum[0][0], a, b);
+template <int kColumns>
+inline void hold_sums(float (&)[2][kColumns]) {}
+template <int kColumns>
+inline void group_multiply_add(float (&sum)[2][kColumns], const void* a, const void* b) {
+  shim::multiply_by_group(&sum[0][0], 4 * kColumns, a, b);
 }
 inline void group_commit() { shim::commit_group(); }
 template <int kPending>

@@ -43,11 +43,12 @@ struct WarpState {
   void* lanes[32] = {};
 };
 
-// A barrier that counts bytes.
+// A barrier that counts arrivals and bytes.
 struct Arrivals {
+  int count = 0;  // arrivals that end a phase
   int phase = 0;
-  bool expecting = false;
-  int bytes = 0;                             // still to come in this phase
+  int missing = 0;                           // arrivals still to come in this phase
+  int bytes = 0;                             // likewise; below zero where they come before they are expected
   std::deque<std::function<void()>> copies;  // not done yet
 };
 
@@ -68,31 +69,38 @@ size_t swizzled(size_t row_start, size_t byte) {
   return linear ^ ((linear >> 7 & 7) << 4);
 }
 
-// One block at a time.
-class Block {
- public:
-  Block(const Settings& settings, std::vector<Fiber>& fibers, std::minstd_rand& random)
-      : settings_(settings), fibers_(fibers), random_(random) {}
+// A block of a cluster, as far as it is of its own.
+struct BlockState {
+  std::unique_ptr<char, void (*)(void*)> shared{nullptr, std::free};
+  int arrived = 0, finished = 0;
+  bool any = false, result = false;
+};
 
-  void run(int64_t index, int64_t count, int threads, int shared_bytes, void (*body)(const void*), const void* kernel) {
-    // Aligned as the copy engine wants it, and not a byte longer than asked for.
-    const size_t bytes = static_cast<size_t>(std::max(shared_bytes, 1));
-    void* memory = nullptr;
-    if (posix_memalign(&memory, 1024, bytes) != 0) throw std::bad_alloc();
-    const std::unique_ptr<char, void (*)(void*)> shared(static_cast<char*>(memory), std::free);
-    std::memset(shared.get(), 0xff, bytes);
-    shared_ = shared.get();
-    shared_bytes_ = shared_bytes;
-    body_ = body;
-    kernel_ = kernel;
-    block_ = index;
-    blocks_ = count;
+// One cluster at a time, mostly of one block.
+class Cluster {
+ public:
+  Cluster(const Settings& settings, const Grid& grid, std::vector<Fiber>& fibers, std::minstd_rand& random,
+          void (*body)(const void*), const void* kernel)
+      : settings_(settings), grid_(grid), fibers_(fibers), random_(random), body_(body), kernel_(kernel) {}
+
+  void run(int64_t first_block) {
+    first_block_ = first_block;
+    blocks_.clear();
+    for (int rank = 0; rank < grid_.cluster; ++rank) {
+      // Aligned as the copy engine wants it, and not a byte longer than asked for.
+      const size_t bytes = static_cast<size_t>(std::max(grid_.shared_bytes, 1));
+      void* memory = nullptr;
+      if (posix_memalign(&memory, 1024, bytes) != 0) throw std::bad_alloc();
+      blocks_.emplace_back();
+      blocks_.back().shared.reset(static_cast<char*>(memory));
+      std::memset(memory, 0xff, bytes);
+    }
+    const int threads = grid_.cluster * grid_.threads;
     threads_.assign(threads, Thread());
     warps_.assign((threads + 31) / 32, WarpState());
     groups_.assign((threads + kGroupThreads - 1) / kGroupThreads, GroupState());
     arrivals_.clear();
-    arrived_ = finished_ = 0;
-    any_ = false;
+    in_cluster_ = finished_ = 0;
     ready_.clear();
     unlucky_ready_.clear();
     unlucky_warp_ = static_cast<int>(random_() % warps_.size());
@@ -130,22 +138,35 @@ class Block {
   }
 
   bool wait_for_block(bool value) {
-    any_ = any_ || value;
-    if (++arrived_ < static_cast<int>(threads_.size())) {
+    BlockState& block = blocks_[rank()];
+    block.any = block.any || value;
+    if (++block.arrived < grid_.threads) {
       wait("the block");
-      return result_;
+      return block.result;
     }
-    arrived_ = 0;
-    result_ = any_;
-    any_ = false;
+    block.arrived = 0;
+    block.result = block.any;
+    block.any = false;
+    for (int t = rank() * grid_.threads; t < (rank() + 1) * grid_.threads; ++t) release(t);
+    return block.result;
+  }
+  void wait_for_cluster() {
+    if (++in_cluster_ < static_cast<int>(threads_.size())) return wait("the cluster");
+    in_cluster_ = 0;
     for (Thread& thread : threads_) release(thread.index);
-    return result_;
+  }
+  int rank() const { return current_ / grid_.threads; }
+
+  // Blocks run one after the other, so that those before have come and gone.
+  bool last_of_blocks(uint32_t* arrived, uint32_t blocks) {
+    wait_for_block(false);
+    return wait_for_block(current_ == 0 && (*arrived)++ == blocks - 1);
   }
 
   void copy(const Copy& copy) {
     const char* const to = static_cast<char*>(copy.to);
-    if (to < shared_ || to + 16 > shared_ + shared_bytes_) return fail("a copy ends outside shared memory");
-    if ((to - shared_) % 16 != 0 || (copy.bytes > 0 && reinterpret_cast<uintptr_t>(copy.from) % 16 != 0))
+    if (to < shared() || to + 16 > shared() + grid_.shared_bytes) return fail("a copy ends outside shared memory");
+    if ((to - shared()) % 16 != 0 || (copy.bytes > 0 && reinterpret_cast<uintptr_t>(copy.from) % 16 != 0))
       return fail("a copy's address is not a multiple of 16");
     if (settings_.deferred_copies)
       threads_[current_].open_group.push_back(copy);
@@ -163,35 +184,45 @@ class Block {
       for (const Copy& copy : thread.groups.front()) perform(copy);
   }
 
-  void start_arrivals(uint64_t* barrier) {
-    if (!arrivals_.emplace(barrier, Arrivals()).second) fail("a barrier of arrivals is started twice");
+  void start_arrivals(uint64_t* barrier, int count) {
+    Arrivals arrivals;
+    arrivals.count = arrivals.missing = count;
+    if (!arrivals_.emplace(barrier, arrivals).second) fail("a barrier of arrivals is started twice");
   }
   void end_arrivals(uint64_t* barrier) {
-    if (arrivals_.erase(barrier) == 0) fail("a barrier of arrivals ends that was not started");
+    const Arrivals& arrivals = started(barrier);
+    if (arrivals.bytes != 0 || !arrivals.copies.empty()) fail("a barrier of arrivals ends before its bytes have come");
+    arrivals_.erase(barrier);
   }
   void expect_arrivals(uint64_t* barrier, int bytes) {
     Arrivals& arrivals = started(barrier);
-    if (arrivals.expecting) fail("a barrier of arrivals already expects bytes");
-    arrivals.expecting = true;
     arrivals.bytes += bytes;
+    arrive_once(arrivals);
   }
-  void copy_box(char* to, const TileMap& map, int k, int row, uint64_t* barrier) {
+  void arrive_at(uint64_t* barrier, int rank) { arrive_once(started(in_block(barrier, rank))); }
+
+  void copy_box(char* to, const TileMap& map, int k, int row, uint64_t* barrier, bool to_both) {
     constexpr int kRows = 128, kEntries = 64, kBytes = kRows * kEntries * 2;
-    if (to < shared_ || to + kBytes > shared_ + shared_bytes_) return fail("a box ends outside shared memory");
-    if ((to - shared_) % 1024 != 0 || map.depth % 8 != 0) return fail("a box or its rows are not aligned");
-    Arrivals& arrivals = started(barrier);
-    const size_t offset = static_cast<size_t>(to - shared_);
-    arrivals.copies.push_back([=, this_shared = shared_, &arrivals] {
-      for (int r = 0; r < kRows; ++r)
-        for (int e = 0; e < kEntries; ++e) {
-          const bool inside = row + r < map.n && k + e < map.depth;
-          const uint16_t entry = inside ? map.entries[(row + r) * static_cast<int64_t>(map.depth) + k + e] : 0;
-          std::memcpy(this_shared + swizzled(offset + static_cast<size_t>(r) * 128, static_cast<size_t>(e) * 2), &entry,
-                      sizeof entry);
-        }
-      arrivals.bytes -= kBytes;
-    });
-    if (!settings_.deferred_copies || waits_for_arrivals()) arrive(arrivals);
+    if (to < shared() || to + kBytes > shared() + grid_.shared_bytes) return fail("a box ends outside shared memory");
+    if ((to - shared()) % 1024 != 0 || map.depth % 8 != 0) return fail("a box or its rows are not aligned");
+    const size_t offset = static_cast<size_t>(to - shared());
+    for (int rank = 0; rank < grid_.cluster; ++rank) {
+      if (!to_both && rank != this->rank()) continue;
+      if (blocks_[rank].finished == grid_.threads) return fail("a box is sent to a block that has left");
+      char* const there = blocks_[rank].shared.get();
+      Arrivals& arrivals = started(in_block(barrier, rank));
+      arrivals.copies.push_back([=, &arrivals] {
+        for (int r = 0; r < kRows; ++r)
+          for (int e = 0; e < kEntries; ++e) {
+            const bool inside = row + r < map.n && k + e < map.depth;
+            const uint16_t entry = inside ? map.entries[(row + r) * static_cast<int64_t>(map.depth) + k + e] : 0;
+            std::memcpy(there + swizzled(offset + static_cast<size_t>(r) * 128, static_cast<size_t>(e) * 2), &entry,
+                        sizeof entry);
+          }
+        arrivals.bytes -= kBytes;
+      });
+      if (!settings_.deferred_copies || waits_for_arrivals()) arrive(arrivals);
+    }
   }
   void wait_for_arrivals(uint64_t* barrier, int parity) {
     while (started(barrier).phase % 2 == parity) {
@@ -216,21 +247,24 @@ class Block {
 
   // PTX ISA, "Register fragments for wgmma.mma_async.m64nNk16": accumulators of warp w lie in its rows 16 w to 16 w +
   // 15 as those of mma.m16n8 do.
-  void multiply_by_group(float* sum, const void* a, const void* b) {
+  void multiply_by_group(float* sum, int columns, const void* a, const void* b) {
     groups_[current_ / kGroupThreads].sums[current_ % kGroupThreads] = sum;
-    const size_t a_offset = static_cast<size_t>(static_cast<const char*>(a) - shared_);
-    const size_t b_offset = static_cast<size_t>(static_cast<const char*>(b) - shared_);
+    const char* const memory = shared();
+    const size_t a_offset = static_cast<size_t>(static_cast<const char*>(a) - memory);
+    const size_t b_offset = static_cast<size_t>(static_cast<const char*>(b) - memory);
     meet_in_group("group_multiply_add", [&](GroupState& group) {
-      const auto entry = [this](size_t offset, int row, int k) {
+      const auto entry = [memory](size_t offset, int row, int k) {
         uint16_t bits;
-        std::memcpy(&bits, shared_ + swizzled(offset + static_cast<size_t>(row) * 128, static_cast<size_t>(k) * 2),
+        std::memcpy(&bits, memory + swizzled(offset + static_cast<size_t>(row) * 128, static_cast<size_t>(k) * 2),
                     sizeof bits);
         return static_cast<double>(bits_float(static_cast<uint32_t>(bits) << 16));
       };
       const auto multiply = [=, &group] {
+        const int of_lane = columns / 4;  // in each of two rows
         for (int t = 0; t < kGroupThreads; ++t)
-          for (int s = 0; s < 64; ++s) {
-            const int row = t / 32 * 16 + t % 32 / 4 + s / 32 * 8, column = s % 32 / 2 * 8 + t % 4 * 2 + s % 2;
+          for (int s = 0; s < 2 * of_lane; ++s) {
+            const int row = t / 32 * 16 + t % 32 / 4 + s / of_lane * 8;
+            const int column = s % of_lane / 2 * 8 + t % 4 * 2 + s % 2;
             double products[16];
             for (int k = 0; k < 16; ++k) products[k] = entry(a_offset, row, k) * entry(b_offset, column, k);
             group.sums[t][s] = add_as_tensor_core(group.sums[t][s], products);
@@ -267,20 +301,36 @@ class Block {
     return std::any_of(threads_.begin(), threads_.end(),
                        [](const Thread& thread) { return thread.waits_for == kArrival; });
   }
-  // Does the copies, and ends the phase where all its bytes are there.
+  // The copies that are under way.
   void arrive(Arrivals& arrivals) {
     while (!arrivals.copies.empty()) {
       arrivals.copies.front()();
       arrivals.copies.pop_front();
-      if (!arrivals.expecting || arrivals.bytes != 0) continue;
-      arrivals.expecting = false;
-      ++arrivals.phase;
-      for (const Thread& thread : threads_)
-        if (thread.waits_for == kArrival) release(thread.index);  // to look again
+      end_phase(arrivals);
     }
   }
+  void arrive_once(Arrivals& arrivals) {
+    if (arrivals.missing == 0) return fail("more arrive at a barrier than it waits for");
+    --arrivals.missing;
+    end_phase(arrivals);
+  }
+  // Where all arrivals and all bytes are there.
+  void end_phase(Arrivals& arrivals) {
+    if (arrivals.missing != 0 || arrivals.bytes != 0) return;
+    arrivals.missing = arrivals.count;
+    ++arrivals.phase;
+    for (const Thread& thread : threads_)
+      if (thread.waits_for == kArrival) release(thread.index);  // to look again
+  }
 
-  static void begin(void* block) { static_cast<Block*>(block)->run_thread(); }
+  char* shared() const { return blocks_[rank()].shared.get(); }
+  // What lies at the same place in the shared memory of another block of the cluster.
+  uint64_t* in_block(uint64_t* place, int rank) {
+    if (rank >= grid_.cluster) fail("the cluster has fewer blocks");
+    return reinterpret_cast<uint64_t*>(blocks_[rank].shared.get() + (reinterpret_cast<char*>(place) - shared()));
+  }
+
+  static void begin(void* cluster) { static_cast<Cluster*>(cluster)->run_thread(); }
 
   void run_thread() {
     entered_fiber(host_);
@@ -288,6 +338,7 @@ class Block {
     Thread& thread = threads_[current_];
     thread.finished = true;
     ++finished_;
+    ++blocks_[rank()].finished;
     bool copying = !thread.open_group.empty();
     for (const std::vector<Copy>& group : thread.groups) copying = copying || !group.empty();
     if (copying) error_ = "a thread left with copies under way";
@@ -296,7 +347,7 @@ class Block {
 
   void go_on(int thread) {
     current_ = thread;
-    position = {thread, block_, blocks_, shared_};
+    position = {thread % grid_.threads, first_block_ + rank(), grid_.blocks, shared()};
     switch_context(host_, fibers_[thread].context);
   }
 
@@ -339,42 +390,48 @@ class Block {
   }
 
   const Settings& settings_;
+  const Grid& grid_;
   std::vector<Fiber>& fibers_;
   std::minstd_rand& random_;
   Context host_;
-  char* shared_ = nullptr;
-  int shared_bytes_ = 0;
-  void (*body_)(const void*) = nullptr;
-  const void* kernel_ = nullptr;
-  int64_t block_ = 0, blocks_ = 0;
+  void (*body_)(const void*);
+  const void* kernel_;
+  int64_t first_block_ = 0;
+  std::vector<BlockState> blocks_;
   std::vector<Thread> threads_;
   std::vector<WarpState> warps_;
   std::vector<GroupState> groups_;
   std::map<uint64_t*, Arrivals> arrivals_;
   std::vector<int> ready_, unlucky_ready_;
   int unlucky_warp_ = 0;  // runs only where no other can: a warp may be far behind the rest
-  int current_ = 0, arrived_ = 0, finished_ = 0;
-  bool any_ = false, result_ = false;
+  int current_ = 0, in_cluster_ = 0, finished_ = 0;
   std::string error_;
 };
 
-Block* running = nullptr;
+Cluster* running = nullptr;
 const Settings* running_settings = nullptr;
+
+struct KnownSite {
+  Site site;
+  std::string name;
+  int64_t waits;  // of single threads
+};
+std::vector<KnownSite> known_sites;
 
 // Whether a site is the one to be broken; `names` gets its name. Asked at every wait, so known sites are found by
 // pointer and line.
 bool is_broken(std::vector<std::string>& names, Site site) {
-  static std::vector<std::pair<Site, std::string>> known;
-  auto found = std::find_if(known.begin(), known.end(), [&](const auto& other) {
-    return other.first.line == site.line && other.first.file == site.file;
+  auto found = std::find_if(known_sites.begin(), known_sites.end(), [&](const KnownSite& other) {
+    return other.site.line == site.line && other.site.file == site.file;
   });
-  if (found == known.end()) {
+  if (found == known_sites.end()) {
     const std::string file = site.file;
-    known.emplace_back(site, file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line));
-    found = known.end() - 1;
-    if (std::find(names.begin(), names.end(), found->second) == names.end()) names.push_back(found->second);
+    known_sites.push_back({site, file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line), 0});
+    found = known_sites.end() - 1;
+    if (std::find(names.begin(), names.end(), found->name) == names.end()) names.push_back(found->name);
   }
-  return found->second == running_settings->broken_site;
+  ++found->waits;
+  return found->name == running_settings->broken_site;
 }
 
 }  // namespace
@@ -384,12 +441,26 @@ Sites& sites() {
   return all;
 }
 
+std::map<std::string, int64_t> take_waits() {
+  std::map<std::string, int64_t> waits;
+  for (KnownSite& known : known_sites) {
+    waits[known.name] += known.waits;
+    known.waits = 0;
+  }
+  return waits;
+}
+
 void meet(const char* operation, void* own, void (*combine)(void* const lanes[32])) {
   running->meet(operation, own, combine);
 }
 bool wait_for_block(bool value, Site site) {
   if (is_broken(sites().block, site)) return value;
   return running->wait_for_block(value);
+}
+bool last_of_blocks(uint32_t* arrived, uint32_t blocks) { return running->last_of_blocks(arrived, blocks); }
+int cluster_rank() { return running->rank(); }
+void wait_for_cluster(Site site) {
+  if (!is_broken(sites().block, site)) running->wait_for_cluster();
 }
 void wait_for_warp(Site site) {
   if (!is_broken(sites().warp, site)) running->meet("warp_barrier", nullptr, nullptr);
@@ -400,32 +471,35 @@ void wait_for_copies(int pending, Site site) {
   running->wait_for_copies(is_broken(sites().copies, site) ? pending + 1 : pending);
 }
 
-void start_arrivals(uint64_t* barrier) { running->start_arrivals(barrier); }
+void start_arrivals(uint64_t* barrier, int count) { running->start_arrivals(barrier, count); }
+void arrive_at(uint64_t* barrier, int rank) { running->arrive_at(barrier, rank); }
 void end_arrivals(uint64_t* barrier) { running->end_arrivals(barrier); }
 void expect_arrivals(uint64_t* barrier, int bytes) { running->expect_arrivals(barrier, bytes); }
-void copy_box(char* shared, const TileMap& map, int k, int row, uint64_t* barrier) {
-  running->copy_box(shared, map, k, row, barrier);
+void copy_box(char* shared, const TileMap& map, int k, int row, uint64_t* barrier, bool to_both) {
+  running->copy_box(shared, map, k, row, barrier, to_both);
 }
 void wait_for_arrivals(uint64_t* barrier, int parity, Site site) {
   if (!is_broken(sites().arrivals, site)) running->wait_for_arrivals(barrier, parity);
 }
-void multiply_by_group(float* sum, const void* a, const void* b) { running->multiply_by_group(sum, a, b); }
+void multiply_by_group(float* sum, int columns, const void* a, const void* b) {
+  running->multiply_by_group(sum, columns, a, b);
+}
 void commit_group() { running->commit_group(); }
 void wait_for_group(int pending, Site site) {
   running->wait_for_group(is_broken(sites().groups, site) ? pending + 1 : pending);
 }
 
-void run_grid(const Settings& settings, int64_t blocks, int threads, int shared_bytes, void (*body)(const void*),
-              const void* kernel) {
+void run_grid(const Settings& settings, const Grid& grid, void (*body)(const void*), const void* kernel) {
   static std::vector<Fiber> fibers(kMostThreads);
   std::minstd_rand random(static_cast<unsigned>(settings.seed * 2654435761u + 1));
-  std::vector<int64_t> order(blocks);
+  if (grid.blocks % grid.cluster != 0) throw std::runtime_error("a grid is not made of whole clusters");
+  std::vector<int64_t> order(grid.blocks / grid.cluster);
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), random);
-  Block block(settings, fibers, random);
-  running = &block;
+  Cluster cluster(settings, grid, fibers, random, body, kernel);
+  running = &cluster;
   running_settings = &settings;
-  for (const int64_t index : order) block.run(index, blocks, threads, shared_bytes, body, kernel);
+  for (const int64_t number : order) cluster.run(number * grid.cluster);
 }
 
 }  // namespace fasttriplet::cuda::shim

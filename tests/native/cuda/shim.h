@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -19,7 +20,8 @@ struct Settings {
   uint64_t seed = 0;
   bool deferred_copies = false;    // done when waited for, instead of at once
   bool deferred_products = false;  // likewise of those of four warps
-  int64_t processors = 2;
+  int64_t processors = 2, float64_ratio = 2;
+  int64_t small_batch = 0;  // of the engine: here too few rows to be one, so that small batches go all the ways of large ones
   // Faults, to see that they are noticed: "file:line" of a wait that is left out, or, where groups of copies or of
   // products are waited for, leaves one group more; a factor on the screen's error bound.
   std::string broken_site;
@@ -31,9 +33,15 @@ struct Sites {
   std::vector<std::string> block, warp, copies, arrivals, groups;
 };
 
-void run_grid(const Settings& settings, int64_t blocks, int threads, int shared_bytes, void (*body)(const void*),
-              const void* kernel);
+// As the launch of a kernel: `cluster` blocks at a time.
+struct Grid {
+  int64_t blocks;
+  int threads, shared_bytes, cluster;
+};
+void run_grid(const Settings& settings, const Grid& grid, void (*body)(const void*), const void* kernel);
 Sites& sites();
+// How often single threads have waited at each place since this was asked last.
+std::map<std::string, int64_t> take_waits();
 
 // Scratch in pieces of their own, so that the address sanitizer sees their ends, full of rubbish.
 class HostMemory : public Memory {
@@ -53,17 +61,23 @@ class HostDevice {
 
   template <typename Kernel>
   void launch(Kernel kernel, int64_t blocks) {
+    ++launches_;
     if constexpr (std::is_same_v<Kernel, SetTerms>) {
       kernel.product_error *= settings_.bound_factor;
       kernel.state->rho[kernel.round] *= settings_.bound_factor;
     }
     run_grid(
-        settings_, blocks, Kernel::kThreads, kSharedBytesOf<Kernel>,
+        settings_, {blocks, Kernel::kThreads, kSharedBytesOf<Kernel>, kClusterBlocksOf<Kernel>},
         [](const void* argument) { (*static_cast<const Kernel*>(argument))(); }, &kernel);
     ++settings_.seed;
   }
-  void clear(void* pointer, size_t bytes) { std::memset(pointer, 0, bytes); }
+  void clear(void* pointer, size_t bytes) {
+    ++launches_;
+    std::memset(pointer, 0, bytes);
+  }
   int64_t processors() const { return settings_.processors; }
+  int64_t float64_ratio() const { return settings_.float64_ratio; }
+  int64_t launches() const { return launches_; }  // kernels and clears; a radix sort is not counted
   static TileMap tile_map(const BFloat16* entries, int64_t n, int depth) {
     return {reinterpret_cast<const uint16_t*>(entries), n, depth};
   }
@@ -82,6 +96,7 @@ class HostDevice {
 
  private:
   Settings settings_;
+  int64_t launches_ = 0;
 };
 
 }  // namespace fasttriplet::cuda::shim
