@@ -88,9 +88,14 @@ class Engine {
 
   // `bits`: those above are the same in all keys.
   void sort(const uint64_t* keys, int64_t n, int bits, int32_t* order, const SortScratch& scratch) {
-    if (n <= kRankedKeys) return launch(RankKeys{keys, n, order}, (n + RankKeys::kThreads - 1) / RankKeys::kThreads);
+    if (n <= kRankedKeys) return rank(GivenKeys{keys}, n, order);
     launch_threads(CountUp{scratch.values, n}, n);
     device_.sort(keys, scratch.keys, scratch.values, order, n, bits, scratch.bytes, scratch.size);
+  }
+  template <typename Source>
+  void rank(const Source& source, int64_t n, int32_t* order) {
+    using Rank = RankKeys<Source>;
+    launch(Rank{source, static_cast<int>(n), order}, (n + Rank::kKeys - 1) / Rank::kKeys);
   }
 
   struct MineScratch {
@@ -175,21 +180,22 @@ class Engine {
   }
 
   struct BackwardScratch {
-    State* state;
     uint64_t* targets;  // [2 N]
     double* weights;    // [2 N]
     int32_t* order;     // [2 N]
+    EdgeRange* ranges;  // [N]
     double* hub_sums;   // [2 N / kHubChunk, D + 1]
     double* factors;    // [N] or null
     uint8_t* finite;    // [N] or null
     SortScratch sort;
+    State* state = nullptr;  // a gradient asks for nothing that the rows have in common
 
     template <typename T>
     BackwardScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch)
-        : state(memory.take<State>(1)),
-          targets(memory.take<uint64_t>(2 * batch.n)),
+        : targets(memory.take<uint64_t>(2 * batch.n)),
           weights(memory.take<double>(2 * batch.n)),
           order(memory.take<int32_t>(2 * batch.n)),
+          ranges(memory.take<EdgeRange>(batch.n)),
           hub_sums(memory.take<double>(2 * batch.n / kHubChunk * (batch.d + 1))),
           factors(batch.distance == Distance::kCosine ? memory.take<double>(batch.n) : nullptr),
           finite(batch.distance == Distance::kCosine ? memory.take<uint8_t>(batch.n) : nullptr),
@@ -202,23 +208,25 @@ class Engine {
                 const T* upstream, bool per_anchor, const BackwardScratch& scratch, T* gradient) {
     const int64_t n = batch.n, d = batch.d;
     if (n == 0 || d == 0) return;
-    device_.clear(scratch.state, sizeof(State));
     if (scratch.factors != nullptr) survey(batch, scratch);
-    launch_threads(ListEdges<T>{pairs, distances, slopes, upstream, per_anchor, batch.distance, n, scratch.targets,
-                                scratch.weights, scratch.state},
-                   2 * n);
-    int bits = 1;
-    while (n >> bits != 0) ++bits;  // targets are at most n
-    sort(scratch.targets, 2 * n, bits, scratch.order, scratch.sort);
+    const Edges<T> edges = {pairs, distances,       slopes,          upstream,      per_anchor, batch.distance,
+                            n,     scratch.targets, scratch.weights, scratch.ranges};
+    if (2 * n <= kRankedKeys) {
+      rank(edges, 2 * n, scratch.order);
+    } else {
+      launch_threads(ListEdges<T>{edges}, 2 * n);
+      int bits = 1;
+      while ((n + 1) >> bits != 0) ++bits;  // keys are at most n + 1
+      sort(scratch.targets, 2 * n, bits, scratch.order, scratch.sort);
+    }
+    const SortedEdges sorted = {scratch.targets, scratch.order, n};
     dispatch_distance(batch.distance, [&](auto kind) {
       // A root is in the weights already.
       using Kind = std::conditional_t<decltype(kind)::kRoot, Difference, decltype(kind)>;
       const EdgeTerms<Kind, T> terms = {{batch.rows, d, scratch.factors}, scratch.weights, distances, n};
-      const int64_t chunks = 2 * n / kHubChunk;
-      if (chunks > 0)
-        launch(SumHubChunks<Kind, T>{terms, scratch.targets, scratch.order, scratch.state, scratch.hub_sums}, chunks);
+      launch_threads(IndexEdges<Kind, T>{terms, sorted, scratch.ranges, scratch.hub_sums}, 2 * n);
       using Gather = GatherGradient<Kind, T>;
-      launch_warps(Gather{terms, scratch.targets, scratch.order, scratch.hub_sums, scratch.state, gradient},
+      launch_warps(Gather{terms, sorted, scratch.ranges, scratch.hub_sums, gradient},
                    n * ((d + Gather::kColumns - 1) / Gather::kColumns));
     });
   }
