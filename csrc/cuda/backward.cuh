@@ -147,28 +147,29 @@ struct IndexEdges {
   FT_DEVICE void operator()() const {
     const int64_t count = 2 * edges.n;
     for (int64_t first = block_index() * kHubChunk; first < count; first += block_count() * kHubChunk) {
-      mark(first + thread_index(), count);
-      if (first + kHubChunk <= count) sum_chunk(first);
+      // All five are loaded before anything is written.
+      const int64_t position = first + thread_index() < count ? first + thread_index() : count - 1;
+      const uint64_t row = edges.target_at(position);
+      const uint64_t before = edges.target_at(position > 0 ? position - 1 : 0);
+      const uint64_t behind = edges.target_at(position + 1 < count ? position + 1 : position);
+      const bool whole = first + kHubChunk <= count;
+      const uint64_t first_row = edges.target_at(first);
+      const uint64_t last_row = edges.target_at(whole ? first + kHubChunk - 1 : first);
+      if (row < static_cast<uint64_t>(edges.n)) {
+        if (position == 0 || before != row) ranges[row].begin = static_cast<int32_t>(position);
+        if (position + 1 == count || behind != row) ranges[row].end = static_cast<int32_t>(position + 1);
+      }
+      if (whole && first_row == last_row && first_row < static_cast<uint64_t>(edges.n))
+        sum_chunk(first, static_cast<int64_t>(first_row));
     }
   }
 
  private:
-  FT_DEVICE void mark(int64_t position, int64_t count) const {
-    if (position >= count) return;
-    const uint64_t row = edges.target_at(position);
-    if (row >= static_cast<uint64_t>(edges.n)) return;
-    if (position == 0 || edges.target_at(position - 1) != row) ranges[row].begin = static_cast<int32_t>(position);
-    if (position + 1 == count || edges.target_at(position + 1) != row)
-      ranges[row].end = static_cast<int32_t>(position + 1);
-  }
-
-  FT_DEVICE void sum_chunk(int64_t first) const {
+  FT_DEVICE void sum_chunk(int64_t first, int64_t row) const {
     const int64_t d = terms.exact.d;
-    const uint64_t row = edges.target_at(first);
-    if (row >= static_cast<uint64_t>(edges.n) || row != edges.target_at(first + kHubChunk - 1)) return;
     double* const sums = hub_sums + first / kHubChunk * (d + 1);
     for (int64_t k = thread_index(); k < d; k += kThreads) {
-      EdgeSum<Kind, T, 1> sum(terms, static_cast<int64_t>(row), k);
+      EdgeSum<Kind, T, 1> sum(terms, row, k);
       for (int e = 0; e < kHubChunk; e += kAhead) {
         int64_t edge[kAhead];
 #pragma unroll
@@ -204,7 +205,7 @@ struct GatherGradient {
     for (int64_t unit = walk.first; unit < n * parts; unit += walk.stride) {
       const int64_t i = unit / parts, column = unit % parts * kColumns + lane_index();
       Sum sum(terms, i, column);
-      if (!poisoned) add_edges(i, column, sum);
+      add_edges(i, column, sum);
 #pragma unroll
       for (int q = 0; q < kEntries; ++q) {
         const int64_t k = column + q * kWarp;

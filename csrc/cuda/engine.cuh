@@ -209,8 +209,8 @@ class Engine {
     const int64_t n = batch.n, d = batch.d;
     if (n == 0 || d == 0) return;
     if (scratch.factors != nullptr) survey(batch, scratch);
-    const Edges<T> edges = {pairs, distances,       slopes,          upstream,      per_anchor, batch.distance,
-                            n,     scratch.targets, scratch.weights, scratch.ranges};
+    const Edges<T> edges = {pairs,          distances, slopes,          upstream,        per_anchor,
+                            batch.distance, n,         scratch.targets, scratch.weights, scratch.ranges};
     if (2 * n <= kRankedKeys) {
       rank(edges, 2 * n, scratch.order);
     } else {

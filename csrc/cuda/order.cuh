@@ -6,8 +6,8 @@
 namespace fasttriplet::cuda {
 
 // Up to this many keys are ranked by counting, in one launch of n^2 comparisons; more are left to a radix sort, which
-// has twenty. A comparison of 32-bit words takes two integer instructions, 64 lanes a cycle and multiprocessor: 2048 keys
-// take 2.1k cycles in 64 blocks, 8192 keys 16k cycles on 132 multiprocessors; of 64-bit words, three instructions.
+// has twenty. A comparison of 32-bit words takes two integer instructions, 64 lanes a cycle and multiprocessor: 2048
+// keys take 2.1k cycles in 64 blocks, 8192 keys 16k cycles on 132 multiprocessors; of 64-bit words, three instructions.
 inline constexpr int64_t kRankedKeys = 8192;
 
 // Keys that lie in memory; what RankKeys asks of keys.
@@ -89,9 +89,9 @@ struct RankKeys {
 #pragma unroll
     for (int q = 0; q < kOwn; ++q) words[q] = static_cast<Word>(own[q]);
     // In steps of a key a lane, of which one holds the block's own keys: of equal keys all before it go first.
-    const int length = n - begin < kTile ? n - begin : kTile, before = first - begin;
-    const int own_step = before < 0 ? 0 : before < length ? before : length;
-    const int behind = before < 0 ? 0 : before < length ? before + kWarp : length;
+    const int length = n - begin < kTile ? n - begin : kTile, place = first - begin;
+    const int own_step = place < 0 ? 0 : place < length ? place : length;
+    const int behind = place < 0 ? 0 : place < length ? place + kWarp : length;
     count(tile, 0, own_step, words, rank, [](Word other, Word word) { return other <= word; });
     if (own_step < behind && own_step + lane_index() < length) {
       const Word other = tile[own_step + lane_index()];

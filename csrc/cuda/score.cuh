@@ -78,10 +78,7 @@ FT_DEVICE double score(const ExactRows<T>& exact, int64_t i, int64_t j) {
   };
   use_loaded<kAhead>(
       static_cast<int>((whole - lane + kGroup - 1) / kGroup),
-      [&](int s) {
-        return Entries{x[s * kGroup], y[s * kGroup]};
-      },
-      add);
+      [&](int s) { return Entries{x[s * kGroup], y[s * kGroup]}; }, add);
   if (has_last) add(last);
   return score_of_sums<Kind>(sum, x_factor, y_factor);
 }

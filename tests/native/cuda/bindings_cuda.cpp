@@ -153,7 +153,7 @@ struct CountingDevice : HostDevice {
 // Launches, clears and sorts of a gradient.
 py::tuple backward_counts(const Array<float>& rows, const Array<int64_t>& pairs, const Array<double>& distances,
                           const Array<double>& slopes, int distance) {
-  CountingDevice device({});
+  CountingDevice device{Settings()};
   Array<float> upstream(rows.shape(0));
   std::fill_n(upstream.mutable_data(), upstream.size(), 1.0f);
   backward_on(device, rows, pairs, distances, slopes, upstream, distance);
