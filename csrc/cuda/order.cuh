@@ -173,11 +173,16 @@ struct FindClasses {
   template <int kStep>
   FT_DEVICE int64_t find_end(int64_t r, const uint64_t (&seen)[kSeen]) const {
     const uint64_t label = seen[kNear];
+    // Without branches: the compiler would move each load behind the one before it.
+    int64_t length = 0;
+    bool inside = true;
 #pragma unroll
     for (int k = 1; k <= kNear; ++k) {
       const int64_t at = r + k * kStep;
-      if (at < 0 || at >= n || seen[kNear + k * kStep] != label) return at;
+      inside = inside & (at >= 0) & (at < n) & (seen[kNear + k * kStep] == label);
+      length += inside;
     }
+    if (!inside) return r + (length + 1) * kStep;
     int64_t in = r + kNear * kStep, out = kStep > 0 ? n : -1;
     while (out - in != kStep) {
       const int64_t middle = in + (out - in) / 2;

@@ -123,8 +123,9 @@ def test_hubs_are_summed_in_chunks_in_one_order(native, before, count):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_gradient_beyond_the_ranked_edges_has_the_bits_of_the_cpu(native, distance):
-    n = native.cuda.ranked_keys // 2 + 50
+@pytest.mark.parametrize("n", [4146, 8191])  # a poisoned edge's key, N + 1, has a bit more than N in the second
+def test_gradient_beyond_the_ranked_edges_has_the_bits_of_the_cpu(native, distance, n):
+    assert 2 * n > native.cuda.ranked_keys
     random = np.random.default_rng(0)
     rows = random.standard_normal((n, 2))
     pairs = random.integers(-1, n, (2, n))
@@ -144,6 +145,20 @@ def test_a_poisoned_edge_is_found_wherever_it_is(native, key):
         broken = {**mined, key: mined[key].copy()}
         broken[key].flat[place] = {"slopes": np.nan, "pairs": 70}[key]
         assert np.isnan(backward(native, rows, broken, np.array(1.0), INNER, setting(native))).all()
+
+
+def test_a_row_that_is_not_finite_leaves_the_others_alone(native):
+    """The survey of a gradient by cosine, which keeps nothing of the batch as a whole."""
+    rows = np.random.default_rng(0).standard_normal((40, 3))
+    mined = mine(native, rows, np.arange(40) // 4, COSINE, "float", setting(native), margin=10.0)
+    for key in ("pairs", "distances", "slopes"):
+        mined[key][..., -4:] = {"pairs": -1, "distances": np.nan, "slopes": 0}[key]
+    mined["pairs"][mined["pairs"] >= 36] = 0
+    rows[38, 1] = np.inf
+    found = backward(native, rows, mined, np.array(1.0), COSINE, setting(native))
+    want = cpu_backward(native, rows, mined, np.array(1.0), COSINE)
+    np.testing.assert_array_equal(found[:36], want[:36])
+    assert np.isfinite(want).all() and np.abs(want[:36]).sum() > 0
 
 
 # Exact scores and the survey: loads run ahead of the sums in blocks of 256 entries.
