@@ -147,7 +147,8 @@ struct IndexEdges {
   FT_DEVICE void operator()() const {
     const int64_t count = 2 * edges.n;
     for (int64_t first = block_index() * kHubChunk; first < count; first += block_count() * kHubChunk) {
-      // Everything is loaded before anything is written, without branches between.
+      // Everything is loaded before anything is written, without branches between. The range that begins at zero has
+      // its zero.
       const int64_t position = first + thread_index() < count ? first + thread_index() : count - 1;
       const uint64_t row = edges.target_at(position);
       const uint64_t before = edges.target_at(position > 0 ? position - 1 : 0);
@@ -156,7 +157,7 @@ struct IndexEdges {
       const uint64_t first_row = edges.target_at(first);
       const uint64_t last_row = edges.target_at(whole ? first + kHubChunk - 1 : first);
       const bool pulls = row < static_cast<uint64_t>(edges.n);
-      if (pulls & ((position == 0) | (before != row))) ranges[row].begin = static_cast<int32_t>(position);
+      if (pulls & (before != row)) ranges[row].begin = static_cast<int32_t>(position);
       if (pulls & ((position + 1 == count) | (behind != row))) ranges[row].end = static_cast<int32_t>(position + 1);
       if (whole && first_row == last_row && first_row < static_cast<uint64_t>(edges.n))
         sum_chunk(first, static_cast<int64_t>(first_row));

@@ -170,6 +170,8 @@ py::tuple sort_classes(const Array<uint64_t>& labels, const Settings& settings) 
   int32_t *const order = memory.take<int32_t>(n), *const begin = memory.take<int32_t>(n),
                  *const end = memory.take<int32_t>(n);
   engine.sort(keys, n, 64, order, HostEngine::SortScratch(device, memory, n));
+  if (std::any_of(order, order + n, [n](int32_t i) { return i < 0 || i >= n; }))
+    throw std::runtime_error("order has a place that was not written");
   State* const state = memory.take<State>(1);
   device.clear(state, sizeof *state);
   device.launch(FindClasses{keys, order, nullptr, n, begin, end, nullptr, state}, settings.processors);
