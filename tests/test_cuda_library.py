@@ -36,8 +36,8 @@ def test_operators_have_cuda_kernels():
     assert facts["mine_batch_hard"] == facts["batch_hard_loss"] == facts["_batch_hard_loss_backward"] == "True"
 
 
-def test_the_screens_keep_to_registers():
-    """A spill would cost every product a trip to memory: ptxas must report none, on any architecture."""
+def spills(kernel: str) -> dict[str, list[int]]:
+    """Bytes of stack, spilled stores and loads of a kernel's instances, by architecture, as ptxas reported them."""
     if not REPORT.is_file():
         pytest.skip(f"the compiler's report {REPORT} is kept by editable installations only")
     architectures = re.findall(r"sm_\w+", build_facts()["cuda_architectures"])
@@ -45,9 +45,23 @@ def test_the_screens_keep_to_registers():
     for name, architecture, text in re.findall(
         r"Compiling entry function '(\S+)' for '(sm_\w+)'(.*?)Compile time", REPORT.read_text(), flags=re.DOTALL
     ):
-        if "ScreenPairs" in name:
-            spills = [int(count) for count in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)]
-            assert len(spills) == 3, text
-            found.setdefault(architecture, []).append(sum(spills))
+        if kernel in name:
+            counts = [int(count) for count in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)]
+            assert len(counts) == 3, text
+            found.setdefault(architecture, []).append(sum(counts))
     assert sorted(found) == sorted(architectures)
-    assert all(spills == [0, 0, 0, 0] for spills in found.values()), found  # one for each kind of tile
+    return found
+
+
+def test_the_screens_keep_to_registers():
+    """A spill would cost every product a trip to memory: ptxas must report none, on any architecture."""
+    found = spills("ScreenPairs")
+    assert all(bytes_ == [0, 0, 0, 0] for bytes_ in found.values()), found  # one for each kind of tile
+
+
+@pytest.mark.parametrize(
+    "kernel", ["SettleCandidates", "ScanExactly", "GatherGradient", "IndexEdges", "SurveyRows", "RankKeys"]
+)
+def test_what_is_loaded_ahead_stays_in_registers(kernel):
+    found = spills(kernel)
+    assert not any(sum(bytes_) for bytes_ in found.values()), found

@@ -95,9 +95,14 @@ class Engine {
 
   // `bits`: those above are the same in all keys.
   void sort(const uint64_t* keys, int64_t n, int bits, int32_t* order, const SortScratch& scratch) {
-    if (n <= kRankedKeys) return launch(RankKeys{keys, n, order}, (n + RankKeys::kThreads - 1) / RankKeys::kThreads);
+    if (n <= kRankedKeys) return rank(GivenKeys{keys}, n, order);
     launch_threads(CountUp{scratch.values, n}, n);
     device_.sort(keys, scratch.keys, scratch.values, order, n, bits, scratch.bytes, scratch.size);
+  }
+  template <typename Source>
+  void rank(const Source& source, int64_t n, int32_t* order) {
+    using Rank = RankKeys<Source>;
+    launch(Rank{source, static_cast<int>(n), order}, (n + Rank::kKeys - 1) / Rank::kKeys);
   }
 
   struct MineScratch {
@@ -162,15 +167,7 @@ class Engine {
     const int64_t n = batch.n, d = batch.d;
     device_.clear(scratch.state, scratch.cleared_bytes);
     if (n == 0) return;
-    const auto surveyed = survey_of(batch, scratch);
-    using Centre = ChooseCentre<T>;
-    launch_warps(
-        ThenOneBlock<SurveyRows<T>, Centre>{
-            surveyed,
-            {batch.rows, n, d, scratch.factors, scratch.finite, scratch.centre, scratch.state},
-            &scratch.state->surveyed},
-        warps_of(surveyed));
-    sort(labels, n, 64, scratch.order, scratch.sort);
+    survey_and_sort(batch, labels, scratch);
     const FindClasses classes = {
         labels, scratch.order, scratch.finite, n, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state};
     const bool small = n <= small_batch_;
@@ -229,21 +226,22 @@ class Engine {
   }
 
   struct BackwardScratch {
-    State* state;
     uint64_t* targets;  // [2 N]
     double* weights;    // [2 N]
     int32_t* order;     // [2 N]
+    EdgeRange* ranges;  // [N]
     double* hub_sums;   // [2 N / kHubChunk, D + 1]
     double* factors;    // [N] or null
     uint8_t* finite;    // [N] or null
     SortScratch sort;
+    State* state = nullptr;  // a gradient asks for nothing that the rows have in common
 
     template <typename T>
     BackwardScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch)
-        : state(memory.take<State>(1)),
-          targets(memory.take<uint64_t>(2 * batch.n)),
+        : targets(memory.take<uint64_t>(2 * batch.n)),
           weights(memory.take<double>(2 * batch.n)),
           order(memory.take<int32_t>(2 * batch.n)),
+          ranges(memory.take<EdgeRange>(batch.n)),
           hub_sums(memory.take<double>(2 * batch.n / kHubChunk * (batch.d + 1))),
           factors(batch.distance == Distance::kCosine ? memory.take<double>(batch.n) : nullptr),
           finite(batch.distance == Distance::kCosine ? memory.take<uint8_t>(batch.n) : nullptr),
@@ -256,26 +254,28 @@ class Engine {
                 const T* upstream, bool per_anchor, const BackwardScratch& scratch, T* gradient) {
     const int64_t n = batch.n, d = batch.d;
     if (n == 0 || d == 0) return;
-    device_.clear(scratch.state, sizeof(State));
     if (scratch.factors != nullptr) {
       const auto surveyed = survey_of(batch, scratch);
       launch_warps(surveyed, warps_of(surveyed));
     }
-    launch_threads(ListEdges<T>{pairs, distances, slopes, upstream, per_anchor, batch.distance, n, scratch.targets,
-                                scratch.weights, scratch.state},
-                   2 * n);
-    int bits = 1;
-    while (n >> bits != 0) ++bits;  // targets are at most n
-    sort(scratch.targets, 2 * n, bits, scratch.order, scratch.sort);
+    const Edges<T> edges = {pairs,          distances, slopes,          upstream,        per_anchor,
+                            batch.distance, n,         scratch.targets, scratch.weights, scratch.ranges};
+    if (2 * n <= kRankedKeys) {
+      rank(edges, 2 * n, scratch.order);
+    } else {
+      launch_threads(ListEdges<T>{edges}, 2 * n);
+      int bits = 1;
+      while ((n + 1) >> bits != 0) ++bits;  // keys are at most n + 1
+      sort(scratch.targets, 2 * n, bits, scratch.order, scratch.sort);
+    }
+    const SortedEdges sorted = {scratch.targets, scratch.order, n};
     dispatch_distance(batch.distance, [&](auto kind) {
       // A root is in the weights already.
       using Kind = std::conditional_t<decltype(kind)::kRoot, Difference, decltype(kind)>;
       const EdgeTerms<Kind, T> terms = {{batch.rows, d, scratch.factors}, scratch.weights, distances, n};
-      const int64_t chunks = 2 * n / kHubChunk;
-      if (chunks > 0)
-        launch(SumHubChunks<Kind, T>{terms, scratch.targets, scratch.order, scratch.state, scratch.hub_sums}, chunks);
+      launch_threads(IndexEdges<Kind, T>{terms, sorted, scratch.ranges, scratch.hub_sums}, 2 * n);
       using Gather = GatherGradient<Kind, T>;
-      launch_warps(Gather{terms, scratch.targets, scratch.order, scratch.hub_sums, scratch.state, gradient},
+      launch_warps(Gather{terms, sorted, scratch.ranges, scratch.hub_sums, gradient},
                    n * ((d + Gather::kColumns - 1) / Gather::kColumns));
     });
   }
@@ -291,6 +291,27 @@ class Engine {
   template <typename T>
   static int64_t warps_of(const SurveyRows<T>& survey) {
     return (survey.n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp;
+  }
+
+  // What is known of the rows, the order of the labels, and, when all rows are known, the centre.
+  template <typename T>
+  void survey_and_sort(const DeviceBatch<T>& batch, const uint64_t* labels, const MineScratch& scratch) {
+    using Survey = SurveyRows<T>;
+    const int64_t n = batch.n;
+    const Survey rows = survey_of(batch, scratch);
+    const ChooseCentre<T> centre = {batch.rows,     n,              batch.d,      scratch.factors,
+                                    scratch.finite, scratch.centre, scratch.state};
+    uint32_t* const arrived = &scratch.state->surveyed;
+    if (n > kRankedKeys) {
+      launch_warps(ThenOneBlock<Survey, ChooseCentre<T>>{rows, centre, arrived}, warps_of(rows));
+      return sort(labels, n, 64, scratch.order, scratch.sort);
+    }
+    using Both = Together<Survey, RankKeys<GivenKeys>>;
+    const Both both = {rows, {{labels}, static_cast<int>(n), scratch.order}};
+    const int64_t row_blocks = (warps_of(rows) * kWarp + Both::kThreads - 1) / Both::kThreads;
+    const int64_t key_blocks = (n + RankKeys<GivenKeys>::kKeys - 1) / RankKeys<GivenKeys>::kKeys;
+    launch(ThenOneBlock<Both, ChooseCentre<T>>{both, centre, arrived},
+           std::min(std::max(row_blocks, key_blocks), 2048 / Both::kThreads * device_.processors()));
   }
 
   // Rows packed, terms set and pairs screened: in the first round, which brings `classes` to be found, always; then if

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/distance.h"
+#include "cuda/ahead.cuh"
 #include "cuda/state.cuh"
 
 namespace fasttriplet::cuda {
@@ -56,14 +57,29 @@ FT_DEVICE void for_entries_of_lane(int64_t d, F&& f) {
   if (lane >= 8 && whole + lane - 8 < d) f(whole + lane - 8);
 }
 
+// A candidate at D = 2048 is 128 steps a lane, and with as many trips to memory it would take longer than all else a
+// small batch does: 16 entries of either row are in flight. The order is that of for_entries_of_lane.
 template <typename Kind, typename T>
 FT_DEVICE double score(const ExactRows<T>& exact, int64_t i, int64_t j) {
+  constexpr int kAhead = 16;
+  struct Entries {
+    T x, y;
+  };
   const double x_factor = exact.factor(i), y_factor = exact.factor(j);
-  const T *x = exact.rows + i * exact.d, *y = exact.rows + j * exact.d;
+  const int lane = group_lane();
+  const T *x = exact.rows + i * exact.d + lane, *y = exact.rows + j * exact.d + lane;
+  const int64_t whole = exact.d / 8 * 8;
+  const bool has_last = lane >= 8 && whole + lane - 8 < exact.d;
+  Entries last = {};
+  if (has_last) last = {x[whole - 8], y[whole - 8]};
   double sum = 0;
-  for_entries_of_lane(exact.d, [&](int64_t k) {
-    sum = sum + score_term<Kind>(static_cast<double>(x[k]), static_cast<double>(y[k]), x_factor, y_factor);
-  });
+  const auto add = [&](const Entries& at) {
+    sum = sum + score_term<Kind>(static_cast<double>(at.x), static_cast<double>(at.y), x_factor, y_factor);
+  };
+  use_loaded<kAhead>(
+      static_cast<int>((whole - lane + kGroup - 1) / kGroup),
+      [&](int s) { return Entries{x[s * kGroup], y[s * kGroup]}; }, add);
+  if (has_last) add(last);
   return score_of_sums<Kind>(sum, x_factor, y_factor);
 }
 

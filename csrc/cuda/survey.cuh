@@ -2,19 +2,22 @@
 #pragma once
 
 #include "core/prepare.h"
+#include "cuda/ahead.cuh"
 #include "cuda/state.cuh"
 
 namespace fasttriplet::cuda {
 
-// Eight lanes a row, so that the sum of squares has the order of cpu/exact-inl.h and a factor the same bits.
+// Eight lanes a row, so that the sum of squares has the order of cpu/exact-inl.h and a factor the same bits. At D =
+// 2048 that is 256 entries a lane in a fixed order: 32 of them are in flight, eight trips to memory instead of 64.
 template <typename T>
 struct SurveyRows {
   static constexpr int kThreads = 256, kMinBlocks = 1, kLanes = 8, kRowsOfWarp = kWarp / kLanes;
+  static constexpr int kAhead = 32;
   const T* rows;  // [N, D]
   int64_t n, d;
   double* factors;  // [N] 1 / |x|, or null: not normalised
   uint8_t* finite;  // [N]
-  State* state;
+  State* state;     // or null: what the rows have in common is not asked for
 
   FT_DEVICE void operator()() const {
     const Walk walk = walk_by_warp<SurveyRows>();
@@ -23,13 +26,15 @@ struct SurveyRows {
     for (int64_t base = walk.first * kRowsOfWarp; base < n; base += walk.stride * kRowsOfWarp) {
       const int64_t i = base + group;
       double largest = 0, square = 0, defect = 0;  // the last is NaN unless every entry is finite
-      if (i < n)
-        for (int64_t k = lane; k < d; k += kLanes) {
-          const double x = static_cast<double>(rows[i * d + k]);
-          square = square + x * x;
-          largest = larger_of(largest, x < 0 ? -x : x);
-          defect = defect + (x - x);
-        }
+      const T* const row = rows + i * d + lane;
+      use_loaded<kAhead>(
+          i < n ? static_cast<int>((d - lane + kLanes - 1) / kLanes) : 0, [&](int s) { return row[s * kLanes]; },
+          [&](T entry) {
+            const double x = static_cast<double>(entry);
+            square = square + x * x;
+            largest = larger_of(largest, x < 0 ? -x : x);
+            defect = defect + (x - x);
+          });
       for (int stride = kLanes / 2; stride > 0; stride /= 2) {
         square = square + shuffle_xor(square, stride);
         largest = larger_of(largest, shuffle_xor(largest, stride));
@@ -38,7 +43,7 @@ struct SurveyRows {
       if (i >= n || lane != 0) continue;
       const bool good = defect == 0;
       finite[i] = good;
-      if (!good) {
+      if (!good && state != nullptr) {
         atomic_add(&state->bad_rows, 1);
         state->bad.offer(i, n);
       }
@@ -47,7 +52,7 @@ struct SurveyRows {
       if (good) most = larger_of(most, largest * factor);
     }
     for (int stride = kWarp / 2; stride > 0; stride /= 2) most = larger_of(most, shuffle_xor(most, stride));
-    if (lane_index() == 0 && most > 0) atomic_maximum(&state->largest, most);
+    if (lane_index() == 0 && most > 0 && state != nullptr) atomic_maximum(&state->largest, most);
   }
 };
 

@@ -96,9 +96,9 @@ def test_classes_over_several_tiles(native, products, distance, labels):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_more_keys_than_are_ranked_and_more_tiles_than_a_square(native, distance):
-    """The radix sort's side, and more than 16 tiles a side of the walk."""
-    n = native.cuda.ranked_keys + 50
+def test_more_tiles_than_a_square(native, distance):
+    """More than 16 tiles a side of the walk, and more than one tile of ranked keys."""
+    n = 2098
     random = np.random.default_rng(0)
     rows = random.standard_normal((n, 3)).astype(np.float32)
     labels = random.permutation(n) // 4 - 100

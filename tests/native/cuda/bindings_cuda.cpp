@@ -108,20 +108,75 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   return result;
 }
 
-template <typename T>
-Array<T> backward(const Array<T>& rows, const Array<int64_t>& pairs, const Array<double>& distances,
-                  const Array<double>& slopes, const Array<T>& upstream, int distance, const Settings& settings) {
+template <typename Device, typename T>
+Array<T> backward_on(Device& device, const Array<T>& rows, const Array<int64_t>& pairs, const Array<double>& distances,
+                     const Array<double>& slopes, const Array<T>& upstream, int distance) {
   HostMemory memory;
-  HostDevice device(settings);
-  HostEngine engine(device);
+  Engine<Device> engine(device);
   const DeviceBatch<T> batch = batch_of(memory, rows, distance);
-  const HostEngine::BackwardScratch scratch(device, memory, batch);
+  const typename Engine<Device>::BackwardScratch scratch(device, memory, batch);
   Array<T> gradient({batch.n, batch.d});
   T* const own_gradient = memory.take<T>(gradient.size());
   engine.backward(batch, own_copy(memory, pairs), own_copy(memory, distances), own_copy(memory, slopes),
                   own_copy(memory, upstream), upstream.ndim() == 1, scratch, own_gradient);
   std::copy_n(own_gradient, gradient.size(), gradient.mutable_data());
   return gradient;
+}
+
+template <typename T>
+Array<T> backward(const Array<T>& rows, const Array<int64_t>& pairs, const Array<double>& distances,
+                  const Array<double>& slopes, const Array<T>& upstream, int distance, const Settings& settings) {
+  HostDevice device(settings);
+  return backward_on(device, rows, pairs, distances, slopes, upstream, distance);
+}
+
+// Counts what the engine asks of the device.
+struct CountingDevice : HostDevice {
+  using HostDevice::HostDevice;
+  int launches = 0, clears = 0, sorts = 0;
+
+  template <typename Kernel>
+  void launch(const Kernel& kernel, int64_t blocks) {
+    ++launches;
+    HostDevice::launch(kernel, blocks);
+  }
+  void clear(void* pointer, size_t bytes) {
+    ++clears;
+    HostDevice::clear(pointer, bytes);
+  }
+  template <typename... Arguments>
+  void sort(const Arguments&... arguments) {
+    ++sorts;
+    HostDevice::sort(arguments...);
+  }
+};
+
+// Launches, clears and sorts of a gradient.
+py::tuple backward_counts(const Array<float>& rows, const Array<int64_t>& pairs, const Array<double>& distances,
+                          const Array<double>& slopes, int distance) {
+  CountingDevice device{Settings()};
+  Array<float> upstream(rows.shape(0));
+  std::fill_n(upstream.mutable_data(), upstream.size(), 1.0f);
+  backward_on(device, rows, pairs, distances, slopes, upstream, distance);
+  return py::make_tuple(device.launches, device.clears, device.sorts);
+}
+
+// order, begin and end of the classes of labels [N].
+py::tuple sort_classes(const Array<uint64_t>& labels, const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device);
+  const int64_t n = labels.size();
+  const uint64_t* const keys = own_copy(memory, labels);
+  int32_t *const order = memory.take<int32_t>(n), *const begin = memory.take<int32_t>(n),
+                 *const end = memory.take<int32_t>(n);
+  engine.sort(keys, n, 64, order, HostEngine::SortScratch(device, memory, n));
+  if (std::any_of(order, order + n, [n](int32_t i) { return i < 0 || i >= n; }))
+    throw std::runtime_error("order has a place that was not written");
+  State* const state = memory.take<State>(1);
+  device.clear(state, sizeof *state);
+  device.launch(FindClasses{keys, order, nullptr, n, begin, end, nullptr, state}, settings.processors);
+  return py::make_tuple(Array<int32_t>(n, order), Array<int32_t>(n, begin), Array<int32_t>(n, end));
 }
 
 // products [kSize, kSize] of the first kSize rows with the next kSize, and the rows as they were rounded.
@@ -338,6 +393,8 @@ void bind_cuda(py::module_& m) {
   });
   bind<float>(m, "float32");
   bind<double>(m, "float64");
+  m.def("backward_counts", backward_counts);
+  m.def("sort_classes", sort_classes);
   m.def("multiply_float_tile", multiply_tile<FloatTile>);
   m.def("multiply_small_tensor_tile", multiply_tile<SmallTensorTile>);
   m.def("multiply_large_tensor_tile", multiply_tile<LargeTensorTile>);
