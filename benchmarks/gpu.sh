@@ -18,7 +18,7 @@ readonly grace=5  # seconds from a step's limit until it is killed
 readonly left_out_status=77
 readonly python="${PYTHON:-python3}"
 half='' device=cuda build=no whole=270
-outcomes=() failed=0
+outcomes=() passed=0 failed=0 left_out=0
 
 refuse() {
   echo "$1" >&2
@@ -53,6 +53,11 @@ results="${OUT:-benchmarks/results}"
 
 outcome() {  # verdict, step, why
   outcomes+=("$(printf '%-9s %-16s %s' "$1" "$2" "$3")")
+  case "$1" in
+    passed) passed=$((passed + 1)) ;;
+    FAILED) failed=$((failed + 1)) ;;
+    *) left_out=$((left_out + 1)) ;;
+  esac
   echo "   $1: $3"
 }
 
@@ -77,7 +82,6 @@ step() {  # step, seconds, command...
     124 | 137) outcome FAILED "$name" "stopped after $((SECONDS - began)) s" ;;
     *) outcome FAILED "$name" "exit status $status after $((SECONDS - began)) s" ;;
   esac
-  [[ $status == 0 || $status == "$left_out_status" ]] || failed=$((failed + 1))
 }
 
 # Ends the half where nothing loads, or where there is no GPU.
@@ -115,7 +119,7 @@ first_half() {
   done
   if [[ $device == cpu ]]; then
     step kernels 60 "$python" -m benchmarks.gpu.kernels --device cpu --sizes 64x128 128x128 --output "$results"
-    step cuda_tests 60 "${pytest[@]}" -q tests/native/test_cuda.py -k "no_rows or equal_rows"
+    step cuda_tests 60 "${pytest[@]}" tests/native/test_cuda.py -k "no_rows or equal_rows"
     return
   fi
   step kernels 60 "$python" -m benchmarks.gpu.kernels --output "$results"
@@ -145,7 +149,7 @@ amx_tier() {
 
 second_half() {
   if [[ $device == cpu ]]; then
-    step suite 60 env FASTTRIPLET_TEST_ENGINE=shim "${pytest[@]}" -q tests/test_miners.py tests/test_losses.py
+    step suite 60 env FASTTRIPLET_TEST_ENGINE=shim "${pytest[@]}" tests/test_miners.py tests/test_losses.py
     step timings 60 "$python" -m benchmarks.gpu.timings --device cpu --sizes 64x128 128x128 --output "$results"
     local name
     for name in memcheck racecheck capture_first reduce_overhead wgmma_beside ncu compiled_peer; do
@@ -154,7 +158,7 @@ second_half() {
     amx_tier --small
     return
   fi
-  step suite 70 env FASTTRIPLET_TEST_ENGINE=cuda "${pytest[@]}" ${workers[@]+"${workers[@]}"} -q --maxfail 5 tests
+  step suite 70 env FASTTRIPLET_TEST_ENGINE=cuda "${pytest[@]}" ${workers[@]+"${workers[@]}"} --maxfail 5 tests
   step timings 90 "$python" -m benchmarks.gpu.timings --minutes 1.3 --output "$results"
   sanitize memcheck 60 fasttriplet
   sanitize racecheck 40 ScreenPairs
@@ -190,11 +194,8 @@ main() {
   "${half}_half"
   echo "== $half half: $SECONDS s of $whole"
   printf '%s\n' "${outcomes[@]}"
-  if ((failed)); then
-    echo "$half half: $failed of ${#outcomes[@]} steps FAILED"
-    return 1
-  fi
-  echo "$half half: nothing failed"
+  echo "$half half: $passed passed, $failed FAILED, $left_out left out"
+  ((failed == 0))
 }
 
 # Output is never held back, so that a kill loses none of it.

@@ -44,12 +44,14 @@ def _lines(series: dict[str, dict[int, float]], unit: str, title: str, path: Pat
     plt.close(figure)
 
 
-def plot_times(rows: list[dict[str, Any]], path: Path) -> None:
+def plot_times(rows: list[dict[str, Any]], path: Path, where: str = "") -> None:
+    """``where`` ends the title: the device, where it is not the machine of the report."""
     series: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, spread in row["milliseconds"].items():
             series.setdefault(name, {})[row["n"]] = spread.median
-    _lines(series, "milliseconds", "Batch-hard triplet loss, forward + backward", path)
+    title = "Batch-hard triplet loss, forward + backward" + (f", {where}" if where else "")
+    _lines(series, "milliseconds", title, path)
 
 
 def plot_memory(memory: dict[str, dict[int, float]], path: Path) -> None:

@@ -1,10 +1,6 @@
 """What the benchmarks compare with computes the same loss."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch

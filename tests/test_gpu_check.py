@@ -71,11 +71,11 @@ def test_the_first_half_without_a_gpu(tmp_path):
     assert run.returncode == 0, run.stdout
     steps = ("gate", "answers_float", "answers_tensor", "answers_wgmma", "kernels", "cuda_tests")
     assert verdicts(run.stdout) == dict.fromkeys(steps, "passed")
-    assert run.stdout.splitlines()[-1] == "first half: nothing failed"
+    assert run.stdout.splitlines()[-1] == "first half: 6 passed, 0 FAILED, 0 left out"
     assert run.stdout == (tmp_path / "gpu.log").read_text()
     assert run.stdout.count(": as the CPU") == 3 * 4 * len(answers.TRIAL)
     table = (tmp_path / "gpu-trial_kernels.md").read_text()
-    assert "## 128 x 128, a CPU" in table and "| `fasttriplet::batch_hard_loss` | 1 |" in table
+    assert "## 128 x 128, a CPU" in table and "| `batch_hard_loss` | 1 |" in table
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_a_step_that_fails_is_named_and_leaves_the_others(tmp_path):
     found = verdicts(run.stdout)
     assert found.pop("answers_tensor") == "FAILED" and found.pop("answers_wgmma") == "left out"
     assert found == dict.fromkeys(("gate", "answers_float", "kernels", "cuda_tests"), "passed")
-    assert run.stdout.splitlines()[-1] == "first half: 1 of 6 steps FAILED"
+    assert run.stdout.splitlines()[-1] == "first half: 4 passed, 1 FAILED, 1 left out"
     assert "answers_tensor   exit status 1 after" in run.stdout
 
 
@@ -184,7 +184,7 @@ def test_a_bundle_is_small_and_needs_libtorch(tmp_path):
     run = bundle(without, with_it)
     assert run.returncode == 0 and "needs libtorch.so" in run.stdout
     run = bundle(with_it, without)
-    assert run.returncode == 1 and f"{without} must need libtorch.so; it needs libc.so.6" in run.stderr
+    assert run.returncode == 1 and f"{without} must need libtorch.so; it needs" in run.stderr
     large = tmp_path / "large.so"
     with large.open("wb") as file:
         file.truncate(64 * 2**20)
@@ -288,8 +288,8 @@ def test_kernels_have_short_names(name, expected):
 def test_kernels_are_added_up_by_name():
     found = kernels.profiled(cases.step(fused_twice, *cases.batch(32, 8, 4)), CPU)
     assert {kernel.name: kernel.launches for kernel in found} == {
-        "fasttriplet::batch_hard_loss": 2,
-        "fasttriplet::_batch_hard_loss_backward": 2,
+        "batch_hard_loss": 2,
+        "_batch_hard_loss_backward": 2,
     }
     assert found[0].microseconds >= found[1].microseconds > 0
     with pytest.raises(RuntimeError, match="saw no kernel"):
@@ -336,23 +336,24 @@ def row(n, d, *_):
 def test_aims_come_first_and_wgmma_loses_no_timings(tmp_path, monkeypatch, capsys, distrust, wrong):
     order = []
 
-    def with_wgmma(row, device):
+    def by_wgmma(n, d, device):
         order.append("wgmma")
         if wrong:
             raise RuntimeError(wrong)
-        return row._replace(milliseconds=row.milliseconds | {timings.WGMMA: spread(0.5)})
+        return {"fasttriplet": spread(1.0), timings.WGMMA: spread(0.5)}
 
     monkeypatch.setattr(timings, "measure", lambda *a: order.append(a[:2]) or row(*a))
-    monkeypatch.setattr(timings, "with_wgmma", with_wgmma)
+    monkeypatch.setattr(timings, "by_wgmma", by_wgmma)
     monkeypatch.setattr(products, "distrust", lambda *_: distrust)
     report = timings.Report(tmp_path, CUDA, "")
     timings.run(report, [(1024, 128), (65536, 512), (64, 8), (256, 128)], (), float("inf"))
-    assert order == [(65536, 512), (256, 128), *(["wgmma"] * 2 if not distrust else []), (1024, 128), (64, 8)]
+    assert order == [(65536, 512), (256, 128), *(["wgmma"] if not distrust else []), (1024, 128), (64, 8)]
     text = (tmp_path / "imagined-gpu.md").read_text()
     assert text.count("| Imagined GPU |") == 4 and "- Imagined GPU, 65536 x 512, fasttriplet: 1 ms" in text
     assert ("wgmma is not timed: no such unit." in text) == bool(distrust)
     assert ("FAILED: 65536 x 512 by wgmma: it hung" in text) == bool(wrong)
-    assert ("fasttriplet wgmma ms" in text) == (not distrust and not wrong)
+    timed = "fasttriplet wgmma ms" in text, "wgmma took 0.500 of the default's time at 65536 x 512" in text
+    assert timed == (not distrust and not wrong,) * 2
 
 
 def test_a_size_that_fails_is_told_and_leaves_the_others(tmp_path, monkeypatch):

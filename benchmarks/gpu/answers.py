@@ -63,9 +63,7 @@ class Answer(NamedTuple):
 
 def answer(operators: Operators, rows: Tensor, labels: Tensor, distance: int) -> Answer:
     distances, positives, negatives = operators.mine_batch_hard(rows, labels, distance)
-    loss, values, pairs = operators.batch_hard_loss(
-        rows, labels, MARGIN, distance, False, REDUCTIONS.index("mean"), 0
-    )
+    loss, values, pairs = operators.batch_hard_loss(rows, labels, MARGIN, distance, False, REDUCTIONS.index("mean"), 0)
     gradient = operators._batch_hard_loss_backward(torch.ones_like(loss), rows, values, pairs, distance)
     return Answer(positives, negatives, distances, loss, gradient)
 
@@ -99,6 +97,7 @@ def differences(found: Answer, expected: Answer) -> list[str]:
 def compare(device: torch.device, kind: str) -> int:
     """How many cases failed; each is printed when it is done."""
     ours: Operators = engine.CudaEngine() if device.type == "cuda" else engine.ShimEngine()
+    name = name_of(device) if device.type == "cuda" else "the shim"
     failed = 0
     for case in CASES if device.type == "cuda" else TRIAL:
         rows, labels = case.batch()
@@ -108,7 +107,7 @@ def compare(device: torch.device, kind: str) -> int:
                 wrong = differences(answer(ours, rows, labels, code), expected)
             failed += bool(wrong)
             verdict = f"FAILED: {'; '.join(wrong)}" if wrong else "as the CPU"
-            print(f"{name_of(device)}, {kind}, {case}, {distance}: {verdict}", flush=True)
+            print(f"{name}, {kind}, {case}, {distance}: {verdict}", flush=True)
     return failed
 
 

@@ -98,3 +98,8 @@ def milliseconds(
             if number < 3 or seconds[name][0] < 0.3 * factor:  # three times is enough of what takes long
                 seconds[name].append(clock.seconds(run, repeats[name]) * factor)
     return {name: Spread.of([1e3 * value for value in values]) for name, values in seconds.items()}
+
+
+def listed(times: Mapping[str, Spread]) -> str:
+    """Of each contender, on one line."""
+    return ", ".join(f"{name} {spread}" for name, spread in times.items())

@@ -1,4 +1,7 @@
-"""Whether anything can be checked here: the libraries load and serve 64 rows. Exit status 2 where not, 3 without a GPU."""
+"""Whether anything can be checked here: the libraries load and serve 64 rows.
+
+Exit status 2 where they do not, 3 without a GPU.
+"""
 
 from __future__ import annotations
 

@@ -21,12 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 import fasttriplet
 from benchmarks.cases import OURS, shape_name, size, step
 from benchmarks.gpu import aims, products
-from benchmarks.gpu.device import batch, describe, in_graph, milliseconds, name_of, slug, synchronize
+from benchmarks.gpu.device import batch, describe, in_graph, listed, milliseconds, name_of, slug, synchronize
 from benchmarks.measure import Spread, table
 
 SIZES = tuple((aim.n, aim.d) for aim in aims.AIMS)
-#: Beyond these rows large tiles are used, which wgmma is to be compared with.
-SMALL_TILES = 4096
 _LONGEST_NAME = 70
 
 
@@ -114,11 +112,10 @@ def rendered(section: Section, title: str) -> str:
         ]
         for kernel in section.kernels
     ]
-    times = "; ".join(f"{name} {spread} ms" for name, spread in section.milliseconds.items())
     return "\n\n".join(
         [
             f"## {title}",
-            f"{launches:.3g} launches, {whole:.1f} us in kernels. {times}.",
+            f"{launches:.3g} launches, {whole:.1f} us in kernels. Milliseconds: {listed(section.milliseconds)}.",
             f"Screen: {section.counters}.",
             table(["kernel", "launches a step", "us a step", "share"], rows),
         ]
@@ -140,8 +137,7 @@ class Report:
         self.parts.append(rendered(section, f"{title}, {name}"))
         if judged:
             self.measured[n, d] = section.milliseconds
-        times = {contender: str(spread) for contender, spread in section.milliseconds.items()}
-        print(f"{name}, {title}: ms {times}; {section.counters}", flush=True)
+        print(f"{name}, {title}, ms: {listed(section.milliseconds)}; {section.counters}", flush=True)
         for kernel in section.kernels[:8]:
             print(f"  {kernel.microseconds:12.1f} us {kernel.launches:4.3g} x {kernel.name}", flush=True)
         self.write()
@@ -177,7 +173,7 @@ def main() -> int:
             print(f"wgmma is left out: {distrust}")
             return 0
         for n, d in arguments.sizes:
-            if n > SMALL_TILES:
+            if n > products.SMALL_TILES:
                 with products.forced("wgmma"):
                     report.add(f"{shape_name(n, d)} by wgmma", n, d, judged=False)
     return 0

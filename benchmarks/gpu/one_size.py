@@ -1,4 +1,4 @@
-"""A few steps of one size and nothing else, for a profiler of kernels: ``ncu python -m benchmarks.gpu.one_size NxD``."""
+"""A few steps of one size and nothing else, for a profiler: ``ncu python -m benchmarks.gpu.one_size NxD``."""
 
 from __future__ import annotations
 

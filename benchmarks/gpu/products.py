@@ -11,6 +11,8 @@ import torch
 import fasttriplet
 
 PRODUCTS = ("float", "tensor", "wgmma")
+#: Beyond these rows the default uses large tiles, which wgmma would take the place of.
+SMALL_TILES = 4096
 _VARIABLE = "FASTTRIPLET_CUDA_PRODUCTS"
 
 
@@ -43,7 +45,7 @@ def lacking(products: str, device: torch.device) -> str:
 
 
 def distrust(products: str, device: torch.device) -> str:
-    """Why they cannot be used here: what is lacking, or what the test of the tensor cores found; empty where nothing."""
+    """Why they cannot be used here: what is lacking, or what the tensor cores' test found; empty where nothing."""
     missing = lacking(products, device)
     if missing or device.type == "cpu" or products == "float":
         return missing

@@ -1,4 +1,4 @@
-"""One instruction set of the host's processor against another, bit for bit: ``python -m benchmarks.gpu.tiers amx avx2``.
+"""Two instruction sets of the host's processor, bit for bit: ``python -m benchmarks.gpu.tiers amx avx2``.
 
 A machine with a GPU often has a processor with units that multiply matrices, which few others do. A tier is chosen
 when the library is loaded, so each answers in a process of its own.

@@ -22,7 +22,7 @@ import fasttriplet
 from benchmarks import peers
 from benchmarks.cases import OURS, YARDSTICK, shape_name, size, step, verify, verify_peer
 from benchmarks.gpu import aims, products
-from benchmarks.gpu.device import batch, describe, in_graph, milliseconds, name_of, slug, synchronize
+from benchmarks.gpu.device import batch, describe, in_graph, listed, milliseconds, name_of, slug, synchronize
 from benchmarks.measure import Spread, mib, table
 from benchmarks.plots import plot_times
 
@@ -109,13 +109,18 @@ def measure(n: int, d: int, device: torch.device, wanted_peers: tuple[str, ...])
     return Row(n, d, verified, milliseconds(contenders, device), memory)
 
 
-def with_wgmma(row: Row, device: torch.device) -> Row:
-    """The row with Hopper's products of four warps, which are not the default until this table says they should be."""
-    rows, labels = batch(row.n, row.d, device)
+def by_wgmma(n: int, d: int, device: torch.device) -> dict[str, Spread]:
+    """Hopper's products of four warps in turn with the default, which they are not until this says they should be."""
+    rows, labels = batch(n, d, device)
+    ours = step(fasttriplet.batch_hard_triplet_loss, rows, labels)
+
+    def forced() -> None:
+        with products.forced("wgmma"):
+            ours()
+
     with products.forced("wgmma"):
         verify(rows, labels, "euclidean")
-        found = milliseconds({WGMMA: (step(fasttriplet.batch_hard_triplet_loss, rows, labels), 1)}, device)
-    return row._replace(milliseconds=row.milliseconds | found)
+    return milliseconds({OURS: (ours, 1), WGMMA: (forced, 1)}, device)
 
 
 class Report:
@@ -138,8 +143,7 @@ class Report:
             print(f"{name_of(self.device)}, {what} FAILED: {error}", flush=True)
         else:
             self.rows[row.n, row.d] = row
-            times = {name: str(spread) for name, spread in row.milliseconds.items()}
-            print(f"{name_of(self.device)}, {what}: ms {times}", flush=True)
+            print(f"{name_of(self.device)}, {what}, ms: {listed(row.milliseconds)}", flush=True)
         self.write()
 
     def note(self, line: str) -> None:
@@ -158,7 +162,7 @@ class Report:
         shallow = [row._asdict() for row in ordered if row.d == PLOTTED]
         plot = f"{self.stem}_time.png"
         if shallow:
-            plot_times(shallow, self.folder / plot)
+            plot_times(shallow, self.folder / plot, name_of(self.device))
         (self.folder / f"{self.stem}.md").write_text(self.rendered(ordered, plot if shallow else None))
 
     def rendered(self, ordered: list[Row], plot: str | None) -> str:
@@ -174,8 +178,8 @@ class Report:
             f"# Batch-hard triplet loss on {device}",
             f"Made by `benchmarks/gpu.sh`. {describe(self.device)}",
             "Forward plus backward, float32, euclidean, 4 samples per class, random unit vectors; milliseconds, median "
-            "(lowest to highest). `mm` is `torch.mm(X, X.T)` in float32, beyond 2^31 entries in chunks of rows, four of "
-            "them timed and scaled. Memory is what a step adds at its peak, the gradient included.",
+            "(lowest to highest). `mm` is `torch.mm(X, X.T)` in float32, beyond 2^31 entries in chunks of rows, four "
+            "of them timed and scaled. Memory is what a step adds at its peak, the gradient included.",
             *(["## Aims", "\n".join(verdicts)] if verdicts else []),
             "## Beside others",
             table(
@@ -188,6 +192,13 @@ class Report:
             *([f"![Time]({plot})"] if plot else []),
         ]
         return "\n\n".join(parts) + "\n"
+
+
+def with_wgmma(report: Report, row: Row) -> Row:
+    found = by_wgmma(row.n, row.d, report.device)
+    ratio = found[WGMMA].median / found[OURS].median
+    report.note(f"wgmma took {ratio:.3f} of the default's time at {shape_name(row.n, row.d)}, in turn.")
+    return row._replace(milliseconds=row.milliseconds | {WGMMA: found[WGMMA]})
 
 
 def run(report: Report, sizes: list[tuple[int, int]], wanted_peers: tuple[str, ...], deadline: float) -> None:
@@ -208,7 +219,8 @@ def run(report: Report, sizes: list[tuple[int, int]], wanted_peers: tuple[str, .
             report.note(f"wgmma is not timed: {distrust}.")
         else:
             for row in aimed:
-                report.attempt(f"{shape_name(row.n, row.d)} by wgmma", lambda row=row: with_wgmma(row, device))
+                if row.n > products.SMALL_TILES:
+                    report.attempt(f"{shape_name(row.n, row.d)} by wgmma", lambda row=row: with_wgmma(report, row))
     rows_of([at for at in sizes if at not in AIMED])
     report.write()
 
@@ -226,7 +238,8 @@ def main() -> int:
         parser.error("PyTorch sees no GPU; --device cpu tries the script without one")
     report = Report(arguments.output, arguments.device, arguments.suffix)
     run(report, arguments.sizes, tuple(arguments.peers), time.monotonic() + 60 * arguments.minutes)
-    print("\n".join(report.verdicts()), flush=True)
+    for line in report.verdicts():
+        print(line, flush=True)
     return 1 if report.failed else 0
 
 
