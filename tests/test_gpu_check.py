@@ -300,6 +300,36 @@ def fused_twice(rows, labels):
     return sum(timings.fasttriplet.batch_hard_triplet_loss(rows, labels) for _ in range(2))
 
 
+@pytest.mark.usefixtures("imagined_gpu")
+@pytest.mark.parametrize("distrust", ["no such unit", ""])
+def test_kernels_are_reported_by_size_and_wgmma_is_not_judged(tmp_path, monkeypatch, capsys, distrust):
+    done = []
+
+    def timed(n, d, device):
+        wgmma = os.environ.get("FASTTRIPLET_CUDA_PRODUCTS") == "wgmma"
+        done.append(("timed", n))
+        return kernels.Section(n, d, {"fasttriplet": spread(1.0 if wgmma else 9.0)}, "fine_round 0")
+
+    def profiled(run, device):
+        done.append("profiled")
+        return kernels.Kernel("ScreenPairs", 1, 30.0), kernels.Kernel("Memset", 3, 10.0)
+
+    monkeypatch.setattr(kernels, "timed", timed)
+    monkeypatch.setattr(kernels, "profiled", profiled)
+    monkeypatch.setattr(kernels, "batch", lambda *_: cases.batch(8, 2, 2))
+    monkeypatch.setattr(products, "distrust", lambda *_: distrust)
+    monkeypatch.setattr("sys.argv", ["kernels", "--sizes", "64x8", "65536x512", "--output", str(tmp_path)])
+    assert kernels.main() == 0
+    assert done[:4] == [("timed", 64), ("timed", 65536), "profiled", "profiled"]
+    assert done[4:] == ([] if distrust else [("timed", 65536), "profiled"])
+    text = (tmp_path / "imagined-gpu_kernels.md").read_text()
+    assert "65536 x 512, fasttriplet: 9 ms (9 ms to 9 ms), MISSES the bar of 8 ms" in text
+    assert "| `ScreenPairs` | 1 | 30.0 | 75.0 % |\n| `Memset` | 3 | 10.0 | 25.0 % |" in text
+    assert "4 launches a step, 40.0 us in kernels." in text
+    assert ("## 65536 x 512 by wgmma, Imagined GPU" in text) == (not distrust)
+    assert ("wgmma is left out: no such unit" in capsys.readouterr().out) == bool(distrust)
+
+
 def test_counters_of_the_screen_are_shown_whatever_they_are(monkeypatch):
     rows = torch.empty(4, 2, device="meta")
     monkeypatch.setattr(torch.ops.fasttriplet, "_cuda_mine_counters", lambda *a: "fine_round=1\nnew=7\n", raising=False)

@@ -1,7 +1,8 @@
 """Where a step's time goes on a GPU: its kernels by PyTorch's profiler, and the screen's own counters.
 
 Writes ``<gpu>_kernels.md`` anew after each size. Beside the kernels stand the time of a step launched by Python, up to
-8192 rows its time in a graph, and how that stands to what is aimed at.
+8192 rows its time in a graph, and how that stands to what is aimed at. All sizes are timed before the first is
+profiled, since a profiler stays in the way of later launches.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class Kernel(NamedTuple):
 class Section(NamedTuple):
     n: int
     d: int
-    kernels: list[Kernel]
     milliseconds: dict[str, Spread]
     counters: str
+    kernels: tuple[Kernel, ...] = ()  # none before it was profiled
 
 
 def short(name: str) -> str:
@@ -56,7 +57,7 @@ def short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."
 
 
-def profiled(run: Callable[[], object], device: torch.device) -> list[Kernel]:
+def profiled(run: Callable[[], object], device: torch.device) -> tuple[Kernel, ...]:
     """Kernels of a step, the longest first; on a CPU the operators stand in for them. Raises where none was seen."""
     began = time.perf_counter()
     run()
@@ -77,7 +78,7 @@ def profiled(run: Callable[[], object], device: torch.device) -> list[Kernel]:
     if not launches:
         raise RuntimeError("PyTorch's profiler saw no kernel of the step")
     found = [Kernel(name, launches[name] / steps, microseconds[name] / steps) for name in launches]
-    return sorted(found, key=lambda kernel: -kernel.microseconds)
+    return tuple(sorted(found, key=lambda kernel: -kernel.microseconds))
 
 
 def counters(rows: Tensor, labels: Tensor) -> str:
@@ -90,36 +91,32 @@ def counters(rows: Tensor, labels: Tensor) -> str:
     return ", ".join(line.replace("=", " ") for line in operator(rows.detach(), labels, 0).split())
 
 
-def measure(n: int, d: int, device: torch.device) -> Section:
+def timed(n: int, d: int, device: torch.device) -> Section:
     rows, labels = batch(n, d, device)
-    run = step(fasttriplet.batch_hard_triplet_loss, rows, labels)
-    kernels = profiled(run, device)
-    contenders: dict[str, tuple[Callable[[], object], float]] = {OURS: (run, 1)}
+    contenders: dict[str, tuple[Callable[[], object], float]] = {
+        OURS: (step(fasttriplet.batch_hard_triplet_loss, rows, labels), 1)
+    }
     if device.type == "cuda" and n <= aims.GRAPH_ROWS:
         contenders[aims.GRAPH] = (in_graph(rows.detach().clone().requires_grad_(), labels), 1)
-    return Section(n, d, kernels, milliseconds(contenders, device), counters(rows, labels))
+    return Section(n, d, milliseconds(contenders, device), counters(rows, labels))
 
 
 def rendered(section: Section, title: str) -> str:
-    whole = sum(kernel.microseconds for kernel in section.kernels)
-    launches = sum(kernel.launches for kernel in section.kernels)
-    rows = [
-        [
-            f"`{kernel.name}`",
-            f"{kernel.launches:.3g}",
-            f"{kernel.microseconds:.1f}",
-            f"{100 * kernel.microseconds / whole:.1f} %",
-        ]
-        for kernel in section.kernels
+    parts = [
+        f"## {title}",
+        f"Milliseconds: {listed(section.milliseconds)}.",
+        f"Screen: {section.counters}.",
     ]
-    return "\n\n".join(
-        [
-            f"## {title}",
-            f"{launches:.3g} launches, {whole:.1f} us in kernels. Milliseconds: {listed(section.milliseconds)}.",
-            f"Screen: {section.counters}.",
-            table(["kernel", "launches a step", "us a step", "share"], rows),
+    if section.kernels:
+        whole = sum(kernel.microseconds for kernel in section.kernels)
+        launches = sum(kernel.launches for kernel in section.kernels)
+        rows = [
+            [f"`{name}`", f"{count:.3g}", f"{microseconds:.1f}", f"{100 * microseconds / whole:.1f} %"]
+            for name, count, microseconds in section.kernels
         ]
-    )
+        parts.append(f"{launches:.3g} launches a step, {whole:.1f} us in kernels.")
+        parts.append(table(["kernel", "launches a step", "us a step", "share"], rows))
+    return "\n\n".join(parts)
 
 
 class Report:
@@ -128,32 +125,42 @@ class Report:
     def __init__(self, folder: Path, device: torch.device) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.device = folder / f"{slug(device)}_kernels.md", device
-        self.parts: list[str] = []
-        self.measured: dict[tuple[int, int], dict[str, Spread]] = {}
+        self.sections: dict[str, Section] = {}
 
-    def add(self, title: str, n: int, d: int, *, judged: bool = True) -> None:
-        name = name_of(self.device)
-        section = measure(n, d, self.device)
-        self.parts.append(rendered(section, f"{title}, {name}"))
-        if judged:
-            self.measured[n, d] = section.milliseconds
-        print(f"{name}, {title}, ms: {listed(section.milliseconds)}; {section.counters}", flush=True)
-        for kernel in section.kernels[:8]:
+    def time(self, title: str, n: int, d: int) -> None:
+        section = self.sections[title] = timed(n, d, self.device)
+        print(f"{name_of(self.device)}, {title}, ms: {listed(section.milliseconds)}; {section.counters}", flush=True)
+        self.write()
+
+    def profile(self, title: str) -> None:
+        section = self.sections[title]
+        run = step(fasttriplet.batch_hard_triplet_loss, *batch(section.n, section.d, self.device))
+        kernels = profiled(run, self.device)
+        self.sections[title] = section._replace(kernels=kernels)
+        print(f"{name_of(self.device)}, {title}, kernels:", flush=True)
+        for kernel in kernels[:8]:
             print(f"  {kernel.microseconds:12.1f} us {kernel.launches:4.3g} x {kernel.name}", flush=True)
         self.write()
 
+    def verdicts(self) -> list[str]:
+        if self.device.type == "cpu":
+            return []
+        by_default = {(s.n, s.d): s.milliseconds for title, s in self.sections.items() if title == shape_name(s.n, s.d)}
+        return aims.judged(name_of(self.device), by_default)
+
     def write(self) -> None:
         name = name_of(self.device)
-        head = [
+        verdicts = self.verdicts()
+        parts = [
             f"# Kernels of a step on {name}",
             f"Made by `benchmarks/gpu.sh`. {describe(self.device)}",
             "Batch-hard triplet loss, forward plus backward, float32, euclidean, 4 samples per class, random unit "
-            "vectors. Kernels are added up by name over a step; between them the device may wait, which the times "
-            "in milliseconds hold, median (lowest to highest).",
+            "vectors. Times are by the device's clock, median (lowest to highest). Kernels are added up by name; by as "
+            "much as a step takes longer than its kernels, the device waits between them.",
+            *(["## Aims", "\n".join(verdicts)] if verdicts else []),
+            *(rendered(section, f"{title}, {name}") for title, section in self.sections.items()),
         ]
-        if self.device.type == "cuda":
-            head += ["## Aims", "\n".join(aims.judged(name, self.measured))]
-        self.path.write_text("\n\n".join(head + self.parts) + "\n")
+        self.path.write_text("\n\n".join(parts) + "\n")
 
 
 def main() -> int:
@@ -165,9 +172,12 @@ def main() -> int:
     device = arguments.device
     report = Report(arguments.output, device)
     for n, d in arguments.sizes:
-        report.add(shape_name(n, d), n, d)
+        report.time(shape_name(n, d), n, d)
+    for line in report.verdicts():
+        print(line, flush=True)
+    for n, d in arguments.sizes:
+        report.profile(shape_name(n, d))
     if device.type == "cuda":
-        print("\n".join(aims.judged(name_of(device), report.measured)), flush=True)
         distrust = products.distrust("wgmma", device)  # last: what it breaks is broken for the process
         if distrust:
             print(f"wgmma is left out: {distrust}")
@@ -175,7 +185,8 @@ def main() -> int:
         for n, d in arguments.sizes:
             if n > products.SMALL_TILES:
                 with products.forced("wgmma"):
-                    report.add(f"{shape_name(n, d)} by wgmma", n, d, judged=False)
+                    report.time(f"{shape_name(n, d)} by wgmma", n, d)
+                    report.profile(f"{shape_name(n, d)} by wgmma")
     return 0
 
 

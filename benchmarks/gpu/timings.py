@@ -161,9 +161,9 @@ class Report:
         ordered = sorted(self.rows.values(), key=lambda row: (row.d, row.n))
         shallow = [row._asdict() for row in ordered if row.d == PLOTTED]
         plot = f"{self.stem}_time.png"
-        if shallow:
+        if len(shallow) > 1:
             plot_times(shallow, self.folder / plot, name_of(self.device))
-        (self.folder / f"{self.stem}.md").write_text(self.rendered(ordered, plot if shallow else None))
+        (self.folder / f"{self.stem}.md").write_text(self.rendered(ordered, plot if len(shallow) > 1 else None))
 
     def rendered(self, ordered: list[Row], plot: str | None) -> str:
         device = name_of(self.device)
