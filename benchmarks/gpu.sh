@@ -159,7 +159,7 @@ second_half() {
     return
   fi
   step suite 70 env FASTTRIPLET_TEST_ENGINE=cuda "${pytest[@]}" ${workers[@]+"${workers[@]}"} --maxfail 5 tests
-  step timings 90 "$python" -m benchmarks.gpu.timings --minutes 1.3 --output "$results"
+  step timings 100 "$python" -m benchmarks.gpu.timings --minutes 1.1 --output "$results"
   sanitize memcheck 60 fasttriplet
   sanitize racecheck 40 ScreenPairs
   amx_tier
@@ -188,9 +188,11 @@ main() {
   gate
   pytest=("$python" -m pytest -p no:cacheprovider --durations 10)
   one_worker=() workers=()
-  if has pytest_timeout; then pytest+=(--timeout 20 --timeout-method thread); fi
-  # A worker that a hanging test has ended is started anew.
+  # A test that hangs ends its worker, and the next one goes on.
   if has xdist; then one_worker=(-n 1) workers=(-n 6); fi
+  if has pytest_timeout; then
+    one_worker+=(--timeout 30 --timeout-method thread) workers+=(--timeout 30 --timeout-method thread)
+  fi
   "${half}_half"
   echo "== $half half: $SECONDS s of $whole"
   printf '%s\n' "${outcomes[@]}"

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import cases, measure
 from benchmarks.gpu import LEFT_OUT, aims, answers, gate, kernels, products, small_run, tiers, timings
+from fasttriplet import _library
 from tests import engine
 
 ROOT = Path(__file__).parents[1]
@@ -28,10 +29,8 @@ def check(*arguments, root=ROOT, python=sys.executable, out=None):
 
 
 def stub(path, cases):
-    """A Python that runs the gate and answers for every other step: ``cases`` are lines of the shell's case."""
-    path.write_text(
-        f'#!/bin/sh\ncase "$*" in\n{cases}\n*benchmarks.gpu.gate*) exec {sys.executable} "$@" ;;\nesac\nexit 0\n'
-    )
+    """A Python whose every step passes at once but for ``cases``, lines of the shell's ``case``."""
+    path.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}\nesac\nexit 0\n')
     path.chmod(0o755)
     return path
 
@@ -107,12 +106,12 @@ def test_a_step_that_fails_is_named_and_leaves_the_others(tmp_path):
 @pytest.mark.slow
 def test_a_step_that_hangs_is_stopped_and_the_half_keeps_its_time(tmp_path):
     python = stub(tmp_path / "python", "*gpu.answers*float*) exec sleep 100 ;;")
-    run = check("first", "--device", "cpu", "--seconds", "26", python=python, out=tmp_path)
+    run = check("first", "--device", "cpu", "--seconds", "16", python=python, out=tmp_path)
     assert run.returncode == 1
     found = verdicts(run.stdout)
     assert found.pop("gate") == "passed" and found.pop("answers_float") == "FAILED"
     assert set(found.values()) == {"left out"} and "kernels          no time was left" in run.stdout
-    assert int(re.search(r"== first half: (\d+) s of 26", run.stdout)[1]) <= 26
+    assert int(re.search(r"== first half: (\d+) s of 16", run.stdout)[1]) <= 16
     assert re.search(r"answers_float +stopped after \d+ s", run.stdout)
 
 
@@ -164,6 +163,16 @@ def test_what_runs_alone_is_marked_so():
 
 def test_every_file_of_the_suite_is_there():
     assert [name for name in engine.SUITE if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_the_gate_shows_why_the_cuda_library_is_absent(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Imagined GPU")
+    monkeypatch.setattr(_library, "cuda_absence", "undefined symbol: nothing_has_this")
+    monkeypatch.setattr("sys.argv", ["gate"])
+    assert gate.main() == gate.NOT_LOADED
+    told = capsys.readouterr().out
+    assert "Imagined GPU" in told and "CUDA library is not loaded: undefined symbol: nothing_has_this" in told
 
 
 # What is carried to a machine with a GPU.
