@@ -22,8 +22,10 @@ CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
 
 
-def check(*arguments, root=ROOT, python=sys.executable, out=None):
+def check(*arguments, root=ROOT, python=sys.executable, out=None, tools=None):
     environment = os.environ | {"PYTHON": str(python), "OUT": str(out)}
+    if tools is not None:
+        environment["PATH"] = f"{tools}:{environment['PATH']}"
     script = root / SCRIPT.relative_to(ROOT)
     return subprocess.run([script, *arguments], capture_output=True, text=True, env=environment)
 
@@ -72,6 +74,8 @@ def test_the_first_half_without_a_gpu(tmp_path):
     assert verdicts(run.stdout) == dict.fromkeys(steps, "passed")
     assert run.stdout.splitlines()[-1] == "first half: 6 passed, 0 FAILED, 0 left out"
     assert run.stdout == (tmp_path / "gpu.log").read_text()
+    if "avx2" in Path("/proc/cpuinfo").read_text():
+        assert re.search(r"^tier +avx2$", run.stdout, flags=re.MULTILINE)  # the oracle, not the machine's best
     assert run.stdout.count(": as the CPU") == 3 * 4 * len(answers.TRIAL)
     table = (tmp_path / "gpu-trial_kernels.md").read_text()
     assert "## 128 x 128, a CPU" in table and "| `batch_hard_loss` | 1 |" in table
@@ -101,6 +105,41 @@ def test_a_step_that_fails_is_named_and_leaves_the_others(tmp_path):
     assert found == dict.fromkeys(("gate", "answers_float", "kernels", "cuda_tests"), "passed")
     assert run.stdout.splitlines()[-1] == "first half: 4 passed, 1 FAILED, 1 left out"
     assert "answers_tensor   exit status 1 after" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("half", "steps"),
+    [
+        ("first", ["answers_float", "answers_tensor", "answers_wgmma", "kernels", "cuda_tests"]),
+        (
+            "second",
+            [
+                *("suite", "timings", "memcheck", "racecheck", "amx", "capture_first", "wgmma_beside"),
+                *("reduce_overhead", "ncu", "compiled_peer"),
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("capability", ["9.0", "8.0"])
+def test_what_is_run_on_a_gpu(tmp_path, half, steps, capability):
+    """In which order and by which tools, all of them stubs here."""
+    python = stub(tmp_path / "python", "")
+    for tool in ("compute-sanitizer", "ncu", "nvidia-smi"):
+        answer = capability if tool == "nvidia-smi" else f"{tool} $*"
+        (tmp_path / tool).write_text(f'#!/bin/sh\necho "{answer}"\n')
+        (tmp_path / tool).chmod(0o755)
+    run = check(half, python=python, out=tmp_path / "out", tools=tmp_path)
+    assert run.returncode == 0
+    found = verdicts(run.stdout)
+    assert list(found) == ["gate", *steps]
+    amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
+    expected = {step for step, there in (("amx", amx), ("wgmma_beside", capability == "9.0")) if not there}
+    assert {step for step, verdict in found.items() if verdict != "passed"} == expected & set(steps)
+    if half == "second":
+        for tool, kernels_followed in (("memcheck", "fasttriplet"), ("racecheck", "ScreenPairs")):
+            options = f"--tool {tool} --kernel-name kns={kernels_followed} --error-exitcode"
+            assert f"compute-sanitizer {options}" in run.stdout
+        assert "--kernel-name-base demangled --kernel-name regex:ScreenPairs" in run.stdout
 
 
 @pytest.mark.slow
@@ -155,7 +194,7 @@ def test_the_script_names_what_is_wrong(tmp_path, arguments, message):
 
 
 def test_what_runs_alone_is_marked_so():
-    named = re.findall(r"^  alone \w+ \d+ (\w+)$", SCRIPT.read_text(), flags=re.MULTILINE)
+    named = re.findall(r"^ +alone \w+ \d+ (\w+)$", SCRIPT.read_text(), flags=re.MULTILINE)
     source = (ROOT / "tests" / "test_cuda.py").read_text()
     marked = re.findall(r"@pytest.mark.alone\ndef (\w+)", source)
     assert sorted(named) == sorted(marked) and len(marked) == 3

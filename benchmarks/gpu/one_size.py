@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument("size", type=size, metavar="NxD")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     arguments = parser.parse_args()
-    run = step(fasttriplet.batch_hard_triplet_loss, *batch(*arguments.size, arguments.device))
+    n, d = arguments.size
+    run = step(fasttriplet.batch_hard_triplet_loss, *batch(n, d, arguments.device))
     for _ in range(STEPS):
         run()
     synchronize(arguments.device)
