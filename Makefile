@@ -21,7 +21,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-shim test-aarch64 lint format bench docs cuda native wheel clean help
+.PHONY: demo test test-asan test-shim test-aarch64 lint format bench docs cuda gpu-bundle native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -67,6 +67,10 @@ docs: $(VENV)/.installed  ## build the documentation into build/site
 
 cuda: $(VENV)/.installed  ## build the CUDA library, an error without nvcc; TORCH_CUDA_ARCH_LIST narrows it
 	FASTTRIPLET_CUDA=1 $(PIP) --no-build-isolation --no-deps --editable .
+
+gpu-bundle: $(VENV)/.installed  ## build both libraries for a Hopper GPU, to be carried to it: benchmarks/gpu.sh compiles nothing there
+	FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0a $(PY) setup.py build_ext --inplace
+	build_tools/bundle.sh fasttriplet/_C.abi3.so fasttriplet/_cuda.abi3.so
 
 native: $(VENV)/.installed  ## build the module that binds the kernels to NumPy for tests/native
 	@$(BIN)/cmake -S . -B build/native $(CMAKE_FLAGS) --log-level=WARNING

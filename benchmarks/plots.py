@@ -14,7 +14,7 @@ from benchmarks.cases import OURS, YARDSTICK, shape_name
 
 LABELS = {YARDSTICK: "torch.mm(X, X.T) alone"}
 #: Distinct without colour too: ours is the only thick line, the yardstick the only dashed one.
-COLOURS = ("#4c72b0", "#8172b3", "#55a868", "#937860", "#64b5cd")
+COLOURS = ("#4c72b0", "#8172b3", "#55a868", "#937860", "#64b5cd", "#da8bc3", "#8c8c8c")
 OURS_COLOUR, YARDSTICK_COLOUR = "#c44e52", "#222222"
 
 
@@ -23,7 +23,7 @@ def _style(name: str, number: int) -> dict[str, Any]:
         return {"color": OURS_COLOUR, "linewidth": 3, "marker": "o", "zorder": 5}
     if name == YARDSTICK:
         return {"color": YARDSTICK_COLOUR, "linestyle": "--", "linewidth": 1.5}
-    return {"color": COLOURS[number % len(COLOURS)], "linewidth": 1.5, "marker": ".s^Dv"[number % 5], "markersize": 5}
+    return {"color": COLOURS[number % len(COLOURS)], "linewidth": 1.5, "marker": ".s^DvPX"[number % 7], "markersize": 5}
 
 
 def _lines(series: dict[str, dict[int, float]], unit: str, title: str, path: Path) -> None:
@@ -44,12 +44,14 @@ def _lines(series: dict[str, dict[int, float]], unit: str, title: str, path: Pat
     plt.close(figure)
 
 
-def plot_times(rows: list[dict[str, Any]], path: Path) -> None:
+def plot_times(rows: list[dict[str, Any]], path: Path, where: str = "") -> None:
+    """``where`` ends the title: the device, where it is not the machine of the report."""
     series: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, spread in row["milliseconds"].items():
             series.setdefault(name, {})[row["n"]] = spread.median
-    _lines(series, "milliseconds", "Batch-hard triplet loss, forward + backward", path)
+    title = "Batch-hard triplet loss, forward + backward" + (f", {where}" if where else "")
+    _lines(series, "milliseconds", title, path)
 
 
 def plot_memory(memory: dict[str, dict[int, float]], path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fasttriplet
-from tests.engine import ENGINE
+from tests.engine import ENGINE, host_only
 from tests.inputs import CASES, DISTANCES, REDUCTIONS, batch
 
 OPS = torch.ops.fasttriplet
@@ -68,6 +68,7 @@ def test_second_derivative_of_cosine_beside_a_zero_row():
         assert second[i, k].item() == pytest.approx(((sides[0] - sides[1]) / (2 * step)).item(), rel=1e-5, abs=1e-7)
 
 
+@host_only
 @pytest.mark.parametrize("case", SMALL, ids=[case.name for case in SMALL])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.filterwarnings("ignore:fasttriplet.*an autograd kernel was not registered")  # the Functions are above them
@@ -86,6 +87,7 @@ def test_opcheck(case, dtype):
         )
 
 
+@host_only
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_a_graph_break(dtype, dynamic):
@@ -106,6 +108,7 @@ def test_compiles_without_a_graph_break(dtype, dynamic):
     assert torch.equal(mined.negatives, fasttriplet.mine_batch_hard(leaf(), LABELS).negatives)
 
 
+@host_only
 def test_module_compiles_inside_a_model():
     torch.compiler.reset()
     model = torch.nn.Linear(5, 4)
@@ -130,6 +133,7 @@ def test_no_grad_and_inference_mode():
         assert fasttriplet.mine_batch_hard(embeddings, LABELS).positives.is_inference()
 
 
+@host_only
 def test_autocast_computes_and_returns_float32():
     embeddings = leaf(dtype=torch.float32)
     weight = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
@@ -159,6 +163,7 @@ def test_mining_has_no_graph():
     assert not mined.positive_distances.requires_grad and not mined.negative_distances.requires_grad
 
 
+@host_only
 def test_deepcopy_and_pickle_of_the_module():
     import pickle
 
@@ -168,6 +173,7 @@ def test_deepcopy_and_pickle_of_the_module():
         assert torch.equal(twin(leaf(), LABELS), loss(leaf(), LABELS))
 
 
+@host_only
 def test_meta_tensors_give_shapes():
     embeddings, labels = torch.empty(7, 3, device="meta", requires_grad=True), torch.empty(7, device="meta").long()
     loss = fasttriplet.batch_hard_triplet_loss(embeddings, labels, reduction="none")

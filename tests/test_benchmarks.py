@@ -1,10 +1,6 @@
 """What the benchmarks compare with computes the same loss."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +10,10 @@ from benchmarks import (
     bench_loss,
     cases,
     family,
-    gpu,
     measure,
     peak_memory,
     peers,
     report,
-    small_run,
     stages,
     triplet_margin,
     variations,
@@ -98,51 +92,6 @@ def test_every_stage_is_timed():
     assert min(parts) > 0  # every stage has run and was timed
     assert max(parts) < found["whole"] < 1e6
     assert 1 <= found["survivors"] <= 64
-
-
-def test_the_gpu_script_verifies_and_times_without_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "PEERS", ("gather", "masks"))
-    command = ["gpu", "--device", "cpu", "--sizes", "32x8", "64x8", "--output", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", command)
-    gpu.main()
-    text = (tmp_path / "gpu-trial.md").read_text()
-    assert "| 64 x 8 | all 64 anchors |" in text and "No GPU: this run only tries the script" in text
-    assert (tmp_path / "gpu-trial_time.png").stat().st_size > 10_000
-
-
-def test_the_gpu_script_leaves_out_what_does_not_fit_the_time(tmp_path, monkeypatch):
-    command = ["gpu", "--device", "cpu", "--sizes", "32x8", "64x8", "--minutes", "0.0001", "--output", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", command)
-    monkeypatch.setattr(gpu, "PEERS", ())
-    gpu.main()
-    assert "Left out for lack of time: 64 x 8." in (tmp_path / "gpu-trial.md").read_text()
-
-
-def test_a_product_in_chunks_of_rows(monkeypatch):
-    monkeypatch.setattr(gpu, "CHUNK_ENTRIES", 5 * 64)
-    run, factor = gpu.product(torch.randn(64, 3), torch.float32, False)
-    run()
-    assert factor == 64 / 20  # 13 chunks of 5 rows, 4 of them timed
-
-
-def test_the_aims_are_read_off_a_row():
-    spread = measure.Spread(10.0, 9.0, 11.0)
-    row = gpu.Row(65536, 512, "", {"fasttriplet": spread, "mm": measure.Spread(50.0, 50.0, 50.0)}, None)
-    assert gpu.aims_of(row) == ["- 65536 x 512, fasttriplet: 0.2 of mm, MISSES 0.1"]
-
-
-def test_the_small_run_for_the_sanitizer(monkeypatch, capsys):
-    monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "")  # put back at the end
-    small_run.main("cpu")
-    assert "done" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: benchmarks/gpu.sh is the check itself")
-def test_the_gpu_check_says_that_there_is_no_gpu(tmp_path):
-    script = Path(gpu.__file__).with_name("gpu.sh")
-    environment = os.environ | {"PYTHON": sys.executable, "OUT": str(tmp_path)}
-    run = subprocess.run([script], capture_output=True, text=True, env=environment)
-    assert run.returncode == 3 and "no GPU here: nothing was run" in run.stdout
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """On a GPU: the CPU's answers to the bit, the same on every run, and no waiting for the device.
 
 The tests of the package run there with FASTTRIPLET_TEST_ENGINE=cuda; the kernels alone run without a GPU in
-tests/native/test_cuda.py.
+tests/native/test_cuda.py. Tests marked ``alone`` compile or start another process, or use what may break its process on
+hardware that was never tried: benchmarks/gpu.sh runs each by itself.
 """
 
 import subprocess
@@ -76,6 +77,7 @@ def test_tensor_cores_multiply_as_expected():
     assert torch.ops.fasttriplet._cuda_test_tensor_cores(torch.cuda.current_device(), False) == ""
 
 
+@pytest.mark.alone
 def test_wgmma_gives_the_same(monkeypatch):
     built_for = fasttriplet.build_info()["cuda_architectures"]
     if torch.cuda.get_device_capability() != (9, 0) or "sm_90a" not in built_for:
@@ -152,6 +154,7 @@ def test_missing_positives_are_an_error_where_asked():
         fasttriplet.batch_hard_triplet_loss(rows, torch.tensor([0, 0, 1, 1, 2], device="cuda"), on_missing="error")
 
 
+@pytest.mark.alone
 def test_compiled_with_less_overhead():
     rows, labels = (tensor.cuda() for tensor in random_batch(128, 32))
     compiled = torch.compile(lambda x, y: fasttriplet.batch_hard_triplet_loss(2 * x, y), mode="reduce-overhead")
@@ -219,6 +222,7 @@ def test_memory_is_linear_and_pairs_may_exceed_32_bits():
         assert fasttriplet.mine_batch_hard(rows, labels).negatives[anchor] == distances.argmin()
 
 
+@pytest.mark.alone
 def test_an_untested_device_is_not_trusted_while_a_graph_is_captured():
     """A first call inside a capture works, by float32 products."""
     code = (

@@ -9,7 +9,7 @@ import torch
 
 import fasttriplet
 from fasttriplet import reference
-from tests.engine import ENGINE
+from tests.engine import ENGINE, host_only
 from tests.inputs import CASE_IDS, CASES, DISTANCES, DTYPES, ON_MISSING, REDUCTIONS, batch, undecided
 
 CASE = pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
@@ -232,7 +232,6 @@ def test_every_on_missing_is_tested():
 
 _DIGEST = """
 import hashlib, torch, fasttriplet
-from tests.engine import ENGINE
 from tests.inputs import CASES, DISTANCES, batch
 digest = hashlib.sha256()
 for case in CASES:
@@ -249,6 +248,7 @@ print(fasttriplet.build_info()["tier"], digest.hexdigest())
 """
 
 
+@host_only
 def test_every_tier_gives_the_same_bits():
     tiers = fasttriplet.build_info()["tiers_available"].split(",")
     digests = {}
@@ -266,6 +266,7 @@ def test_every_tier_gives_the_same_bits():
     assert len(set(digests.values())) == 1, digests
 
 
+@host_only
 def test_a_missing_tier_is_refused_by_name():
     run = subprocess.run(
         [sys.executable, "-c", "import fasttriplet; fasttriplet.build_info()"],

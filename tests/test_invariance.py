@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fasttriplet
-from tests.engine import ENGINE
+from tests.engine import host_only
 from tests.inputs import DISTANCES
 
 SIZES = (1, 2, 3, 97, 100, 101, 383, 384, 385, 1000)
@@ -139,12 +139,13 @@ print("same")
 """
 
 
+@host_only
 def test_after_a_fork():
     result = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, env=os.environ, timeout=120)
     assert result.stdout.strip() == "same", result.stderr
 
 
-@pytest.mark.skipif(ENGINE != "cpu", reason="a mode of the host's processor")
+@host_only
 @pytest.mark.parametrize("threads", [1, 2, 8])
 @pytest.mark.parametrize("scale", ["denormal", "decades"])
 def test_flushing_denormals_changes_nothing(threads, scale):

@@ -1,0 +1,194 @@
+"""Where a step's time goes on a GPU: its kernels by PyTorch's profiler, and the screen's own counters.
+
+Writes ``<gpu>_kernels.md`` anew after each size. Beside the kernels stand the time of a step launched by Python, up to
+8192 rows its time in a graph, and how that stands to what is aimed at. All sizes are timed before the first is
+profiled, since a profiler stays in the way of later launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+import fasttriplet
+from benchmarks.cases import OURS, shape_name, size, step
+from benchmarks.gpu import aims, products
+from benchmarks.gpu.device import batch, describe, in_graph, listed, milliseconds, name_of, slug, synchronize
+from benchmarks.measure import Spread, table
+
+SIZES = tuple((aim.n, aim.d) for aim in aims.AIMS)
+_LONGEST_NAME = 70
+
+
+class Kernel(NamedTuple):
+    name: str
+    launches: float  # a step
+    microseconds: float  # a step
+
+
+class Section(NamedTuple):
+    n: int
+    d: int
+    milliseconds: dict[str, Spread]
+    counters: str
+    kernels: tuple[Kernel, ...] = ()  # none before it was profiled
+
+
+def short(name: str) -> str:
+    """A kernel's name as it is read: of ours the struct that is run, of others what stands before their arguments."""
+    name = re.sub(r"\(anonymous namespace\)::|^void ", "", name)
+    depth = 0
+    for place, letter in enumerate(name):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "(" and depth == 0:
+            name = name[:place]
+            break
+    ours = re.fullmatch(r"fasttriplet::cuda::run<(.*)>", name.strip())
+    name = re.sub(r"fasttriplet::(cuda::)?", "", ours[1] if ours else name).replace(" >", ">").strip()
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."
+
+
+def profiled(run: Callable[[], object], device: torch.device) -> tuple[Kernel, ...]:
+    """Kernels of a step, the longest first; on a CPU the operators stand in for them. Raises where none was seen."""
+    began = time.perf_counter()
+    run()
+    synchronize(device)
+    steps = 3 if time.perf_counter() - began < 1 else 1
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        for _ in range(steps):
+            run()
+        synchronize(device)
+    launches: dict[str, int] = {}
+    microseconds: dict[str, float] = {}
+    for event in profiler.events():
+        if event.device_type == DeviceType.CUDA if on_gpu else event.name.startswith("fasttriplet::"):
+            name = short(event.name)
+            launches[name] = launches.get(name, 0) + 1
+            microseconds[name] = microseconds.get(name, 0.0) + event.time_range.elapsed_us()
+    if not launches:
+        raise RuntimeError("PyTorch's profiler saw no kernel of the step")
+    found = [Kernel(name, launches[name] / steps, microseconds[name] / steps) for name in launches]
+    return tuple(sorted(found, key=lambda kernel: -kernel.microseconds))
+
+
+def counters(rows: Tensor, labels: Tensor) -> str:
+    """What the screen left open, as the library counts it."""
+    operator = getattr(torch.ops.fasttriplet, "_cuda_mine_counters", None)
+    if operator is None:
+        return "this library does not count what its screen leaves open"
+    if rows.device.type == "cpu":
+        return "not counted without a GPU"
+    return ", ".join(line.replace("=", " ") for line in operator(rows.detach(), labels, 0).split())
+
+
+def timed(n: int, d: int, device: torch.device) -> Section:
+    rows, labels = batch(n, d, device)
+    contenders: dict[str, tuple[Callable[[], object], float]] = {
+        OURS: (step(fasttriplet.batch_hard_triplet_loss, rows, labels), 1)
+    }
+    if device.type == "cuda" and n <= aims.GRAPH_ROWS:
+        contenders[aims.GRAPH] = (in_graph(rows.detach().clone().requires_grad_(), labels), 1)
+    return Section(n, d, milliseconds(contenders, device), counters(rows, labels))
+
+
+def rendered(section: Section, title: str) -> str:
+    parts = [
+        f"## {title}",
+        f"Milliseconds: {listed(section.milliseconds)}.",
+        f"Screen: {section.counters}.",
+    ]
+    if section.kernels:
+        whole = sum(kernel.microseconds for kernel in section.kernels)
+        launches = sum(kernel.launches for kernel in section.kernels)
+        rows = [
+            [f"`{name}`", f"{count:.3g}", f"{microseconds:.1f}", f"{100 * microseconds / whole:.1f} %"]
+            for name, count, microseconds in section.kernels
+        ]
+        parts.append(f"{launches:.3g} launches a step, {whole:.1f} us in kernels.")
+        parts.append(table(["kernel", "launches a step", "us a step", "share"], rows))
+    return "\n\n".join(parts)
+
+
+class Report:
+    """The file as far as it has come."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.device = folder / f"{slug(device)}_kernels.md", device
+        self.sections: dict[str, Section] = {}
+
+    def time(self, title: str, n: int, d: int) -> None:
+        section = self.sections[title] = timed(n, d, self.device)
+        print(f"{name_of(self.device)}, {title}, ms: {listed(section.milliseconds)}; {section.counters}", flush=True)
+        self.write()
+
+    def profile(self, title: str) -> None:
+        section = self.sections[title]
+        run = step(fasttriplet.batch_hard_triplet_loss, *batch(section.n, section.d, self.device))
+        kernels = profiled(run, self.device)
+        self.sections[title] = section._replace(kernels=kernels)
+        print(f"{name_of(self.device)}, {title}, kernels:", flush=True)
+        for kernel in kernels[:8]:
+            print(f"  {kernel.microseconds:12.1f} us {kernel.launches:4.3g} x {kernel.name}", flush=True)
+        self.write()
+
+    def verdicts(self) -> list[str]:
+        if self.device.type == "cpu":
+            return []
+        by_default = {(s.n, s.d): s.milliseconds for title, s in self.sections.items() if title == shape_name(s.n, s.d)}
+        return aims.judged(name_of(self.device), by_default)
+
+    def write(self) -> None:
+        name = name_of(self.device)
+        verdicts = self.verdicts()
+        parts = [
+            f"# Kernels of a step on {name}",
+            f"Made by `benchmarks/gpu.sh`. {describe(self.device)}",
+            "Batch-hard triplet loss, forward plus backward, float32, euclidean, 4 samples per class, random unit "
+            "vectors. Times are by the device's clock, median (lowest to highest). Kernels are added up by name; by as "
+            "much as a step takes longer than its kernels, the device waits between them.",
+            *(["## Aims", "\n".join(verdicts)] if verdicts else []),
+            *(rendered(section, f"{title}, {name}") for title, section in self.sections.items()),
+        ]
+        self.path.write_text("\n\n".join(parts) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--sizes", nargs="+", type=size, default=SIZES, metavar="NxD")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    device = arguments.device
+    report = Report(arguments.output, device)
+    for n, d in arguments.sizes:
+        report.time(shape_name(n, d), n, d)
+    for line in report.verdicts():
+        print(line, flush=True)
+    for n, d in arguments.sizes:
+        report.profile(shape_name(n, d))
+    if device.type == "cuda":
+        distrust = products.distrust("wgmma", device)  # last: what it breaks is broken for the process
+        if distrust:
+            print(f"wgmma is left out: {distrust}")
+            return 0
+        for n, d in arguments.sizes:
+            if n > products.SMALL_TILES:
+                with products.forced("wgmma"):
+                    report.time(f"{shape_name(n, d)} by wgmma", n, d)
+                    report.profile(f"{shape_name(n, d)} by wgmma")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
