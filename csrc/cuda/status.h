@@ -14,6 +14,15 @@ inline void check_cuda(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("fasttriplet: ") + what + " failed: " + cudaGetErrorString(status));
 }
 
+// Throws where no kernel can run for want of a driver.
+inline void check_driver() {
+  int version = 0;  // 0 where there is none
+  check_cuda(cudaDriverGetVersion(&version), "cudaDriverGetVersion");
+  if (version == 0) throw std::runtime_error("fasttriplet: CUDA kernels need an NVIDIA driver, and none was found");
+  int devices = 0;
+  check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+}
+
 inline int device_attribute(cudaDeviceAttr attribute, int device) {
   int value = 0;
   check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
