@@ -82,15 +82,18 @@ def check_calls_without_a_driver_say_so() -> str:
     pairs = torch.Tensor._make_wrapper_subclass(Hollow, (2, 8), dtype=torch.int64, device="cuda")
     upstream = torch.Tensor._make_wrapper_subclass(Hollow, (), dtype=torch.float32, device="cuda")
     operators = torch.ops.fasttriplet
+    calls = (
+        lambda: operators.mine_batch_hard(rows, labels, 0),
+        lambda: operators.batch_hard_loss(rows, labels, 0.2, 0, False, 0, 0),
+        lambda: operators._batch_hard_loss_backward(upstream, rows, values, pairs, 0),
+        lambda: operators._cuda_test_tensor_cores(0, False),
+    )
     with torch._C._DisableTorchDispatch():
-        assert error_of(lambda: operators.mine_batch_hard(rows, labels, 0)) == NO_DRIVER
-        assert error_of(lambda: operators.batch_hard_loss(rows, labels, 0.2, 0, False, 0, 0)) == NO_DRIVER
-        backward = operators._batch_hard_loss_backward
-        assert error_of(lambda: backward(upstream, rows, values, pairs, 0)) == NO_DRIVER
-    assert error_of(lambda: operators._cuda_test_tensor_cores(0, False)) == NO_DRIVER
+        said = [error_of(call) for call in calls]
+    assert said == [NO_DRIVER] * len(calls), said
     moved = error_of(lambda: torch.zeros(8, 4).cuda())
     assert "Found no NVIDIA driver" in moved, moved
-    return f"ours: {NO_DRIVER!r}; PyTorch's, where a tensor is moved to CUDA: {moved!r}"
+    return f"ours {NO_DRIVER!r}; PyTorch's, where a tensor is to go to CUDA, {moved!r}"
 
 
 class Hollow(torch.Tensor):

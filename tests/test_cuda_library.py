@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import subprocess
@@ -57,17 +58,22 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "from fasttriplet import _library\n"
         "assert _library.cuda_absence is None, _library.cuda_absence\n"
         "print(torch.ops.fasttriplet._cuda_build_info())\n"
+        "try: torch.ops.fasttriplet._cuda_test_tensor_cores(0, False)\n"
+        "except RuntimeError as error: print('error', error, sep='=')\n"
         "for name in ('mine_batch_hard', 'batch_hard_loss', '_batch_hard_loss_backward'):\n"
         "    print(name, torch._C._dispatch_has_kernel_for_dispatch_key('fasttriplet::' + name, 'CUDA'), sep='=')\n"
     )
-    stand_ins = []
+    stand_ins, environ = [], dict(os.environ)
     if torch.version.cuda is None:
         folder = tmp_path_factory.mktemp("pytorch")
         compile_shared(folder / "libtorch_cuda.so", LIBTORCH_CUDA)
         links = [f"-L{folder}", "-Wl,--no-as-needed", "-ltorch_cuda", "-Wl,-rpath,$ORIGIN"]
         compile_shared(folder / "libtorch.so", "", *links)
         stand_ins.append(folder / "libtorch.so")
-    result = subprocess.run([sys.executable, "-c", code, *map(str, stand_ins)], capture_output=True, text=True)
+        (folder / "libcuda.so.1").write_bytes(b"not a library" * 9)  # hides a driver that may be here
+        environ["LD_LIBRARY_PATH"] = str(folder)
+    command = [sys.executable, "-c", code, *map(str, stand_ins)]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return dict(line.split("=", 1) for line in result.stdout.splitlines())
 
@@ -79,6 +85,11 @@ def test_library_asks_for_libtorch():
 
 def test_operators_have_cuda_kernels(facts: dict[str, str]):
     assert facts["mine_batch_hard"] == facts["batch_hard_loss"] == facts["_batch_hard_loss_backward"] == "True"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a driver may be here, and none can be taken away")
+def test_call_without_a_driver_says_so(facts: dict[str, str]):
+    assert facts["error"] == "fasttriplet: CUDA kernels need an NVIDIA driver, and none was found"
 
 
 def test_runtime_inside_is_of_the_toolkit(facts: dict[str, str]):
