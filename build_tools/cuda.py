@@ -2,8 +2,8 @@
 
 ``torch.utils.cpp_extension.CUDAExtension`` refuses to work beside a CPU-only PyTorch, but the stable ABI needs nothing
 from PyTorch that a CPU build lacks: its headers, and one symbol that a CUDA PyTorch provides when the library is
-loaded. So nvcc is called directly, through a small ninja file (parallel, and a changed header recompiles), and the host's
-compiler links.
+loaded. So nvcc is called directly, through a small ninja file (parallel, and a changed header recompiles), and the
+host's compiler links.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def find_nvcc(environ: Mapping[str, str]) -> Nvcc | None:
 
 
 def _runtime_folder(nvcc: str) -> Path | None:
-    """Where the toolkit has libcudart_static.a: nvcc may be a link or a script elsewhere, so it is asked for its place."""
-    said = subprocess.run([nvcc, "--dryrun", "any.cu"], capture_output=True, text=True).stderr
+    """Where the toolkit has libcudart_static.a. nvcc is asked, since it may be a link to it or a script elsewhere."""
+    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
     folders = re.findall(r'"-L([^"]+)"', "".join(re.findall(r"^#\$ LIBRARIES=.*", said, flags=re.MULTILINE)))
     for top in re.findall(r"^#\$ TOP=(.+)", said, flags=re.MULTILINE):
         folders += [f"{top}/lib64", f"{top}/lib"]  # the latter in the wheels of NVIDIA, whose nvcc names the former
@@ -182,8 +182,8 @@ def mismatch(nvcc: Nvcc, torch_version: str, torch_cuda: str | None) -> str | No
     if torch_cuda is None or int(torch_cuda.split(".")[0]) == nvcc.version[0]:
         return None
     return (
-        f"the CUDA library will have the runtime of CUDA {_dotted(nvcc.version)} and PyTorch {torch_version} has that of "
-        f"CUDA {torch_cuda}: the library will load only where the driver serves CUDA {nvcc.version[0]} too; CUDA_HOME "
+        f"the CUDA library will have the runtime of CUDA {_dotted(nvcc.version)} and PyTorch {torch_version} has that "
+        f"of CUDA {torch_cuda}: the library will load only where the driver serves CUDA {nvcc.version[0]} too; CUDA_HOME "
         "names another toolkit"
     )
 

@@ -166,7 +166,12 @@ def test_pre_commit_has_the_pinned_versions():
 
 
 def make_nvcc(
-    home: Path, *, release: str = "13.0", known: Sequence[int] = KNOWN, runtime: str | None = "lib64", says: str = "lib64"
+    home: Path,
+    *,
+    release: str = "13.0",
+    known: Sequence[int] = KNOWN,
+    runtime: str | None = "lib64",
+    says: str = "lib64",
 ) -> dict[str, str]:
     """Writes an nvcc that answers what setup.py asks; returns the environment in which it is the only one.
 

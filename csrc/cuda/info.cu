@@ -19,9 +19,7 @@ namespace {
 __attribute__((used)) const char kRuntime[] = "fasttriplet_cuda_runtime=" FT_TEXT(CUDART_VERSION);
 
 // Lines key=value; fasttriplet/info.py reads them.
-std::string build_info() {
-  return "nvcc=" FASTTRIPLET_NVCC "\ncuda_architectures=" FASTTRIPLET_CUDA_ARCHITECTURES;
-}
+std::string build_info() { return "nvcc=" FASTTRIPLET_NVCC "\ncuda_architectures=" FASTTRIPLET_CUDA_ARCHITECTURES; }
 
 }  // namespace
 
