@@ -183,8 +183,8 @@ def mismatch(nvcc: Nvcc, torch_version: str, torch_cuda: str | None) -> str | No
         return None
     return (
         f"the CUDA library will have the runtime of CUDA {_dotted(nvcc.version)} and PyTorch {torch_version} has that "
-        f"of CUDA {torch_cuda}: the library will load only where the driver serves CUDA {nvcc.version[0]} too; CUDA_HOME "
-        "names another toolkit"
+        f"of CUDA {torch_cuda}: the library will load only where the driver serves CUDA {nvcc.version[0]} too; "
+        "CUDA_HOME names another toolkit"
     )
 
 
