@@ -8,15 +8,17 @@
 
 #include <string>
 
-namespace fasttriplet::cuda {
-namespace {
-
 #define FT_TEXT_OF(number) #number
 #define FT_TEXT(macro) FT_TEXT_OF(macro)
 
+namespace fasttriplet::cuda {
+
 // 1000 * major + 10 * minor of the CUDA runtime that is linked in. fasttriplet/_library.py finds this text in the file
-// before it loads the library, since a driver too old for the runtime must be told of then.
-__attribute__((used)) const char kRuntime[] = "fasttriplet_cuda_runtime=" FT_TEXT(CUDART_VERSION);
+// before it loads the library, since a driver too old for the runtime must be told of then. extern keeps it, though
+// nothing here refers to it.
+extern const char kRuntime[] = "fasttriplet_cuda_runtime=" FT_TEXT(CUDART_VERSION);
+
+namespace {
 
 // Lines key=value; fasttriplet/info.py reads them.
 std::string build_info() { return "nvcc=" FASTTRIPLET_NVCC "\ncuda_architectures=" FASTTRIPLET_CUDA_ARCHITECTURES; }
