@@ -26,18 +26,11 @@ cudaStream_t current_stream(int32_t device) {
 
 int32_t device_of(const Tensor& tensor) { return static_cast<int32_t>(tensor.get_device_index()); }
 
-// PyTorch's guard of the current device, which says no more than that it failed where there is no driver.
-class OnDevice {
- public:
-  explicit OnDevice(int32_t index) try : guard_(index) {
-  } catch (const std::exception&) {
-    check_driver();
-    throw;
-  }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-};
+// The device itself. Without a driver PyTorch's guard would only say that it failed, or print its stack of calls.
+int32_t with_driver(int32_t device) {
+  check_driver();
+  return device;
+}
 
 // Edges, two a row, have 32-bit numbers here.
 void check_rows(const Tensor& embeddings) {
@@ -98,7 +91,7 @@ void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, con
 std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
-  const OnDevice guard(device_of(embeddings));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
   MineResults results(embeddings);
   mine(embeddings, labels, distance_of(distance),
        {results.positives.mutable_data_ptr<int64_t>(), results.negatives.mutable_data_ptr<int64_t>(),
@@ -128,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
   const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
-  const OnDevice guard(device_of(embeddings));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
   const int64_t n = embeddings.size(0);
   const LossResults results(embeddings);
   const bool per_anchor = options.reduction == Reduction::kNone;
@@ -153,7 +146,7 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   const int64_t n = embeddings.size(0), d = embeddings.size(1);
   check_saved(values, "values", ScalarType::Double, 3, embeddings);
   check_saved(pairs, "pairs", ScalarType::Long, 2, embeddings);
-  const OnDevice guard(device_of(embeddings));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
   const Tensor rows = packed(embeddings), upstream = packed(grad_loss);
   const Tensor packed_values = packed(values), packed_pairs = packed(pairs);
   const double* slopes = packed_values.const_data_ptr<double>();
@@ -172,7 +165,7 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
 }
 
 std::string tensor_core_test(int64_t device, bool warpgroup) {
-  const OnDevice guard(static_cast<int32_t>(device));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(static_cast<int32_t>(device)));
   return test_tensor_cores(static_cast<int>(device), warpgroup ? TensorCores::kWarpgroup : TensorCores::kWarp);
 }
 
