@@ -14,6 +14,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 CONSTRAINTS := requirements/constraints.txt
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+CUDA_PIP := build/cuda-load/venv/bin/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find csrc) $(wildcard build_tools/*.py)
 FORMATTED := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PYTHON_CODE := setup.py conftest.py build_tools docs fasttriplet tests benchmarks examples
@@ -21,7 +22,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-shim test-aarch64 lint format bench docs cuda gpu-bundle native wheel clean help
+.PHONY: demo test test-asan test-shim test-aarch64 test-cuda-load lint format bench docs cuda gpu-bundle native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -44,6 +45,19 @@ test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA ker
 
 test-aarch64: $(VENV)/.installed  ## cross-compile for aarch64 Linux and run the tests of the kernels emulated
 	build_tools/aarch64.sh $(BIN)
+
+# In an environment of its own: the wheel is built beside the CPU build of PyTorch and then meets a CUDA build. cd, since
+# here the sources would be found in place of the wheel.
+test-cuda-load: $(VENV)/.installed build/cuda-load/.installed  ## load the CUDA library into a CUDA PyTorch (5.5 GB); needs nvcc, no GPU
+	rm -rf build/cuda-load/dist
+	FASTTRIPLET_CUDA=1 $(PY) -m build --wheel --no-isolation --outdir build/cuda-load/dist
+	$(CUDA_PIP) --no-deps --force-reinstall build/cuda-load/dist/*.whl
+	cd build/cuda-load && venv/bin/python -I $(CURDIR)/build_tools/cuda_load.py
+
+build/cuda-load/.installed: requirements/cuda_load.txt
+	$(PYTHON) -m venv build/cuda-load/venv
+	$(CUDA_PIP) --requirement requirements/cuda_load.txt
+	@touch $@
 
 lint: $(VENV)/.installed  ## check style and types
 	$(BIN)/ruff check $(PYTHON_CODE)
@@ -87,7 +101,7 @@ clean:  ## remove what was built, but not .venv
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 help:  ## show this list
-	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 # PyTorch comes first: the rest is then installed beside it, and the extension is built against it.
 $(VENV)/.torch: $(CONSTRAINTS)

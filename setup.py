@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from setuptools import Extension, setup
 from setuptools.errors import CompileError, SetupError
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
@@ -74,7 +75,11 @@ class BuildLibraries(BuildExtension):
         except (ValueError, FileNotFoundError) as error:
             raise SetupError(str(error)) from None
         print(f"fasttriplet: {self.cuda_plan.message}", file=sys.stderr)
-        if self.cuda_plan.nvcc is None:
+        if self.cuda_plan.nvcc is not None:
+            warning = cuda.mismatch(self.cuda_plan.nvcc, torch.__version__, torch.version.cuda)
+            if warning is not None:
+                print(f"fasttriplet: warning: {warning}", file=sys.stderr)
+        else:
             self.extensions = [CPU]
             # One of an earlier build must neither slip into a wheel nor stay in place.
             Path(self.get_ext_fullpath(CUDA.name)).unlink(missing_ok=True)

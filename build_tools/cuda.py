@@ -1,8 +1,9 @@
 """Decides whether the CUDA library is built, for which architectures, and drives nvcc by hand.
 
 ``torch.utils.cpp_extension.CUDAExtension`` refuses to work beside a CPU-only PyTorch, but the stable ABI needs nothing
-from PyTorch that a CPU build lacks: its headers, and three symbols that a CUDA PyTorch provides when the library is
-loaded. So nvcc is called directly, through a small ninja file (parallel, and a changed header recompiles).
+from PyTorch that a CPU build lacks: its headers, and one symbol that a CUDA PyTorch provides when the library is
+loaded. So nvcc is called directly, through a small ninja file (parallel, and a changed header recompiles), and the
+host's compiler links.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ _NVCC_FLAGS = (
     "--expt-relaxed-constexpr",
     "-DUSE_CUDA",  # declares the stream functions of the stable ABI
 )
-# PyTorch's symbols stay undefined until a CUDA PyTorch is loaded, hence --no-as-needed: libtorch must be named even
-# though nothing in the CPU build of it is used. The CUDA runtime is linked in, so no version of it is asked for.
+# What only a CUDA PyTorch has stays undefined until it is loaded, and libtorch alone brings that, so it must be named
+# although nothing of it is used here. nvcc would put all its -Xlinker flags before every -l: --as-needed would hold for
+# libtorch too and drop it. The CUDA runtime is linked in, so no version of it is asked for.
 _LINK_FLAGS = (
-    "-Xlinker=--no-as-needed",
+    "-Wl,--no-as-needed",
     "-ltorch",
     "-ltorch_cpu",
-    "-Xlinker=--as-needed",
-    "-cudart=none",
+    "-Wl,--as-needed",
     "-lcudart_static",
     "-lrt",
     "-ldl",
@@ -49,11 +50,15 @@ _LINK_FLAGS = (
 
 @dataclass(frozen=True)
 class Nvcc:
-    """An nvcc that runs: where it is, its version, and the architectures it knows, as 75 for sm_75."""
+    """An nvcc that runs: where it is, its version, and the architectures it knows, as 75 for sm_75.
+
+    ``runtime`` is the folder of its toolkit's libcudart_static.a, None where the toolkit lacks it.
+    """
 
     path: Path
     version: tuple[int, int]
     architectures: tuple[int, ...]
+    runtime: Path | None
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,19 @@ def find_nvcc(environ: Mapping[str, str]) -> Nvcc | None:
         except (OSError, subprocess.CalledProcessError):
             continue
         if version:
-            return Nvcc(Path(path), (int(version[1]), int(version[2])), tuple(sorted(map(int, known))))
+            numbers = tuple(sorted(map(int, known)))
+            return Nvcc(Path(path), (int(version[1]), int(version[2])), numbers, _runtime_folder(path))
     return None
+
+
+def _runtime_folder(nvcc: str) -> Path | None:
+    """Where the toolkit has libcudart_static.a. nvcc is asked, since it may be a link to it or a script elsewhere."""
+    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    folders = re.findall(r'"-L([^"]+)"', "".join(re.findall(r"^#\$ LIBRARIES=.*", said, flags=re.MULTILINE)))
+    for top in re.findall(r"^#\$ TOP=(.+)", said, flags=re.MULTILINE):
+        folders += [f"{top}/lib64", f"{top}/lib"]  # the latter in the wheels of NVIDIA, whose nvcc names the former
+    found = (Path(folder).resolve() for folder in folders if Path(folder, "libcudart_static.a").is_file())
+    return next(found, None)
 
 
 def architectures(environ: Mapping[str, str], nvcc: Nvcc) -> tuple[Architecture, ...]:
@@ -145,6 +161,8 @@ def plan(environ: Mapping[str, str]) -> Plan:
         lack = "no nvcc was found in CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda"
     elif nvcc.version < OLDEST_NVCC:
         lack = f"{nvcc.path} is of CUDA {_dotted(nvcc.version)}, and {_dotted(OLDEST_NVCC)} or later is needed"
+    elif nvcc.runtime is None:
+        lack = f"the toolkit of {nvcc.path} has no libcudart_static.a"
     else:
         chosen = architectures(environ, nvcc)
         if chosen:
@@ -154,6 +172,20 @@ def plan(environ: Mapping[str, str]) -> Plan:
     if wish == "1":
         raise FileNotFoundError(f"FASTTRIPLET_CUDA=1 asks for the CUDA library, but {lack}")
     return Plan(None, (), f"the CUDA library is left out: {lack}")
+
+
+def mismatch(nvcc: Nvcc, torch_version: str, torch_cuda: str | None) -> str | None:
+    """A warning where the toolkit and PyTorch are of two major versions of CUDA, else None.
+
+    A PyTorch of CUDA 12 runs on drivers that refuse a runtime of CUDA 13.
+    """
+    if torch_cuda is None or int(torch_cuda.split(".")[0]) == nvcc.version[0]:
+        return None
+    return (
+        f"the CUDA library will have the runtime of CUDA {_dotted(nvcc.version)} and PyTorch {torch_version} has that "
+        f"of CUDA {torch_cuda}: the library will load only where the driver serves CUDA {nvcc.version[0]} too; "
+        "CUDA_HOME names another toolkit"
+    )
 
 
 def build(
@@ -167,7 +199,7 @@ def build(
     defines: Sequence[tuple[str, str]],
 ) -> None:
     """Compiles ``sources`` and links them to ``output``; ``work`` keeps the objects for the next time."""
-    assert plan.nvcc is not None
+    assert plan.nvcc is not None and plan.nvcc.runtime is not None
     work.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     defines = [
@@ -177,7 +209,7 @@ def build(
     ]
     targets = [flag for target in plan.architectures for flag in target.flags()]
     compile_flags = [*_NVCC_FLAGS, *targets, *compile_flags, *(f"-D{name}={value}" for name, value in defines)]
-    link_flags = ["-shared", *(f"-L{folder}" for folder in library_dirs), *_LINK_FLAGS]
+    link_flags = ["-shared", *(f"-L{folder}" for folder in (*library_dirs, plan.nvcc.runtime)), *_LINK_FLAGS]
     script = work / "cuda.ninja"
     script.write_text(_ninja(plan.nvcc.path, compile_flags, link_flags, sources, output.absolute()))
     jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
@@ -192,6 +224,7 @@ def _ninja(
     lines = [
         "ninja_required_version = 1.3",
         f"nvcc = {nvcc}",
+        f"cxx = {os.environ.get('CXX') or 'c++'}",
         "rule compile",
         # ptxas' report of registers and spills, a page a kernel, is kept beside the object and shown where it fails.
         "  command = $nvcc -MD -MF $out.d "
@@ -200,7 +233,7 @@ def _ninja(
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        "  command = $nvcc $in -o $out " + _shell(link_flags),
+        "  command = $cxx $in -o $out " + _shell(link_flags),
     ]
     for source, target in zip(sources, objects, strict=True):
         lines.append(f"build {target}: compile {_escaped(os.path.abspath(source))}")

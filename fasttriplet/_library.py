@@ -1,16 +1,20 @@
 """Loads the compiled libraries, which register the operators under ``torch.ops.fasttriplet``; importing this is enough.
 
 ``_C`` has the schemas and the CPU kernels and must be there. ``_cuda`` has the CUDA kernels, is there where nvcc was
-when the package was built, and can be loaded only into a PyTorch with CUDA: without it the CPU still works.
+when the package was built, and can be loaded only into a PyTorch with CUDA and beside a driver that serves the CUDA
+runtime inside it: without it the CPU still works.
 """
 
 from __future__ import annotations
 
+import ctypes
+import re
 from pathlib import Path
 
 import torch
 
 _FOLDER = Path(__file__).resolve().parent
+_CUDA = _FOLDER / "_cuda.abi3.so"
 
 
 def load_cpu() -> None:
@@ -30,23 +34,63 @@ def load_cpu() -> None:
     except OSError as error:
         raise ImportError(
             f"fasttriplet's compiled library cannot be loaded into PyTorch {torch.__version__}, which must be 2.10 "
-            f"or later and built for this machine: {error}",
+            f"or later and built for this machine: {_with_cause(error)}",
             path=str(path),
         ) from error
 
 
 def load_cuda() -> str | None:
     """Loads ``_cuda`` into a PyTorch with CUDA; None where that went well, else why not. Twice is harmless."""
-    path = _FOLDER / "_cuda.abi3.so"
-    if not path.is_file():
+    if not _CUDA.is_file():
         return "it was not built; FASTTRIPLET_CUDA=1 at build time asks for it"
     if torch.version.cuda is None:
         return f"PyTorch {torch.__version__} has no CUDA"
+    runtime, driver = cuda_runtime(), cuda_driver()
+    # Within a major version every driver serves every runtime. Without a driver the first call says so.
+    if runtime is not None and driver is not None and driver[0] < runtime[0]:
+        return (
+            f"the NVIDIA driver serves CUDA {dotted(driver)} at most and the library has the runtime of CUDA "
+            f"{dotted(runtime)}: update the driver to one of CUDA {runtime[0]}, or build fasttriplet with a toolkit of "
+            f"CUDA {driver[0]} in CUDA_HOME"
+        )
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(_CUDA))
     except OSError as error:
-        return str(error)
+        return _with_cause(error)
     return None
+
+
+def cuda_runtime() -> tuple[int, int] | None:
+    """The version of the CUDA runtime inside ``_cuda``, read from the file; None where it was not built."""
+    found = re.search(rb"fasttriplet_cuda_runtime=(\d+)", _CUDA.read_bytes()) if _CUDA.is_file() else None
+    return None if found is None else _version(int(found[1]))
+
+
+def cuda_driver() -> tuple[int, int] | None:
+    """The newest CUDA that the driver here serves; None without a driver. It makes no context: a fork may follow."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int(0)
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return _version(version.value)
+
+
+def dotted(version: tuple[int, int]) -> str:
+    """13.0 for (13, 0)."""
+    return f"{version[0]}.{version[1]}"
+
+
+def _version(number: int) -> tuple[int, int]:
+    """CUDA writes 13.2 as 13020."""
+    return number // 1000, number % 1000 // 10
+
+
+def _with_cause(error: OSError) -> str:
+    """PyTorch says that a library could not be loaded, and the linker, in the cause, why."""
+    return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
 
 
 load_cpu()

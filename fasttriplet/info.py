@@ -28,8 +28,9 @@ def build_info() -> dict[str, str | int | bool | None]:
         - ``threads``: as many as PyTorch uses on the CPU.
         - ``cuda_library``: True where the CUDA library is loaded.
         - ``cuda_library_absence``: why it is not; None where it is.
-        - ``nvcc``, ``cuda_architectures``, ``cuda_runtime``: what compiled the CUDA library, for which GPUs, and
-          the CUDA runtime inside it; only where it is loaded.
+        - ``cuda_runtime``: the version of the CUDA runtime inside it; None where it was not built.
+        - ``cuda_driver``: the newest CUDA that the NVIDIA driver serves; None where there is none.
+        - ``nvcc``, ``cuda_architectures``: what compiled the CUDA library and for which GPUs; only where it is loaded.
 
     Example:
         >>> from fasttriplet import build_info
@@ -51,6 +52,8 @@ def build_info() -> dict[str, str | int | bool | None]:
     info["threads"] = torch.get_num_threads()
     info["cuda_library"] = _library.cuda_absence is None
     info["cuda_library_absence"] = _library.cuda_absence
+    for name, version in (("cuda_runtime", _library.cuda_runtime()), ("cuda_driver", _library.cuda_driver())):
+        info[name] = None if version is None else _library.dotted(version)
     if _library.cuda_absence is None:
         info.update(_pairs(torch.ops.fasttriplet._cuda_build_info()))
     return info

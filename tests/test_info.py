@@ -26,6 +26,8 @@ KEYS = [
     "threads",
     "cuda_library",
     "cuda_library_absence",
+    "cuda_runtime",
+    "cuda_driver",
 ]
 
 

@@ -136,6 +136,7 @@ def test_library_that_cannot_be_loaded_is_an_import_error(tmp_path: Path):
     (tmp_path / "fasttriplet" / "_C.abi3.so").write_text("not a library")
     result = run_python("-c", "import fasttriplet", cwd=tmp_path)
     assert "ImportError: fasttriplet's compiled library cannot be loaded" in result.stderr
+    assert "file too short" in result.stderr.strip().splitlines()[-1]  # the linker's own words
 
 
 def test_library_uses_nothing_of_python_but_the_stable_abi():
@@ -164,13 +165,30 @@ def test_pre_commit_has_the_pinned_versions():
 # The decisions about CUDA.
 
 
-def make_nvcc(home: Path, *, release: str = "13.0", known: Sequence[int] = KNOWN) -> dict[str, str]:
-    """Writes an nvcc that answers what setup.py asks; returns the environment in which it is the only one."""
+def make_nvcc(
+    home: Path,
+    *,
+    release: str = "13.0",
+    known: Sequence[int] = KNOWN,
+    runtime: str | None = "lib64",
+    says: str = "lib64",
+) -> dict[str, str]:
+    """Writes an nvcc that answers what setup.py asks; returns the environment in which it is the only one.
+
+    The static runtime lies in the folder ``runtime``, and nvcc says that it links what is in the folder ``says``.
+    """
     program = home / "bin" / "nvcc"
     program.parent.mkdir(parents=True)
     listing = "\n".join(f"compute_{number}" for number in known)
-    program.write_text(f"#!/bin/sh\ncase $1 in --version) echo 'release {release}, V1';; *) echo '{listing}';; esac\n")
+    dryrun = f'#$ TOP={home}/bin/..\n#$ LIBRARIES=  "-L{home}/bin/../{says}/stubs" "-L{home}/bin/../{says}"'
+    program.write_text(
+        f"#!/bin/sh\ncase $1 in --version) echo 'release {release}, V1';; --dryrun) echo '{dryrun}' >&2;;"
+        f" *) echo '{listing}';; esac\n"
+    )
     program.chmod(0o755)
+    if runtime is not None:
+        (home / runtime).mkdir(parents=True)
+        (home / runtime / "libcudart_static.a").touch()
     return {"CUDA_HOME": str(home), "PATH": os.environ["PATH"]}
 
 
@@ -209,7 +227,7 @@ def test_cuda_auto_without_nvcc_says_so_in_one_line(no_nvcc: None):
 
 def test_cuda_auto_with_nvcc_builds(tmp_path: Path):
     plan = cuda.plan(make_nvcc(tmp_path))
-    assert plan.nvcc == cuda.Nvcc(tmp_path / "bin" / "nvcc", (13, 0), KNOWN)
+    assert plan.nvcc == cuda.Nvcc(tmp_path / "bin" / "nvcc", (13, 0), KNOWN, (tmp_path / "lib64").resolve())
     assert plan.message.endswith("with nvcc 13.0 for sm_75 sm_80 sm_86 sm_89 sm_90a sm_100 sm_120+PTX")
 
 
@@ -218,6 +236,39 @@ def test_cuda_of_an_old_nvcc_is_left_out(tmp_path: Path):
     assert "11.8, and 12.0 or later is needed" in cuda.plan(environ).message
     with pytest.raises(FileNotFoundError, match=r"12\.0 or later is needed"):
         cuda.plan({**environ, "FASTTRIPLET_CUDA": "1"})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "says"),
+    [
+        pytest.param("lib64", "lib64", id="installer of NVIDIA"),
+        pytest.param("targets/x86_64-linux/lib", "targets/x86_64-linux/lib", id="conda"),
+        pytest.param("lib", "lib64", id="wheels of NVIDIA"),
+    ],
+)
+def test_static_runtime_is_found_where_packagers_put_it(tmp_path: Path, runtime: str, says: str):
+    plan = cuda.plan(make_nvcc(tmp_path, runtime=runtime, says=says))
+    assert plan.nvcc.runtime == (tmp_path / runtime).resolve()
+
+
+def test_toolkit_without_a_static_runtime_is_left_out(tmp_path: Path):
+    environ = make_nvcc(tmp_path, runtime=None)
+    assert cuda.plan(environ).message.endswith("bin/nvcc has no libcudart_static.a")
+    with pytest.raises(FileNotFoundError, match=r"has no libcudart_static\.a"):
+        cuda.plan({**environ, "FASTTRIPLET_CUDA": "1"})
+
+
+@pytest.mark.parametrize("torch_cuda", [None, "13.0", "13.2"])
+def test_no_warning_beside_a_pytorch_of_the_same_major_cuda(tmp_path: Path, torch_cuda: str | None):
+    assert cuda.mismatch(cuda.plan(make_nvcc(tmp_path)).nvcc, "2.10.0", torch_cuda) is None
+
+
+def test_toolkit_of_another_major_cuda_than_pytorchs_is_a_warning(tmp_path: Path):
+    warning = cuda.mismatch(cuda.plan(make_nvcc(tmp_path)).nvcc, "2.10.0+cu128", "12.8")
+    assert warning.startswith(
+        "the CUDA library will have the runtime of CUDA 13.0 and PyTorch 2.10.0+cu128 has that of CUDA 12.8"
+    )
+    assert "CUDA_HOME" in warning
 
 
 def test_default_architectures_are_those_nvcc_knows(tmp_path: Path):

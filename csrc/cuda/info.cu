@@ -8,18 +8,20 @@
 
 #include <string>
 
+#define FT_TEXT_OF(number) #number
+#define FT_TEXT(macro) FT_TEXT_OF(macro)
+
 namespace fasttriplet::cuda {
+
+// 1000 * major + 10 * minor of the CUDA runtime that is linked in. fasttriplet/_library.py finds this text in the file
+// before it loads the library, since a driver too old for the runtime must be told of then. extern keeps it, though
+// nothing here refers to it.
+extern const char kRuntime[] = "fasttriplet_cuda_runtime=" FT_TEXT(CUDART_VERSION);
+
 namespace {
 
 // Lines key=value; fasttriplet/info.py reads them.
-std::string build_info() {
-  int version = 0;  // 1000 * major + 10 * minor
-  const cudaError_t status = cudaRuntimeGetVersion(&version);
-  const std::string runtime = status == cudaSuccess
-                                  ? std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10)
-                                  : std::string("unknown, ") + cudaGetErrorString(status);
-  return "nvcc=" FASTTRIPLET_NVCC "\ncuda_architectures=" FASTTRIPLET_CUDA_ARCHITECTURES "\ncuda_runtime=" + runtime;
-}
+std::string build_info() { return "nvcc=" FASTTRIPLET_NVCC "\ncuda_architectures=" FASTTRIPLET_CUDA_ARCHITECTURES; }
 
 }  // namespace
 

@@ -26,6 +26,12 @@ cudaStream_t current_stream(int32_t device) {
 
 int32_t device_of(const Tensor& tensor) { return static_cast<int32_t>(tensor.get_device_index()); }
 
+// The device itself. Without a driver PyTorch's guard would only say that it failed, or print its stack of calls.
+int32_t with_driver(int32_t device) {
+  check_driver();
+  return device;
+}
+
 // Edges, two a row, have 32-bit numbers here.
 void check_rows(const Tensor& embeddings) {
   if (embeddings.size(0) > int64_t{1} << 30)
@@ -91,7 +97,7 @@ void mine(const Tensor& embeddings, const Tensor& labels, Distance distance, con
 std::tuple<Tensor, Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
-  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
   MineResults results(embeddings);
   mine(embeddings, labels, distance_of(distance),
        {results.positives.mutable_data_ptr<int64_t>(), results.negatives.mutable_data_ptr<int64_t>(),
@@ -121,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
   const LossOptions options = {margin, soft_margin, reduction_of(reduction), on_missing_of(on_missing)};
-  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
   const int64_t n = embeddings.size(0);
   const LossResults results(embeddings);
   const bool per_anchor = options.reduction == Reduction::kNone;
@@ -146,7 +152,7 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
   const int64_t n = embeddings.size(0), d = embeddings.size(1);
   check_saved(values, "values", ScalarType::Double, 3, embeddings);
   check_saved(pairs, "pairs", ScalarType::Long, 2, embeddings);
-  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
   const Tensor rows = packed(embeddings), upstream = packed(grad_loss);
   const Tensor packed_values = packed(values), packed_pairs = packed(pairs);
   const double* slopes = packed_values.const_data_ptr<double>();
@@ -168,7 +174,7 @@ Tensor backward_operator(const Tensor& grad_loss, const Tensor& embeddings, cons
 std::string mine_counters(const Tensor& embeddings, const Tensor& labels, int64_t distance) {
   check_embeddings(embeddings);
   check_labels(labels, embeddings);
-  const torch::stable::accelerator::DeviceGuard guard(device_of(embeddings));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
   MineResults results(embeddings);
   std::string text;
   mine(embeddings, labels, distance_of(distance),
@@ -193,12 +199,12 @@ std::string mine_counters(const Tensor& embeddings, const Tensor& labels, int64_
 }
 
 double tensor_core_share(int64_t device, std::string products) {
-  const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(static_cast<int32_t>(device)));
   return largest_error_share(static_cast<int>(device), tensor_cores_named(products, "products"));
 }
 
 std::string tensor_core_test(int64_t device, std::string products) {
-  const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(static_cast<int32_t>(device)));
   return test_tensor_cores(static_cast<int>(device), tensor_cores_named(products, "products"));
 }
 

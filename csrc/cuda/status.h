@@ -14,6 +14,18 @@ inline void check_cuda(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("fasttriplet: ") + what + " failed: " + cudaGetErrorString(status));
 }
 
+// Throws where no kernel can run for want of a driver or a device. Asked until there is one, then never again.
+inline void check_driver() {
+  [[maybe_unused]] static const bool found = [] {
+    int version = 0;  // stays 0 without a driver
+    check_cuda(cudaDriverGetVersion(&version), "cudaDriverGetVersion");
+    if (version == 0) throw std::runtime_error("fasttriplet: CUDA kernels need an NVIDIA driver, and none was found");
+    int devices = 0;
+    check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+    return true;
+  }();
+}
+
 inline int device_attribute(cudaDeviceAttr attribute, int device) {
   int value = 0;
   check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
