@@ -86,7 +86,7 @@ def check_calls_without_a_driver_say_so() -> str:
         lambda: operators.mine_batch_hard(rows, labels, 0),
         lambda: operators.batch_hard_loss(rows, labels, 0.2, 0, False, 0, 0),
         lambda: operators._batch_hard_loss_backward(upstream, rows, values, pairs, 0),
-        lambda: operators._cuda_test_tensor_cores(0, False),
+        lambda: operators._cuda_test_tensor_cores(0, "tensor"),
     )
     with torch._C._DisableTorchDispatch():
         said = [error_of(call) for call in calls]
