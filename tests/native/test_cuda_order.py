@@ -1,4 +1,4 @@
-"""Sorting, the gradient's edges and exact scores of the CUDA kernels on the host: orders, bits, and what is launched."""
+"""Sorting, the gradient's edges and exact scores of the CUDA kernels on the host: orders, bits, launches."""
 
 import numpy as np
 import pytest
