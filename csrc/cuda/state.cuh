@@ -37,7 +37,6 @@ struct State {
   Lowest other_class;                      // the lowest row of another class than row 0
   uint32_t missing;                        // anchors without a positive or a negative
   Lowest first_missing;                    // of those
-  uint32_t poisoned;                       // backward: a slope that is NaN
   uint32_t surveyed, scaled[kRounds];      // blocks that have come to the end of a kernel whose last one does more
 };
 
