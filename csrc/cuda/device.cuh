@@ -10,13 +10,14 @@
 //   load_matrices, multiply_add_bf16                  ldmatrix.x4 and mma.m16n8k16, PTX ISA "Warp-level matrix"
 //   float_bits, bits_float, double_bits               numbers as their bits and back
 //   lowest_bit                                        the number of the lowest bit that is set
-//   cluster_rank, cluster_barrier                     of the blocks of a cluster; Hopper, as all below
+//   worked_out_here                                   keeps the compiler from holding what follows from a number
+//   add_down, add_up, fused                           float32 sums rounded towards -inf, +inf; a fused multiply-add
+//   has_warpgroups                                    whether the architecture has what follows, Hopper's own
+//   cluster_rank, cluster_barrier                     of the blocks of a cluster
 //   TileMap, copy_box, copy_box_to_both, fence_async  a box of a matrix by the copy engine
 //   arrival_start, arrival_expect, arrive_at, arrival_wait, arrival_end   a barrier that counts arrivals and such bytes
 //   group_begin, group_multiply_add, group_commit, group_wait    wgmma.m64n128k16 and n256 by four warps
 //   hold_sums                                         what follows is not begun before the sums are there
-//   worked_out_here                                   keeps the compiler from holding what follows from a number
-//   add_down, add_up, fused                           float32 sums rounded towards -inf, +inf; a fused multiply-add
 //
 // A kernel is a struct: its members are its arguments, operator() its body, kThreads and kMinBlocks its launch bounds,
 // kSharedBytes its shared memory, kClusterBlocks how many blocks a cluster has.

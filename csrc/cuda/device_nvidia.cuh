@@ -125,6 +125,8 @@ FT_DEVICE void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32
 #define FT_SM90A 0
 #endif
 
+FT_DEVICE bool has_warpgroups() { return FT_SM90A != 0; }
+
 using TileMap = CUtensorMap;
 
 FT_DEVICE unsigned shared_address(const void* shared) {
@@ -174,8 +176,8 @@ FT_DEVICE void arrive_at(uint64_t* barrier, int rank) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(target) : "memory");
 #endif
 }
-// Until the phase of this parity has ended; the first one has parity 0. A box that never comes is an error of the kernel,
-// not a process that hangs: a try waits for some microseconds by itself, so these are minutes.
+// Until the phase of this parity has ended; the first one has parity 0. A box that never comes is an error of the
+// kernel, not a process that hangs: a try waits for some microseconds by itself, so these are minutes.
 FT_DEVICE void arrival_wait(uint64_t* barrier, int parity) {
 #if FT_SM90A
   unsigned done = 0;
@@ -255,7 +257,8 @@ FT_DEVICE uint64_t operand_descriptor(const void* shared) {
          kSwizzle128 << 62;
 }
 
-// sum += a b for a 64 x 16, a row 128 bytes from the next, and b 16 x 128 or 16 x 256 by its columns likewise, in float32.
+// sum += a b for a 64 x 16, a row 128 bytes from the next, and b 16 x 128 or 16 x 256 by its columns likewise, in
+// float32.
 FT_DEVICE void group_multiply_add(float (&sum)[2][32], const void* a, const void* b) {
 #if FT_SM90A
   asm volatile(
@@ -265,7 +268,17 @@ FT_DEVICE void group_multiply_add(float (&sum)[2][32], const void* a, const void
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63 "
       "}, %64, %65, 1, 1, 1, 0, 0;"
-      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[0][2]), "+f"(sum[0][3]), "+f"(sum[1][2]), "+f"(sum[1][3]), "+f"(sum[0][4]), "+f"(sum[0][5]), "+f"(sum[1][4]), "+f"(sum[1][5]), "+f"(sum[0][6]), "+f"(sum[0][7]), "+f"(sum[1][6]), "+f"(sum[1][7]), "+f"(sum[0][8]), "+f"(sum[0][9]), "+f"(sum[1][8]), "+f"(sum[1][9]), "+f"(sum[0][10]), "+f"(sum[0][11]), "+f"(sum[1][10]), "+f"(sum[1][11]), "+f"(sum[0][12]), "+f"(sum[0][13]), "+f"(sum[1][12]), "+f"(sum[1][13]), "+f"(sum[0][14]), "+f"(sum[0][15]), "+f"(sum[1][14]), "+f"(sum[1][15]), "+f"(sum[0][16]), "+f"(sum[0][17]), "+f"(sum[1][16]), "+f"(sum[1][17]), "+f"(sum[0][18]), "+f"(sum[0][19]), "+f"(sum[1][18]), "+f"(sum[1][19]), "+f"(sum[0][20]), "+f"(sum[0][21]), "+f"(sum[1][20]), "+f"(sum[1][21]), "+f"(sum[0][22]), "+f"(sum[0][23]), "+f"(sum[1][22]), "+f"(sum[1][23]), "+f"(sum[0][24]), "+f"(sum[0][25]), "+f"(sum[1][24]), "+f"(sum[1][25]), "+f"(sum[0][26]), "+f"(sum[0][27]), "+f"(sum[1][26]), "+f"(sum[1][27]), "+f"(sum[0][28]), "+f"(sum[0][29]), "+f"(sum[1][28]), "+f"(sum[1][29]), "+f"(sum[0][30]), "+f"(sum[0][31]), "+f"(sum[1][30]), "+f"(sum[1][31])
+      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[0][2]), "+f"(sum[0][3]),
+        "+f"(sum[1][2]), "+f"(sum[1][3]), "+f"(sum[0][4]), "+f"(sum[0][5]), "+f"(sum[1][4]), "+f"(sum[1][5]),
+        "+f"(sum[0][6]), "+f"(sum[0][7]), "+f"(sum[1][6]), "+f"(sum[1][7]), "+f"(sum[0][8]), "+f"(sum[0][9]),
+        "+f"(sum[1][8]), "+f"(sum[1][9]), "+f"(sum[0][10]), "+f"(sum[0][11]), "+f"(sum[1][10]), "+f"(sum[1][11]),
+        "+f"(sum[0][12]), "+f"(sum[0][13]), "+f"(sum[1][12]), "+f"(sum[1][13]), "+f"(sum[0][14]), "+f"(sum[0][15]),
+        "+f"(sum[1][14]), "+f"(sum[1][15]), "+f"(sum[0][16]), "+f"(sum[0][17]), "+f"(sum[1][16]), "+f"(sum[1][17]),
+        "+f"(sum[0][18]), "+f"(sum[0][19]), "+f"(sum[1][18]), "+f"(sum[1][19]), "+f"(sum[0][20]), "+f"(sum[0][21]),
+        "+f"(sum[1][20]), "+f"(sum[1][21]), "+f"(sum[0][22]), "+f"(sum[0][23]), "+f"(sum[1][22]), "+f"(sum[1][23]),
+        "+f"(sum[0][24]), "+f"(sum[0][25]), "+f"(sum[1][24]), "+f"(sum[1][25]), "+f"(sum[0][26]), "+f"(sum[0][27]),
+        "+f"(sum[1][26]), "+f"(sum[1][27]), "+f"(sum[0][28]), "+f"(sum[0][29]), "+f"(sum[1][28]), "+f"(sum[1][29]),
+        "+f"(sum[0][30]), "+f"(sum[0][31]), "+f"(sum[1][30]), "+f"(sum[1][31])
       : "l"(operand_descriptor(a)), "l"(operand_descriptor(b)));
 #endif
 }
@@ -282,7 +295,28 @@ FT_DEVICE void group_multiply_add(float (&sum)[2][64], const void* a, const void
       "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
       "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127 "
       "}, %128, %129, 1, 1, 1, 0, 0;"
-      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[0][2]), "+f"(sum[0][3]), "+f"(sum[1][2]), "+f"(sum[1][3]), "+f"(sum[0][4]), "+f"(sum[0][5]), "+f"(sum[1][4]), "+f"(sum[1][5]), "+f"(sum[0][6]), "+f"(sum[0][7]), "+f"(sum[1][6]), "+f"(sum[1][7]), "+f"(sum[0][8]), "+f"(sum[0][9]), "+f"(sum[1][8]), "+f"(sum[1][9]), "+f"(sum[0][10]), "+f"(sum[0][11]), "+f"(sum[1][10]), "+f"(sum[1][11]), "+f"(sum[0][12]), "+f"(sum[0][13]), "+f"(sum[1][12]), "+f"(sum[1][13]), "+f"(sum[0][14]), "+f"(sum[0][15]), "+f"(sum[1][14]), "+f"(sum[1][15]), "+f"(sum[0][16]), "+f"(sum[0][17]), "+f"(sum[1][16]), "+f"(sum[1][17]), "+f"(sum[0][18]), "+f"(sum[0][19]), "+f"(sum[1][18]), "+f"(sum[1][19]), "+f"(sum[0][20]), "+f"(sum[0][21]), "+f"(sum[1][20]), "+f"(sum[1][21]), "+f"(sum[0][22]), "+f"(sum[0][23]), "+f"(sum[1][22]), "+f"(sum[1][23]), "+f"(sum[0][24]), "+f"(sum[0][25]), "+f"(sum[1][24]), "+f"(sum[1][25]), "+f"(sum[0][26]), "+f"(sum[0][27]), "+f"(sum[1][26]), "+f"(sum[1][27]), "+f"(sum[0][28]), "+f"(sum[0][29]), "+f"(sum[1][28]), "+f"(sum[1][29]), "+f"(sum[0][30]), "+f"(sum[0][31]), "+f"(sum[1][30]), "+f"(sum[1][31]), "+f"(sum[0][32]), "+f"(sum[0][33]), "+f"(sum[1][32]), "+f"(sum[1][33]), "+f"(sum[0][34]), "+f"(sum[0][35]), "+f"(sum[1][34]), "+f"(sum[1][35]), "+f"(sum[0][36]), "+f"(sum[0][37]), "+f"(sum[1][36]), "+f"(sum[1][37]), "+f"(sum[0][38]), "+f"(sum[0][39]), "+f"(sum[1][38]), "+f"(sum[1][39]), "+f"(sum[0][40]), "+f"(sum[0][41]), "+f"(sum[1][40]), "+f"(sum[1][41]), "+f"(sum[0][42]), "+f"(sum[0][43]), "+f"(sum[1][42]), "+f"(sum[1][43]), "+f"(sum[0][44]), "+f"(sum[0][45]), "+f"(sum[1][44]), "+f"(sum[1][45]), "+f"(sum[0][46]), "+f"(sum[0][47]), "+f"(sum[1][46]), "+f"(sum[1][47]), "+f"(sum[0][48]), "+f"(sum[0][49]), "+f"(sum[1][48]), "+f"(sum[1][49]), "+f"(sum[0][50]), "+f"(sum[0][51]), "+f"(sum[1][50]), "+f"(sum[1][51]), "+f"(sum[0][52]), "+f"(sum[0][53]), "+f"(sum[1][52]), "+f"(sum[1][53]), "+f"(sum[0][54]), "+f"(sum[0][55]), "+f"(sum[1][54]), "+f"(sum[1][55]), "+f"(sum[0][56]), "+f"(sum[0][57]), "+f"(sum[1][56]), "+f"(sum[1][57]), "+f"(sum[0][58]), "+f"(sum[0][59]), "+f"(sum[1][58]), "+f"(sum[1][59]), "+f"(sum[0][60]), "+f"(sum[0][61]), "+f"(sum[1][60]), "+f"(sum[1][61]), "+f"(sum[0][62]), "+f"(sum[0][63]), "+f"(sum[1][62]), "+f"(sum[1][63])
+      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[0][2]), "+f"(sum[0][3]),
+        "+f"(sum[1][2]), "+f"(sum[1][3]), "+f"(sum[0][4]), "+f"(sum[0][5]), "+f"(sum[1][4]), "+f"(sum[1][5]),
+        "+f"(sum[0][6]), "+f"(sum[0][7]), "+f"(sum[1][6]), "+f"(sum[1][7]), "+f"(sum[0][8]), "+f"(sum[0][9]),
+        "+f"(sum[1][8]), "+f"(sum[1][9]), "+f"(sum[0][10]), "+f"(sum[0][11]), "+f"(sum[1][10]), "+f"(sum[1][11]),
+        "+f"(sum[0][12]), "+f"(sum[0][13]), "+f"(sum[1][12]), "+f"(sum[1][13]), "+f"(sum[0][14]), "+f"(sum[0][15]),
+        "+f"(sum[1][14]), "+f"(sum[1][15]), "+f"(sum[0][16]), "+f"(sum[0][17]), "+f"(sum[1][16]), "+f"(sum[1][17]),
+        "+f"(sum[0][18]), "+f"(sum[0][19]), "+f"(sum[1][18]), "+f"(sum[1][19]), "+f"(sum[0][20]), "+f"(sum[0][21]),
+        "+f"(sum[1][20]), "+f"(sum[1][21]), "+f"(sum[0][22]), "+f"(sum[0][23]), "+f"(sum[1][22]), "+f"(sum[1][23]),
+        "+f"(sum[0][24]), "+f"(sum[0][25]), "+f"(sum[1][24]), "+f"(sum[1][25]), "+f"(sum[0][26]), "+f"(sum[0][27]),
+        "+f"(sum[1][26]), "+f"(sum[1][27]), "+f"(sum[0][28]), "+f"(sum[0][29]), "+f"(sum[1][28]), "+f"(sum[1][29]),
+        "+f"(sum[0][30]), "+f"(sum[0][31]), "+f"(sum[1][30]), "+f"(sum[1][31]), "+f"(sum[0][32]), "+f"(sum[0][33]),
+        "+f"(sum[1][32]), "+f"(sum[1][33]), "+f"(sum[0][34]), "+f"(sum[0][35]), "+f"(sum[1][34]), "+f"(sum[1][35]),
+        "+f"(sum[0][36]), "+f"(sum[0][37]), "+f"(sum[1][36]), "+f"(sum[1][37]), "+f"(sum[0][38]), "+f"(sum[0][39]),
+        "+f"(sum[1][38]), "+f"(sum[1][39]), "+f"(sum[0][40]), "+f"(sum[0][41]), "+f"(sum[1][40]), "+f"(sum[1][41]),
+        "+f"(sum[0][42]), "+f"(sum[0][43]), "+f"(sum[1][42]), "+f"(sum[1][43]), "+f"(sum[0][44]), "+f"(sum[0][45]),
+        "+f"(sum[1][44]), "+f"(sum[1][45]), "+f"(sum[0][46]), "+f"(sum[0][47]), "+f"(sum[1][46]), "+f"(sum[1][47]),
+        "+f"(sum[0][48]), "+f"(sum[0][49]), "+f"(sum[1][48]), "+f"(sum[1][49]), "+f"(sum[0][50]), "+f"(sum[0][51]),
+        "+f"(sum[1][50]), "+f"(sum[1][51]), "+f"(sum[0][52]), "+f"(sum[0][53]), "+f"(sum[1][52]), "+f"(sum[1][53]),
+        "+f"(sum[0][54]), "+f"(sum[0][55]), "+f"(sum[1][54]), "+f"(sum[1][55]), "+f"(sum[0][56]), "+f"(sum[0][57]),
+        "+f"(sum[1][56]), "+f"(sum[1][57]), "+f"(sum[0][58]), "+f"(sum[0][59]), "+f"(sum[1][58]), "+f"(sum[1][59]),
+        "+f"(sum[0][60]), "+f"(sum[0][61]), "+f"(sum[1][60]), "+f"(sum[1][61]), "+f"(sum[0][62]), "+f"(sum[0][63]),
+        "+f"(sum[1][62]), "+f"(sum[1][63])
       : "l"(operand_descriptor(a)), "l"(operand_descriptor(b)));
 #endif
 }

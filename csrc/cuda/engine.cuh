@@ -112,8 +112,8 @@ class Engine {
     uint32_t* arrived;     // [blocks] of the exact scan
     size_t cleared_bytes;  // of all three
 
-    double* factors;       // [N] or null
-    uint8_t* finite;       // [N]
+    double* factors;  // [N] or null
+    uint8_t* finite;  // [N]
     int32_t *order, *begin, *end;
     double* centre;   // [D]
     Float32* packed;  // [N, depth]; the coarse round's rows, which are not longer, lie there before
@@ -168,8 +168,8 @@ class Engine {
     device_.clear(scratch.state, scratch.cleared_bytes);
     if (n == 0) return;
     survey_and_sort(batch, labels, scratch);
-    const FindClasses classes = {
-        labels, scratch.order, scratch.finite, n, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state};
+    const FindClasses classes = {labels,        scratch.order, scratch.finite,       n,
+                                 scratch.begin, scratch.end,   scratch.bad_of_class, scratch.state};
     const bool small = n <= small_batch_;
     if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, &classes);
     if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, &classes);
@@ -219,8 +219,7 @@ class Engine {
     const LossOfAnchors<T> anchors = {mined, n, options, scratch.state, losses, slopes, scratch.sums};
     const ReduceLoss<T> reduction = {n, options, scratch.state, scratch.sums, slopes, loss};
     // The thread that writes a chunk's sum adds it up, and slopes are divided by those that wrote them.
-    if (chunks == 1 && loss != nullptr)
-      return launch(Together<LossOfAnchors<T>, ReduceLoss<T>>{anchors, reduction}, 1);
+    if (chunks == 1 && loss != nullptr) return launch(Together<LossOfAnchors<T>, ReduceLoss<T>>{anchors, reduction}, 1);
     if (n > 0) launch(anchors, blocks);
     if (loss != nullptr) launch(reduction, blocks);
   }
@@ -299,8 +298,8 @@ class Engine {
     using Survey = SurveyRows<T>;
     const int64_t n = batch.n;
     const Survey rows = survey_of(batch, scratch);
-    const ChooseCentre<T> centre = {batch.rows,     n,              batch.d,      scratch.factors,
-                                    scratch.finite, scratch.centre, scratch.state};
+    const ChooseCentre<T> centre = {batch.rows,   n, batch.d, scratch.factors, scratch.finite, scratch.centre,
+                                    scratch.state};
     uint32_t* const arrived = &scratch.state->surveyed;
     if (n > kRankedKeys) {
       launch_warps(ThenOneBlock<Survey, ChooseCentre<T>>{rows, centre, arrived}, warps_of(rows));
@@ -326,8 +325,9 @@ class Engine {
     Entry* const packed = reinterpret_cast<Entry*>(scratch.packed);
     const RoundCondition condition = {first ? nullptr : scratch.state->overflows[round - 1],
                                       first ? 0 : few_left_over(n)};
-    const Pack pack = {batch.rows,     n,     d,         depth,  scratch.order, scratch.factors, scratch.finite, scratch.centre,
-                       scratch.state, round, condition, packed, scratch.norms};
+    const Pack pack = {
+        batch.rows,    n,     d,         depth,  scratch.order, scratch.factors, scratch.finite, scratch.centre,
+        scratch.state, round, condition, packed, scratch.norms};
     if (first)
       launch_warps(Together<Pack, FindClasses>{pack, *classes}, n);
     else

@@ -108,7 +108,7 @@ template <typename T, typename Entry>
 struct PackRows {
   static constexpr int kThreads = 256, kMinBlocks = 1;
   static constexpr int kAhead = 4;  // pairs of entries of a lane that are on their way at once
-  const T* rows;  // [N, D]
+  const T* rows;                    // [N, D]
   int64_t n, d, depth;
   const int32_t* order;   // [N] row at each position
   const double* factors;  // [N] or null
@@ -238,8 +238,8 @@ FT_DEVICE float infinity() { return bits_float(0x7f800000u); }
 // vectors few in the mean, but their number grows with D and has a long tail, and one anchor that overflows has its
 // whole tile multiplied again.
 //
-// In the tail of a batch the number of candidates within the bound of an anchor's best is about geometric. Of random unit
-// vectors half of these lengths overflowed for 0.03 % of the anchors at 8192 x 128 and for 0.9 % at 1048576 x 128
+// In the tail of a batch the number of candidates within the bound of an anchor's best is about geometric. Of random
+// unit vectors half of these lengths overflowed for 0.03 % of the anchors at 8192 x 128 and for 0.9 % at 1048576 x 128
 // (simulated, at any time on the way), these for none.
 inline int list_length(int64_t d) { return d <= 256 ? 16 : d <= 1024 ? 32 : 64; }
 inline constexpr int kSlotsAtOnce = 4;  // read together, each being a trip to the second-level cache
@@ -249,7 +249,7 @@ inline constexpr float kNothingSeen = 0x1p126f;
 
 // An anchor's candidates in one search, by position.
 struct Anchors {
-  Terms* terms;        // [N]
+  Terms* terms;         // [N]
   uint32_t* best;       // [N] ordered_bits of the smallest upper end seen
   uint64_t* slots;      // [N, length] ordered_bits of the key's lower end, and the candidate; filled from the front
   uint8_t* active;      // [N] still searches in this round

@@ -43,7 +43,8 @@ TensorCores tensor_cores_named(const std::string& name, const char* argument) {
   if (name == "tensor") return TensorCores::kWarp;
   if (name == "wgmma") return TensorCores::kWarpgroup;
   if (name == "wgmma-pair") return TensorCores::kWarpgroupPair;
-  throw std::invalid_argument(std::string(argument) + " must be tensor, wgmma, wgmma-pair or float; got '" + name + "'");
+  throw std::invalid_argument(std::string(argument) + " must be tensor, wgmma, wgmma-pair or float; got '" + name +
+                              "'");
 }
 
 // FASTTRIPLET_CUDA_PRODUCTS forces what the screen begins with; otherwise tensor cores where they have passed their
@@ -211,7 +212,8 @@ std::string tensor_core_test(int64_t device, std::string products) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fasttriplet, m) {
-  // What is wrong with the tensor cores of a device, empty where nothing is; `products` as in FASTTRIPLET_CUDA_PRODUCTS.
+  // What is wrong with the tensor cores of a device, empty where nothing is; `products` as in
+  // FASTTRIPLET_CUDA_PRODUCTS.
   m.def("_cuda_test_tensor_cores(int device, str products) -> str");
   // The largest error of their products in that test, as a share of what core/bound.h allows.
   m.def("_cuda_tensor_core_share(int device, str products) -> float");

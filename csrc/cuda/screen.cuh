@@ -7,9 +7,9 @@
 // taken overflows, and is left to the next round or to the exact scan. Which candidates lie in the slots depends on
 // timing, which of them wins does not.
 //
-// A block's first tile has the block's number, the others are taken from a counter as blocks come free. The number of the
-// next one is asked for while this one's rows are on their way, and so are the first of them before it is known what
-// their anchors search.
+// A block's first tile has the block's number, the others are taken from a counter as blocks come free. The number of
+// the next one is asked for while this one's rows are on their way, and so are the first of them before it is known
+// what their anchors search.
 #pragma once
 
 #include "cuda/prepare.cuh"
@@ -23,8 +23,8 @@ struct ScreenPairs {
   static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks, kClusterBlocks = Tile::kBlocks;
   static constexpr int kSize = Tile::kSize, kRows = kSize / Tile::kBlocks;  // of the tile, and of a block
   using Sums = typename Tile::Sums;
-  // Rows' or columns' numbers in a search: both ends of their keys' shares as candidates and as anchors (Terms), and their
-  // thresholds as anchors.
+  // Rows' or columns' numbers in a search: both ends of their keys' shares as candidates and as anchors (Terms), and
+  // their thresholds as anchors.
   template <int kLength>
   struct Line {
     float key[kLength], key_upper[kLength], anchor[kLength], anchor_upper[kLength], threshold[kLength];
@@ -51,6 +51,7 @@ struct ScreenPairs {
   PerSearch<Anchors> anchors;
 
   FT_DEVICE void operator()() const {
+    if (Tile::kByWarpgroups && !has_warpgroups()) return;  // no code for architectures that cannot run it
     if (!condition.holds()) return;
     char* const buffer = shared_memory();
     TilePlace* const next = reinterpret_cast<TilePlace*>(buffer + kBufferBytes + sizeof(Rows) + sizeof(Columns));
@@ -102,7 +103,9 @@ struct ScreenPairs {
   }
 
   // This block's first row of a row of tiles.
-  static FT_DEVICE int64_t first_row(int row_tile) { return static_cast<int64_t>(row_tile) * kSize + Tile::rank() * kRows; }
+  static FT_DEVICE int64_t first_row(int row_tile) {
+    return static_cast<int64_t>(row_tile) * kSize + Tile::rank() * kRows;
+  }
 
   FT_DEVICE void screen_tile(int row_tile, int column_tile, int turn, TilePlace* next,
                              typename Tile::Pipeline& pipeline) const {
@@ -235,16 +238,16 @@ struct ScreenPairs {
     }
   }
 
-  // This lane's anchor, number `own` of its line, and the candidates from `first` on, numbers `from` on of theirs; `dot`
-  // is the product with one of them, `above` says whether the pair lies above the diagonal. No padding row hits: its
-  // threshold and its key are infinite.
+  // This lane's anchor, number `own` of its line, and the candidates from `first` on, numbers `from` on of theirs;
+  // `dot` is the product with one of them, `above` says whether the pair lies above the diagonal. No padding row hits:
+  // its threshold and its key are infinite.
   //
-  // Lanes have their hits at different candidates, and keeping one is a trip or two to the second-level cache: candidates
-  // are noted as bits first, so that a warp makes as many trips as the lane with most of them, not one for every candidate
-  // that some lane keeps.
+  // Lanes have their hits at different candidates, and keeping one is a trip or two to the second-level cache:
+  // candidates are noted as bits first, so that a warp makes as many trips as the lane with most of them, not one for
+  // every candidate that some lane keeps.
   template <Search kSearch, int kCount, typename Own, typename Others, typename Dot, typename Above>
-  FT_DEVICE void meet(int64_t anchor, int64_t first, bool pure, const Own& line, int own, const Others& others, int from,
-                      Dot&& dot, Above&& above) const {
+  FT_DEVICE void meet(int64_t anchor, int64_t first, bool pure, const Own& line, int own, const Others& others,
+                      int from, Dot&& dot, Above&& above) const {
     constexpr int kNoted = 64;
     const Anchors& all = anchors[kSearch];
     const float threshold = line.threshold[own];
@@ -289,20 +292,27 @@ struct ScreenPairs {
     const Anchors& all = anchors[search];
     const uint64_t entry = static_cast<uint64_t>(lower) << 32 | static_cast<uint64_t>(candidate);
     uint64_t* const slots = all.slots + anchor * all.length;
-    for (int begin = 0; begin < all.length; begin += kSlotsAtOnce) {
-      uint64_t found[kSlotsAtOnce];
-#pragma unroll
-      for (int k = 0; k < kSlotsAtOnce; ++k) found[k] = load_fresh(slots + begin + k);
-#pragma unroll
-      for (int k = 0; k < kSlotsAtOnce; ++k)
-        while (found[k] >> 32 > best) {
-          const uint64_t before = compare_and_swap(slots + begin + k, found[k], entry);
-          if (before == found[k]) return;
-          found[k] = before;
-        }
+    static_assert(kSlotsAtOnce == 4);
+    for (uint64_t* slot = slots; slot != slots + all.length; slot += kSlotsAtOnce) {
+      // Not an array: some architectures would keep it in memory.
+      const uint64_t first = load_fresh(slot), second = load_fresh(slot + 1), third = load_fresh(slot + 2),
+                     fourth = load_fresh(slot + 3);
+      if (take(slot, first, entry, best) || take(slot + 1, second, entry, best) || take(slot + 2, third, entry, best) ||
+          take(slot + 3, fourth, entry, best))
+        return;
     }
     if (atomic_max(all.overflown + anchor, 1u) == 0) atomic_add(overflows + search, 1u);
     all.active[anchor] = 0;  // later tiles need not look
+  }
+
+  // Whether the slot, in which `found` lay, has room for the entry, which then lies in it.
+  static FT_DEVICE bool take(uint64_t* slot, uint64_t found, uint64_t entry, uint32_t best) {
+    while (found >> 32 > best) {
+      const uint64_t before = compare_and_swap(slot, found, entry);
+      if (before == found) return true;
+      found = before;
+    }
+    return false;
   }
 };
 

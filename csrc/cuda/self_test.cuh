@@ -16,6 +16,7 @@ struct MultiplyTile {
 
   FT_DEVICE void operator()() const {
     using Sums = typename Tile::Sums;
+    if (Tile::kByWarpgroups && !has_warpgroups()) return;
     Sums sums;
     char* const buffer = shared_memory();
     typename Tile::Pipeline pipeline = Tile::open(buffer);

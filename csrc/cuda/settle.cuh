@@ -110,8 +110,7 @@ struct SettleCandidates {
   }
 
   FT_DEVICE void score_everyone(Search search, int64_t r, bool wanted, Winner& winner) const {
-    for (int64_t c = 0; c < writer.n; ++c)
-      score_one(search, r, c, wanted && writer.pairs(search, r, c), winner);
+    for (int64_t c = 0; c < writer.n; ++c) score_one(search, r, c, wanted && writer.pairs(search, r, c), winner);
   }
 
   // The anchor and the candidate at these positions. The whole warp must come.

@@ -30,14 +30,14 @@ struct State {
   uint32_t centred;
   uint32_t overflows[kRounds][kSearches];  // anchors whose lists did not suffice
   uint64_t taken_tiles[kRounds];
-  uint32_t listed[kSearches];              // anchors that are scored against everyone
-  uint64_t candidates[kSearches];          // counters.cuh
-  uint32_t bad_rows;                       // rows that are not finite
-  Lowest bad, bad_of_other_class;          // the lowest, and the lowest of another class than that one's
-  Lowest other_class;                      // the lowest row of another class than row 0
-  uint32_t missing;                        // anchors without a positive or a negative
-  Lowest first_missing;                    // of those
-  uint32_t surveyed, scaled[kRounds];      // blocks that have come to the end of a kernel whose last one does more
+  uint32_t listed[kSearches];          // anchors that are scored against everyone
+  uint64_t candidates[kSearches];      // counters.cuh
+  uint32_t bad_rows;                   // rows that are not finite
+  Lowest bad, bad_of_other_class;      // the lowest, and the lowest of another class than that one's
+  Lowest other_class;                  // the lowest row of another class than row 0
+  uint32_t missing;                    // anchors without a positive or a negative
+  Lowest first_missing;                // of those
+  uint32_t surveyed, scaled[kRounds];  // blocks that have come to the end of a kernel whose last one does more
 };
 
 }  // namespace fasttriplet::cuda

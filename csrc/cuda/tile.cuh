@@ -1,9 +1,9 @@
 // What the tiles of products share: the shape of a warp's part and where its products lie.
 //
-// A tile has kSize rows and columns, and kBlocks blocks that share out its rows; a grid opens it once and closes it. Each
-// time start sends for the first entries and comes back, multiply goes on from there, or abandon in its place where the
-// products are not wanted after all, by one block alone; every thread says leave when it has done with the buffer, and
-// finish when all have. A Pipeline is what a thread keeps from one tile to the next.
+// A tile has kSize rows and columns, and kBlocks blocks that share out its rows; a grid opens it once and closes it.
+// Each time start sends for the first entries and comes back, multiply goes on from there, or abandon in its place
+// where the products are not wanted after all, by one block alone; every thread says leave when it has done with the
+// buffer, and finish when all have. A Pipeline is what a thread keeps from one tile to the next.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -31,8 +31,10 @@ struct Part {
   static FT_DEVICE int column(int c, int lane) { return c / 2 * 8 + lane % 4 * 2 + c % 2; }
 
   // Where a product lies in shared memory: the words of a row exchanged by its number, so that no two of 32 words of a
-  // row, of a column, or of those that a warp stores at once share a bank. The last are rows 8 r + l / 4 and columns 8 c
-  // + 2 (l % 4) for the lanes l: bits 1 and 2 of the bank are the columns' there, so the row's low bits go to the others.
+  // row, of a column, or of those that a warp stores at once share a bank. The last are rows 8 r + l / 4 and columns 8
+  // c
+  // + 2 (l % 4) for the lanes l: bits 1 and 2 of the bank are the columns' there, so the row's low bits go to the
+  // others.
   static FT_DEVICE int place(int row, int column) {
     return row * kColumns + (column ^ ((row & 1) | (row >> 3 & 3) << 1 | (row >> 1 & 3) << 3));
   }
@@ -51,6 +53,7 @@ inline constexpr int kBoxRows = 128, kBoxEntries = 64;
 // A tile of one block, with nothing to keep.
 struct PlainTile {
   static constexpr int kBlocks = 1;
+  static constexpr bool kByWarpgroups = false;
   struct Pipeline {};
   static FT_DEVICE int rank() { return 0; }
   static FT_DEVICE Pipeline open(char*) { return {}; }

@@ -1,8 +1,8 @@
 // A tile of products in float32, for any architecture: the oracle, the fallback, and the finer round.
 //
 // 64 x 64 in 4 warps, a warp 32 x 32, a lane 4 x 8 sums in registers. Per 16 entries of depth the block loads 2 x 64 x
-// 16 float32, 8 KB, by way of registers, 16 words a thread: they are under way while the 16 before are multiplied. A lane
-// reads 4 words and 4 pairs of words for 32 multiply-adds.
+// 16 float32, 8 KB, by way of registers, 16 words a thread: they are under way while the 16 before are multiplied. A
+// lane reads 4 words and 4 pairs of words for 32 multiply-adds.
 #pragma once
 
 #include "cuda/prepare.cuh"
@@ -96,7 +96,8 @@ struct FloatTile : PlainTile {
       float entry[4] = {};
     };
     static constexpr int kOfRow = kDepth / 4, kCount = kSize * kOfRow / kThreads;
-    static_assert(kThreads % kOfRow == 0 && kCount * kThreads == kSize * kOfRow, "a thread's quads are below each other");
+    static_assert(kThreads % kOfRow == 0 && kCount * kThreads == kSize * kOfRow,
+                  "a thread's quads are below each other");
     static FT_DEVICE int row(int q) { return (thread_index() + q * kThreads) / kOfRow; }
     static FT_DEVICE int k() { return thread_index() % kOfRow * 4; }
     Quad quad_[kCount];

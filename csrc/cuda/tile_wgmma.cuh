@@ -2,19 +2,20 @@
 // are asked for, until they have been measured on a GPU.
 //
 // A block has 128 rows and all columns of a tile, by two warpgroups of 64 rows each with wgmma.m64n128k16 or n256. The
-// copy engine brings boxes of 128 rows x 64 entries, 16 KB, into shared memory, zeros beyond the batch. A row's 128 bytes
-// there are eight chunks of 16; chunk c lies at c ^ (row % 8), the swizzle of 128 bytes that both the copy engine and
-// wgmma know.
+// copy engine brings boxes of 128 rows x 64 entries, 16 KB, into shared memory, zeros beyond the batch. A row's 128
+// bytes there are eight chunks of 16; chunk c lies at c ^ (row % 8), the swizzle of 128 bytes that both the copy engine
+// and wgmma know.
 //
 // One block, 128 x 128: 64 sums a lane, three stages, 96 KB, two blocks on a multiprocessor. It takes 64 products for a
 // byte that it reads from the second-level cache, whose 5.5 TB/s then bind at about 350 TFLOP/s.
 //
-// Two blocks, 256 x 256: 128 sums a lane, four stages of 48 KB, one block on a multiprocessor. Each block brings its own
-// rows and half of the columns, and the copy engine writes those into the shared memory of both: 128 products for a byte.
+// Two blocks, 256 x 256: 128 sums a lane, four stages of 48 KB, one block on a multiprocessor. Each block brings its
+// own rows and half of the columns, and the copy engine writes those into the shared memory of both: 128 products for a
+// byte.
 //
-// A stage is filled when its bytes have come, and free when every warp of the tile, of both blocks, has done with it. The
-// products that a block then keeps in the buffer are in the way of its own next tile, and, where the other block writes
-// into it too, of that one's: before a tile starts both have emptied their buffers.
+// A stage is filled when its bytes have come, and free when every warp of the tile, of both blocks, has done with it.
+// The products that a block then keeps in the buffer are in the way of its own next tile, and, where the other block
+// writes into it too, of that one's: before a tile starts both have emptied their buffers.
 #pragma once
 
 #include "cuda/prepare.cuh"
@@ -25,6 +26,7 @@ namespace fasttriplet::cuda {
 template <int kTileBlocks, int kTileStages, int kTileMinBlocks>
 struct WgmmaTile {
   using Entry = BFloat16;
+  static constexpr bool kByWarpgroups = true;
   struct Source {
     TileMap map;
     int depth;
@@ -39,7 +41,8 @@ struct WgmmaTile {
   static constexpr int kBarrierBytes = 1024;                     // of which a few are used; what follows stays aligned
   static constexpr int kBufferBytes = kStages * kStageBytes + kBarrierBytes;
   static_assert(kDepth * sizeof(Entry) == 128, "a row of a box is as long as the swizzle");
-  static_assert(kSize * kRows * static_cast<int>(sizeof(float)) <= kStages * kStageBytes, "products spare the barriers");
+  static_assert(kSize * kRows * static_cast<int>(sizeof(float)) <= kStages * kStageBytes,
+                "products spare the barriers");
 
   // The stage of a step, the parity of the phase in which it is filled, and that of the tile.
   struct Pipeline {
@@ -112,7 +115,7 @@ struct WgmmaTile {
 #pragma unroll
       for (int k = 0; k < kDepth / 16; ++k) group_multiply_add(sums.dot, rows + 32 * k, stage + kBoxBytes + 32 * k);
       group_commit();
-      group_wait<1>();  // the products of the step before are done, of all lanes of the warp
+      group_wait<1>();                      // the products of the step before are done, of all lanes of the warp
       const int next = step - 1 + kStages;  // takes the place of that step
       if (step == 0 || next >= steps) continue;
       free_stage(buffer, pipeline.after(step - 1));

@@ -72,8 +72,8 @@ BFloat16 cut_off(float value) {  // any bfloat16 number near value will do
   return {static_cast<uint16_t>(bits >> 16)};
 }
 
-// Whole numbers, whose products are exact, show a wrong layout; fractions, over a long depth, a wrong error bound; so do
-// numbers in [1, 2) added to a first product of 4096, which lose as many bits as sums can.
+// Whole numbers, whose products are exact, show a wrong layout; fractions, over a long depth, a wrong error bound; so
+// do numbers in [1, 2) added to a first product of 4096, which lose as many bits as sums can.
 enum class Entries { kWhole, kNormal, kLarge };
 
 BFloat16 draw(Entries kind, int64_t k, std::mt19937& random) {

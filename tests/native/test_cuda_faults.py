@@ -103,7 +103,9 @@ def test_every_wait_is_needed(native, want):
         for path in KERNELS.glob("*.cuh")
         if not path.name.startswith("device")
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(r"\b(block_barrier|block_any|warp_barrier|cluster_barrier|arrival_wait|(copy_async|group)_wait<.*>)\(", line)
+        if re.search(
+            r"\b(block_barrier|block_any|warp_barrier|cluster_barrier|arrival_wait|(copy_async|group)_wait<.*>)\(", line
+        )
     }
     assert in_source == {site for kind in sites.values() for site in kind}
     superfluous = [site for kind in sites.values() for site in kind if not notices(native, want, broken_site=site)]

@@ -181,6 +181,7 @@ namespace shim {
 void copy_box(char* shared, const TileMap& map, int k, int row, uint64_t* barrier, bool to_both);
 }  // namespace shim
 
+inline bool has_warpgroups() { return true; }
 inline int cluster_rank() { return shim::cluster_rank(); }
 inline void cluster_barrier(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   shim::wait_for_cluster({file, line});

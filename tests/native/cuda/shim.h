@@ -21,7 +21,8 @@ struct Settings {
   bool deferred_copies = false;    // done when waited for, instead of at once
   bool deferred_products = false;  // likewise of those of four warps
   int64_t processors = 2, float64_ratio = 2;
-  int64_t small_batch = 0;  // of the engine: here too few rows to be one, so that small batches go all the ways of large ones
+  int64_t small_batch =
+      0;  // of the engine: here too few rows to be one, so that small batches go all the ways of large ones
   // Faults, to see that they are noticed: "file:line" of a wait that is left out, or, where groups of copies or of
   // products are waited for, leaves one group more; a factor on the screen's error bound.
   std::string broken_site;
