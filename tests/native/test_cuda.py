@@ -159,7 +159,7 @@ def test_equal_rows(native, products):
     rows = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)[np.arange(130) % 4]
     rows[::8] = -np.abs(rows[::8]) * 0  # zeros of both signs are equal
     mined = check(native, rows, np.arange(130) % 5, EUCLIDEAN, products, setting(native))
-    # 16 and 17 rows are zero or their like, of which each has fewer than 16 negatives; of the others 32 and 33 are equal.
+    # 17 zero rows and 16 equal ones have fewer than 16 negatives among themselves; of the other kinds there are 32 or 33.
     assert mined["scanned"][0] == 97
     check(native, np.ones((70, 3), np.float32), np.arange(70) // 7, COSINE, products, setting(native))
 
