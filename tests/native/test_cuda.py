@@ -159,7 +159,7 @@ def test_equal_rows(native, products):
     rows = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)[np.arange(130) % 4]
     rows[::8] = -np.abs(rows[::8]) * 0  # zeros of both signs are equal
     mined = check(native, rows, np.arange(130) % 5, EUCLIDEAN, products, setting(native))
-    # 17 zero rows and 16 equal ones have fewer than 16 negatives among themselves; of the other kinds there are 32 or 33.
+    # 17 zero rows and 16 equal ones have at most 16 negatives among themselves; the other kinds are 32 or 33 rows.
     assert mined["scanned"][0] == 97
     check(native, np.ones((70, 3), np.float32), np.arange(70) // 7, COSINE, products, setting(native))
 
