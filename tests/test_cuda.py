@@ -148,7 +148,9 @@ def test_float_products_give_the_same(monkeypatch):
     monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "float")
     forced = fasttriplet.mine_batch_hard(rows, labels)
     monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "wood")
-    with pytest.raises(ValueError, match="FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma, wgmma-pair or float; got 'wood'"):
+    with pytest.raises(
+        ValueError, match="FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma, wgmma-pair or float; got 'wood'"
+    ):
         fasttriplet.mine_batch_hard(rows, labels)
     assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
 

@@ -350,10 +350,10 @@ def test_a_call_in_a_process_apart_loses_nothing_here(monkeypatch):
         assert call(math.sqrt, 4.0) == 2
         first = call(os.getpid)
         assert first != os.getpid() and call(os.getpid) == first
-        with pytest.raises(RuntimeError, match="^ValueError: .*domain"):
+        with pytest.raises(RuntimeError, match=r"^ValueError: .*domain"):
             call(math.sqrt, -1.0)
         assert call(os.getpid) != first  # what failed may have broken its process
-        with pytest.raises(RuntimeError, match="^its process ended with status 3$"):
+        with pytest.raises(RuntimeError, match=r"^its process ended with status 3$"):
             call(os._exit, 3)
         assert call(math.sqrt, 9.0) == 3
         call.seconds = 0.2
@@ -540,7 +540,8 @@ def row(n, d, *_):
 
 @pytest.mark.usefixtures("imagined_gpu")
 @pytest.mark.parametrize(
-    ("distrusted", "wrong"), [(products.HOPPER, ()), (("wgmma",), ()), ((), ("wgmma",)), ((), ("wgmma-pair",)), ((), ())]
+    ("distrusted", "wrong"),
+    [(products.HOPPER, ()), (("wgmma",), ()), ((), ("wgmma",)), ((), ("wgmma-pair",)), ((), ())],
 )
 def test_aims_come_first_and_no_kind_loses_timings(tmp_path, monkeypatch, distrusted, wrong):
     order = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -30,8 +31,8 @@ class Apart:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds  # of a call, the start of the process included
-        self._context = get_context("spawn")  # a fork would share the parent's broken context
-        self._process = None
+        self._context = get_context("spawn")  # CUDA does not survive a fork
+        self._process: SpawnProcess | None = None
         self._calls: Connection | None = None
 
     def __enter__(self) -> Apart:
@@ -42,11 +43,12 @@ class Apart:
 
     def __call__(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Raises RuntimeError with what ended the call."""
-        if self._calls is None:
-            self._begin()
+        if self._calls is None or self._process is None:
+            self._calls, self._process = self._begin()
         self._calls.send((function, arguments, options))
         try:
-            found = self._calls.recv() if self._calls.poll(self.seconds) else _Failure(f"no end within {self.seconds} s")
+            ended = self._calls.poll(self.seconds)
+            found = self._calls.recv() if ended else _Failure(f"no end within {self.seconds} s")
         except EOFError:
             self._process.join()
             found = _Failure(f"its process ended with status {self._process.exitcode}")
@@ -55,15 +57,16 @@ class Apart:
             raise RuntimeError(found.told)
         return found
 
-    def _begin(self) -> None:
-        self._calls, others = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(others,), daemon=True)
-        self._process.start()
+    def _begin(self) -> tuple[Connection, SpawnProcess]:
+        calls, others = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(others,), daemon=True)
+        process.start()
         others.close()  # so that the end of the process is the end of what comes from it
+        return calls, process
 
     def end(self) -> None:
         """What is called next begins another process."""
-        if self._calls is not None:
+        if self._calls is not None and self._process is not None:
             self._process.kill()
             self._process.join(5)  # what is stuck in the driver is left behind
             self._calls.close()

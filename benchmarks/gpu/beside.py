@@ -37,11 +37,12 @@ def ratio(kind: str, times: Mapping[str, Spread]) -> float:
 def fastest(n: int, d: int, ratios: Mapping[str, float]) -> str:
     """``ratios``: of each kind that was measured, to the default in turn with it."""
     best = min(ratios, key=lambda kind: ratios[kind])
+    winner = best if ratios[best] < 1 else "the default"
     others = ", ".join(
         f"{kind} took {ratios[kind]:.3f} of its time" if kind in ratios else f"{kind} was not measured"
         for kind in products.HOPPER
     )
-    return f"Fastest at {shape_name(n, d)}: {best if ratios[best] < 1 else 'the default'}; beside the default, {others}."
+    return f"Fastest at {shape_name(n, d)}: {winner}; beside the default, {others}."
 
 
 def kinds(apart: Apart, device: torch.device, leave_out: Callable[[str], None]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import os
 import torch
 
 NOT_LOADED, NO_GPU = 2, 3
-#: Of the test of one kind of tensor cores, in a process apart: what hangs there is a later step's failure, not the gate's.
+#: Of the test of one kind of tensor cores, in a process apart: a hang there is a later step's failure, not the gate's.
 TEST_SECONDS = 15.0
 
 

@@ -66,7 +66,7 @@ def share(products: str, device: torch.device) -> str:
     if missing:
         return missing
     if device.type == "cpu" or products == "float":
-        return f"{products}: no tensor cores, no error of theirs"
+        return f"{products}: no tensor core multiplies here, and none has an error to tell"
     largest = torch.ops.fasttriplet._cuda_tensor_core_share(_index(device), products)
     return f"{products}: the largest error of a tensor core's product is {largest:.4f} of what the bound allows"
 

@@ -4,7 +4,8 @@ Forward plus backward beside ``torch.mm(X, X.T)`` in float32, TF32 and bfloat16 
 make, in turn, by the device's own clock; mined indices, loss and gradient are verified before a row is timed. A product
 of more than 2^31 entries is computed in chunks of rows into the same memory, a few of them are timed and the time is
 scaled to all. The sizes that are aimed at come first, then Hopper's kinds of products there, in turn with the default
-and in a process apart; which was fastest is said at each size. ``--minutes`` ends it, and what was left out is said. What fails at one size is said too and leaves the others.
+and in a process apart; which was fastest is said at each size. ``--minutes`` ends it, and what was left out is said.
+What fails at one size is said too and leaves the others.
 """
 
 from __future__ import annotations
