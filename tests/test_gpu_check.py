@@ -390,7 +390,10 @@ def test_products_that_a_gpu_lacks_are_left_out(monkeypatch, capsys):
     for kind in ("tensor", *products.HOPPER):
         monkeypatch.setattr("sys.argv", ["answers", kind])
         assert answers.main() == LEFT_OUT
-    assert "tensor needs compute capability 8.0 or later, not compute capability 7.5" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "tensor needs compute capability 8.0 or later, not compute capability 7.5" in told
+    for kind in products.HOPPER:
+        assert f"\n{kind} needs compute capability 9.0, not compute capability 7.5" in told
     assert products.lacking("float", CUDA) == ""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     for built_for, expected in (("sm_80,sm_90a", ""), ("sm_90", "wgmma needs a library built for sm_90a, not sm_90")):
