@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The check on a GPU in two halves, each at most 270 s or --seconds. `first`: the libraries load, each kind of products gives the
-# CPU's answers, where a step's time goes, the tests of tests/test_cuda.py. `second`: the package's tests, timings, the
+# CPU's answers, the tests of tests/test_cuda.py, where a step's time goes. `second`: the package's tests, timings, the
 # sanitizers, then what compiles or takes what time is left. Log and results go to benchmarks/results, or to $OUT.
 #
 # Needs a GPU and a Python (PYTHON, default python3) that has a CUDA PyTorch, NumPy, pytest, hypothesis and matplotlib;
@@ -52,7 +52,7 @@ results="${OUT:-benchmarks/results}"
 [[ $device == cpu ]] && results="${OUT:-build/gpu-trial}"
 
 outcome() {  # verdict, step, why
-  outcomes+=("$(printf '%-9s %-16s %s' "$1" "$2" "$3")")
+  outcomes+=("$(printf '%-9s %-18s %s' "$1" "$2" "$3")")
   case "$1" in
     passed) passed=$((passed + 1)) ;;
     FAILED) failed=$((failed + 1)) ;;
@@ -86,8 +86,8 @@ step() {  # step, seconds, command...
 
 # Ends the half where nothing loads, or where there is no GPU.
 gate() {
-  echo "== gate, at most 60 s"
-  timeout --signal INT --kill-after "$grace" 60 "$python" -m benchmarks.gpu.gate --device "$device" </dev/null
+  echo "== gate, at most 90 s"
+  timeout --signal INT --kill-after "$grace" 90 "$python" -m benchmarks.gpu.gate --device "$device" </dev/null
   local status=$?
   case $status in
     0) outcome passed gate "$SECONDS s" ;;
@@ -116,16 +116,17 @@ has() { "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_s
 
 first_half() {
   local kind
-  for kind in float tensor wgmma; do  # the simplest first: each tells what the next one's failure means
-    step "answers_$kind" 40 "$python" -m benchmarks.gpu.answers "$kind" --device "$device"
+  for kind in float tensor wgmma wgmma-pair; do  # the simplest first: each tells what the next one's failure means
+    step "answers_$kind" 30 "$python" -m benchmarks.gpu.answers "$kind" --device "$device"
   done
   if [[ $device == cpu ]]; then
-    step kernels 60 "$python" -m benchmarks.gpu.kernels --device cpu --sizes 64x128 128x128 --output "$results"
     step cuda_tests 60 "${pytest[@]}" tests/native/test_cuda.py -k "no_rows or equal_rows"
+    step kernels 60 "$python" -m benchmarks.gpu.kernels --device cpu --sizes 64x128 128x128 --output "$results"
     return
   fi
-  step kernels 60 "$python" -m benchmarks.gpu.kernels --output "$results"
   step cuda_tests 75 "${pytest[@]}" ${one_worker[@]+"${one_worker[@]}"} -v --maxfail 5 -m "not alone" tests/test_cuda.py
+  # Last, since it ends with Hopper's products, which may hang until they are stopped.
+  step kernels 100 "$python" -m benchmarks.gpu.kernels --output "$results"
 }
 
 alone() {  # step, seconds, test
@@ -154,7 +155,7 @@ second_half() {
     step suite 60 env FASTTRIPLET_TEST_ENGINE=shim "${pytest[@]}" tests/test_miners.py tests/test_losses.py
     step timings 60 "$python" -m benchmarks.gpu.timings --device cpu --sizes 64x128 128x128 --output "$results"
     local name
-    for name in memcheck racecheck capture_first reduce_overhead wgmma_beside ncu compiled_peer; do
+    for name in memcheck racecheck capture_first wgmma_beside wgmma-pair_beside reduce_overhead ncu compiled_peer; do
       leave_out "$name" "needs a GPU"
     done
     amx_tier --small
@@ -167,9 +168,11 @@ second_half() {
   amx_tier
   alone capture_first 30 test_an_untested_device_is_not_trusted_while_a_graph_is_captured
   if [[ $(capability) == 9.0 ]]; then
-    alone wgmma_beside 30 test_wgmma_gives_the_same
+    alone wgmma_beside 20 "test_wgmma_gives_the_same[wgmma]"
+    alone wgmma-pair_beside 20 "test_wgmma_gives_the_same[wgmma-pair]"
   else
     leave_out wgmma_beside "needs compute capability 9.0"
+    leave_out wgmma-pair_beside "needs compute capability 9.0"
   fi
   alone reduce_overhead 60 test_compiled_with_less_overhead
   if command -v ncu >/dev/null; then

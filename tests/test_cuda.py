@@ -12,11 +12,16 @@ import pytest
 import torch
 
 import fasttriplet
+from benchmarks.gpu.products import HOPPER
 from fasttriplet import _library
 from tests.inputs import CASE_IDS, CASES, DISTANCES, batch
 
 if not torch.cuda.is_available() or _library.cuda_absence is not None:
     pytest.skip(f"needs a GPU: {_library.cuda_absence or 'PyTorch sees none'}", allow_module_level=True)
+
+needs_tensor_cores = pytest.mark.skipif(
+    torch.cuda.get_device_capability()[0] < 8, reason="no bfloat16 tensor cores before compute capability 8.0"
+)
 
 
 def both(embeddings, labels, **options):
@@ -37,14 +42,95 @@ def random_batch(n, d, per_class=4, seed=0, dtype=torch.float32):
     return rows, (torch.arange(n) // per_class)[torch.randperm(n, generator=generator)]
 
 
+def same_bits(found, expected):
+    """The distance of an anchor without a positive is NaN."""
+    pairs = zip(found, expected, strict=True)
+    return all(torch.equal(ours.cpu().nan_to_num(7.0), theirs.nan_to_num(7.0)) for ours, theirs in pairs)
+
+
+def mined_alike(rows, labels, distance="euclidean"):
+    """Whether both devices mine the same."""
+    found = fasttriplet.mine_batch_hard(rows.cuda(), labels.cuda(), distance=distance)
+    return same_bits(found, fasttriplet.mine_batch_hard(rows, labels, distance=distance))
+
+
+def left_open(rows, labels, distance="euclidean"):
+    """What the screen on the GPU left, by name."""
+    text = torch.ops.fasttriplet._cuda_mine_counters(rows.cuda(), labels.cuda(), DISTANCES.index(distance))
+    return {name: int(value) for name, value in (line.split("=") for line in text.split())}
+
+
+def with_ties(n, ties):
+    """A class a row; `ties` of them are equal, and farther from the others than those are from each other.
+
+    Of unit vectors with 128 dimensions the lists never hold more than a few.
+    """
+    rows, _ = random_batch(n, 128)
+    rows[10 : 10 + ties] = 3 * rows[10]
+    return rows, torch.arange(n)
+
+
+# First what rests on atomics between blocks and on the block that comes last, which the host's shim does not have.
+
+
+@needs_tensor_cores
+def test_a_few_anchors_with_more_ties_than_a_list_holds_cause_no_second_round():
+    """20 are few of 8000 even where float64 is slow; a list has 16 candidates up to 256 dimensions."""
+    batch = with_ties(8000, 20)
+    assert mined_alike(*batch)
+    found = left_open(*batch)
+    assert found["overflown_nearest"] == found["scanned_nearest"] == 20
+    assert found["fine_round"] == found["scanned_farthest"] == 0
+
+
+@needs_tensor_cores
+@pytest.mark.parametrize("n", [3000, 8000])
+def test_many_anchors_with_ties_cause_a_second_round(n):
+    batch = with_ties(n, n // 2)
+    assert mined_alike(*batch)
+    found = left_open(*batch)
+    assert found["fine_round"] == 1 and found["overflown_nearest"] >= found["scanned_nearest"] >= n // 2
+
+
+@needs_tensor_cores
+@pytest.mark.parametrize("n", [300, 512, 513])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_small_batch_full_of_ties(n, distance):
+    """Up to 512 rows an anchor whose list does not suffice is scored where candidates are settled."""
+    lattice = torch.randint(-1, 2, (n, 2), generator=torch.Generator().manual_seed(0)).float()
+    cpu, cuda = both(lattice, torch.arange(n) % 9, distance=distance)
+    assert same_bits(cuda[2:], cpu[2:])
+    torch.testing.assert_close(cuda[1], cpu[1], rtol=1e-5, atol=1e-9)
+    found = left_open(lattice, torch.arange(n) % 9, distance)
+    assert found["scanned_nearest"] + found["scanned_farthest"] > 100
+    assert found["fine_round"] == (n > 512)
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
+@pytest.mark.parametrize("n", [4096, 4097, 8192, 8193])
+def test_keys_are_ranked_or_sorted(n, wide):
+    """Up to 8192 labels, and edges, two a row, are ranked by counting; wide ones differ in their upper halves."""
+    rows, labels = random_batch(n, 32)
+    cpu, cuda = both(rows, (labels - 7) << 33 if wide else labels, distance="euclidean")
+    assert same_bits(cuda[2:], cpu[2:])
+    torch.testing.assert_close(cuda[0], cpu[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(cuda[1], cpu[1], rtol=1e-5, atol=1e-9)
+
+
+def test_inner_products_with_a_few_very_long_rows():
+    """The longest are found by all blocks, of which the last one merges what the others found."""
+    rows, labels = random_batch(100_000, 16)
+    rows[[3, 50_001, 99_998]] *= 1e4
+    assert mined_alike(rows, labels, "inner_product")
+
+
 @pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_the_bits_of_the_cpu(case, distance, dtype):
     embeddings, labels = batch(case, dtype)
     cpu, cuda = both(embeddings, labels, distance=distance, reduction="none", margin=0.5)
-    for ours, theirs in zip(cuda[2:], cpu[2:], strict=True):
-        assert torch.equal(ours.nan_to_num(7.0), theirs.nan_to_num(7.0))
+    assert same_bits(cuda[2:], cpu[2:])
     torch.testing.assert_close(cuda[0], cpu[0], rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(cuda[1], cpu[1], rtol=1e-12, atol=1e-12, equal_nan=True)  # hubs add in another order
 
@@ -66,25 +152,29 @@ def test_float_products_give_the_same(monkeypatch):
     monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "float")
     forced = fasttriplet.mine_batch_hard(rows, labels)
     monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "wood")
-    with pytest.raises(ValueError, match="FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma or float; got 'wood'"):
+    with pytest.raises(
+        ValueError, match="FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma, wgmma-pair or float; got 'wood'"
+    ):
         fasttriplet.mine_batch_hard(rows, labels)
     assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
 
 
+@needs_tensor_cores
 def test_tensor_cores_multiply_as_expected():
-    if torch.cuda.get_device_capability()[0] < 8:
-        pytest.skip("no bfloat16 tensor cores before compute capability 8.0")
-    assert torch.ops.fasttriplet._cuda_test_tensor_cores(torch.cuda.current_device(), False) == ""
+    device = torch.cuda.current_device()
+    assert torch.ops.fasttriplet._cuda_test_tensor_cores(device, "tensor") == ""
+    assert 0 < torch.ops.fasttriplet._cuda_tensor_core_share(device, "tensor") <= 1
 
 
 @pytest.mark.alone
-def test_wgmma_gives_the_same(monkeypatch):
+@pytest.mark.parametrize("products", HOPPER)
+def test_wgmma_gives_the_same(products, monkeypatch):
     built_for = fasttriplet.build_info()["cuda_architectures"]
     if torch.cuda.get_device_capability() != (9, 0) or "sm_90a" not in built_for:
         pytest.skip(f"wgmma needs compute capability 9.0 and a library built for 9.0a, not {built_for}")
     rows, labels = (tensor.cuda() for tensor in random_batch(5000, 96))
     default = fasttriplet.mine_batch_hard(rows, labels)
-    monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", "wgmma")
+    monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", products)
     forced = fasttriplet.mine_batch_hard(rows, labels)
     assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
 

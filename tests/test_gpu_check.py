@@ -1,10 +1,12 @@
 """The check on a GPU, benchmarks/gpu.sh and its steps, tried without one."""
 
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import cases, measure
-from benchmarks.gpu import LEFT_OUT, aims, answers, gate, kernels, products, small_run, tiers, timings
+from benchmarks.gpu import LEFT_OUT, aims, answers, apart, beside, gate, kernels, products, small_run, tiers, timings
 from fasttriplet import _library
 from tests import engine
 
@@ -20,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
+ANSWERS = [f"answers_{kind}" for kind in products.PRODUCTS]
 
 
 def check(*arguments, root=ROOT, python=sys.executable, out=None, tools=None):
@@ -39,12 +42,39 @@ def stub(path, cases):
 
 def verdicts(output):
     """Of the last lines: the verdict on every step."""
-    found = re.findall(r"^(passed|FAILED|left out) +(\w+) ", output, flags=re.MULTILINE)
+    found = re.findall(r"^(passed|FAILED|left out) +([\w-]+) ", output, flags=re.MULTILINE)
     return {step: verdict for verdict, step in found}
 
 
 def spread(value):
     return measure.Spread(value, value, value)
+
+
+SECOND = (
+    *("suite", "timings", "memcheck", "racecheck", "amx", "capture_first", "wgmma_beside", "wgmma-pair_beside"),
+    *("reduce_overhead", "ncu", "compiled_peer"),
+)
+
+
+class Here:
+    """Calls in this process, where a test has put in what they are to find; `begun` counts the processes."""
+
+    begun = 0
+
+    def __init__(self, seconds):
+        self.end()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, function, *arguments):
+        return function(*arguments)
+
+    def end(self):
+        Here.begun += 1
 
 
 @pytest.fixture
@@ -70,13 +100,14 @@ def imagined_gpu(monkeypatch):
 def test_the_first_half_without_a_gpu(tmp_path):
     run = check("first", "--device", "cpu", out=tmp_path)
     assert run.returncode == 0, run.stdout
-    steps = ("gate", "answers_float", "answers_tensor", "answers_wgmma", "kernels", "cuda_tests")
-    assert verdicts(run.stdout) == dict.fromkeys(steps, "passed")
-    assert run.stdout.splitlines()[-1] == "first half: 6 passed, 0 FAILED, 0 left out"
+    assert verdicts(run.stdout) == dict.fromkeys(("gate", *ANSWERS, "cuda_tests", "kernels"), "passed")
+    assert run.stdout.splitlines()[-1] == "first half: 7 passed, 0 FAILED, 0 left out"
     assert run.stdout == (tmp_path / "gpu.log").read_text()
     if "avx2" in Path("/proc/cpuinfo").read_text():
         assert re.search(r"^tier +avx2$", run.stdout, flags=re.MULTILINE)  # the oracle, not the machine's best
-    assert run.stdout.count(": as the CPU") == 3 * 4 * len(answers.TRIAL)
+    assert run.stdout.count(": as the CPU") == 4 * 4 * len(answers.TRIAL)
+    for kind in products.PRODUCTS:  # the gate's, and the step's own
+        assert run.stdout.count(f"\n{products.share(kind, CPU)}\n") == 2
     table = (tmp_path / "gpu-trial_kernels.md").read_text()
     assert "## 128 x 128, a CPU" in table and "| `batch_hard_loss` | 1 |" in table
 
@@ -89,37 +120,25 @@ def test_the_second_half_without_a_gpu(tmp_path):
     found = verdicts(run.stdout)
     assert [found.pop(step) for step in ("gate", "suite", "timings")] == ["passed"] * 3
     assert found.pop("amx") == ("passed" if "amx_tile" in Path("/proc/cpuinfo").read_text() else "left out")
-    needs_gpu = ("memcheck", "racecheck", "capture_first", "wgmma_beside", "reduce_overhead", "ncu", "compiled_peer")
-    assert found == dict.fromkeys(needs_gpu, "left out")
+    assert found == dict.fromkeys((*SECOND[2:4], *SECOND[5:]), "left out")
     assert "fasttriplet's engine: shim" in run.stdout
     assert "| 128 x 128 | all 128 anchors |" in (tmp_path / "gpu-trial.md").read_text()
     assert (tmp_path / "gpu-trial_time.png").stat().st_size > 10_000
 
 
 def test_a_step_that_fails_is_named_and_leaves_the_others(tmp_path):
-    python = stub(tmp_path / "python", "*gpu.answers*tensor*) exit 1 ;;\n*gpu.answers*wgmma*) exit 77 ;;")
+    cases = "*gpu.answers*tensor*) exit 1 ;;\n*gpu.answers*wgmma-pair*) ;;\n*gpu.answers*wgmma*) exit 77 ;;"
+    python = stub(tmp_path / "python", cases)
     run = check("first", "--device", "cpu", python=python, out=tmp_path)
     assert run.returncode == 1
     found = verdicts(run.stdout)
     assert found.pop("answers_tensor") == "FAILED" and found.pop("answers_wgmma") == "left out"
-    assert found == dict.fromkeys(("gate", "answers_float", "kernels", "cuda_tests"), "passed")
-    assert run.stdout.splitlines()[-1] == "first half: 4 passed, 1 FAILED, 1 left out"
-    assert "answers_tensor   exit status 1 after" in run.stdout
+    assert found == dict.fromkeys(("gate", "answers_float", "answers_wgmma-pair", "kernels", "cuda_tests"), "passed")
+    assert run.stdout.splitlines()[-1] == "first half: 5 passed, 1 FAILED, 1 left out"
+    assert "answers_tensor     exit status 1 after" in run.stdout
 
 
-@pytest.mark.parametrize(
-    ("half", "steps"),
-    [
-        ("first", ["answers_float", "answers_tensor", "answers_wgmma", "kernels", "cuda_tests"]),
-        (
-            "second",
-            [
-                *("suite", "timings", "memcheck", "racecheck", "amx", "capture_first", "wgmma_beside"),
-                *("reduce_overhead", "ncu", "compiled_peer"),
-            ],
-        ),
-    ],
-)
+@pytest.mark.parametrize(("half", "steps"), [("first", (*ANSWERS, "cuda_tests", "kernels")), ("second", SECOND)])
 @pytest.mark.parametrize("capability", ["9.0", "8.0"])
 def test_what_is_run_on_a_gpu(tmp_path, half, steps, capability):
     """In which order and by which tools, all of them stubs here."""
@@ -133,7 +152,9 @@ def test_what_is_run_on_a_gpu(tmp_path, half, steps, capability):
     found = verdicts(run.stdout)
     assert list(found) == ["gate", *steps]
     amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
-    expected = {step for step, there in (("amx", amx), ("wgmma_beside", capability == "9.0")) if not there}
+    hopper = capability == "9.0"
+    needs = (("amx", amx), ("wgmma_beside", hopper), ("wgmma-pair_beside", hopper))
+    expected = {step for step, there in needs if not there}
     assert {step for step, verdict in found.items() if verdict != "passed"} == expected & set(steps)
     if half == "second":
         for tool, kernels_followed in (("memcheck", "fasttriplet"), ("racecheck", "ScreenPairs")):
@@ -149,7 +170,7 @@ def test_a_step_that_hangs_is_stopped_and_the_half_keeps_its_time(tmp_path):
     assert run.returncode == 1
     found = verdicts(run.stdout)
     assert found.pop("gate") == "passed" and found.pop("answers_float") == "FAILED"
-    assert set(found.values()) == {"left out"} and "kernels          no time was left" in run.stdout
+    assert set(found.values()) == {"left out"} and "kernels            no time was left" in run.stdout
     assert int(re.search(r"== first half: (\d+) s of 16", run.stdout)[1]) <= 16
     assert re.search(r"answers_float +stopped after \d+ s", run.stdout)
 
@@ -194,10 +215,11 @@ def test_the_script_names_what_is_wrong(tmp_path, arguments, message):
 
 
 def test_what_runs_alone_is_marked_so():
-    named = re.findall(r"^ +alone \w+ \d+ (\w+)$", SCRIPT.read_text(), flags=re.MULTILINE)
+    named = re.findall(r'^ +alone [\w-]+ \d+ "?(\w+)(?:\[(.*)\]")?$', SCRIPT.read_text(), flags=re.MULTILINE)
     source = (ROOT / "tests" / "test_cuda.py").read_text()
-    marked = re.findall(r"@pytest.mark.alone\ndef (\w+)", source)
-    assert sorted(named) == sorted(marked) and len(marked) == 3
+    marked = re.findall(r"@pytest.mark.alone\n(?:@pytest.mark.parametrize.*\n)?def (\w+)", source)
+    assert sorted({name for name, _ in named}) == sorted(marked) and len(marked) == 3
+    assert tuple(kind for name, kind in named if name == "test_wgmma_gives_the_same") == products.HOPPER
 
 
 def test_every_file_of_the_suite_is_there():
@@ -212,6 +234,23 @@ def test_the_gate_shows_why_the_cuda_library_is_absent(monkeypatch, capsys):
     assert gate.main() == gate.NOT_LOADED
     told = capsys.readouterr().out
     assert "Imagined GPU" in told and "CUDA library is not loaded: undefined symbol: nothing_has_this" in told
+
+
+def test_the_gate_tells_how_exact_tensor_cores_are_whatever_becomes_of_their_test(monkeypatch, capsys):
+    def share(kind, device):
+        if kind == "wgmma":
+            raise RuntimeError("no end within 15.0 s")
+        return f"{kind}: a share"
+
+    monkeypatch.setattr(apart, "Apart", Here)
+    monkeypatch.setattr(products, "share", share)
+    gate.tell_shares(CUDA)
+    assert capsys.readouterr().out.splitlines() == [
+        "float: a share",
+        "tensor: a share",
+        "wgmma: the test of its tensor cores ended in no end within 15.0 s",
+        "wgmma-pair: a share",
+    ]
 
 
 # What is carried to a machine with a GPU.
@@ -284,17 +323,83 @@ def test_answers_that_are_wrong_end_the_step_in_an_error(monkeypatch, capsys):
     assert capsys.readouterr().out.count("FAILED: the gradient differs by up to") == 4
 
 
+def test_answers_tell_how_exact_tensor_cores_are_and_need_their_test(monkeypatch, capsys):
+    operators = torch.ops.fasttriplet
+    asked = []
+    monkeypatch.setattr(products, "lacking", lambda *_: "")
+    monkeypatch.setattr(operators, "_cuda_test_tensor_cores", lambda *a: asked.append(a) or "wood", raising=False)
+    monkeypatch.setattr(operators, "_cuda_tensor_core_share", lambda *a: asked.append(a) or 0.25, raising=False)
+    monkeypatch.setattr("sys.argv", ["answers", "wgmma-pair", "--device", "cuda:0"])
+    assert answers.main() == 1 and asked == [(0, "wgmma-pair")] * 2
+    told = capsys.readouterr().out
+    assert "wgmma-pair: the largest error of a tensor core's product is 0.2500 of what the bound allows" in told
+    assert "wgmma-pair is not trusted: wood" in told
+
+    def refuse(*_):
+        raise RuntimeError("illegal instruction")
+
+    monkeypatch.setattr(operators, "_cuda_test_tensor_cores", lambda *a: "")
+    monkeypatch.setattr(operators, "_cuda_tensor_core_share", refuse)
+    assert answers.main() == 1 and "is not trusted: illegal instruction" in capsys.readouterr().out
+    monkeypatch.setattr(operators, "_cuda_test_tensor_cores", refuse)
+    assert products.distrust("tensor", torch.device("cuda:0")).endswith("tensor cores ended in illegal instruction")
+
+
+def test_a_call_in_a_process_apart_loses_nothing_here(monkeypatch):
+    with apart.Apart(60) as call:
+        assert call(math.sqrt, 4.0) == 2
+        first = call(os.getpid)
+        assert first != os.getpid() and call(os.getpid) == first
+        with pytest.raises(RuntimeError, match=r"^ValueError: .*domain"):
+            call(math.sqrt, -1.0)
+        assert call(os.getpid) != first  # what failed may have broken its process
+        with pytest.raises(RuntimeError, match=r"^its process ended with status 3$"):
+            call(os._exit, 3)
+        assert call(math.sqrt, 9.0) == 3
+        call.seconds = 0.2
+        with pytest.raises(RuntimeError, match=r"^no end within 0\.2 s$"):
+            call(time.sleep, 100)
+        call.seconds = 60
+        second = call(os.getpid)
+        call.end()
+        assert call(os.getpid) != second
+
+
+def test_the_fastest_kind_is_named():
+    assert beside.fastest(4, 2, {"wgmma": 1.25, "wgmma-pair": 0.5}) == (
+        "Fastest at 4 x 2: wgmma-pair; beside the default, wgmma took 1.250 of its time, wgmma-pair took 0.500 of its "
+        "time."
+    )
+    assert beside.fastest(4, 2, {"wgmma": 1.25}) == (
+        "Fastest at 4 x 2: the default; beside the default, wgmma took 1.250 of its time, wgmma-pair was not measured."
+    )
+
+
+def test_kinds_are_timed_in_turn_with_the_default():
+    seen = []
+    times = beside.in_turn("wgmma-pair", lambda: seen.append(os.environ.get("FASTTRIPLET_CUDA_PRODUCTS")), CPU)
+    assert list(times) == ["fasttriplet", "fasttriplet wgmma-pair"]
+    assert set(seen) == {None, "wgmma-pair"}
+    for module in (kernels, timings):
+        found = module.timed_by("wgmma", 64, 8, CPU)
+        assert list(found if module is timings else found.milliseconds) == ["fasttriplet", "fasttriplet wgmma"]
+
+
 def test_products_that_a_gpu_lacks_are_left_out(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    for kind in ("tensor", "wgmma"):
+    for kind in ("tensor", *products.HOPPER):
         monkeypatch.setattr("sys.argv", ["answers", kind])
         assert answers.main() == LEFT_OUT
-    assert "tensor needs compute capability 8.0 or later, not compute capability 7.5" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "tensor needs compute capability 8.0 or later, not compute capability 7.5" in told
+    for kind in products.HOPPER:
+        assert f"\n{kind} needs compute capability 9.0, not compute capability 7.5" in told
     assert products.lacking("float", CUDA) == ""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     for built_for, expected in (("sm_80,sm_90a", ""), ("sm_90", "wgmma needs a library built for sm_90a, not sm_90")):
         monkeypatch.setattr(products.fasttriplet, "build_info", lambda b=built_for: {"cuda_architectures": b})
         assert products.lacking("wgmma", CUDA) == expected
+        assert products.lacking("wgmma-pair", CUDA) == expected.replace("wgmma", "wgmma-pair")
 
 
 def test_products_are_forced_for_a_while(monkeypatch):
@@ -302,8 +407,9 @@ def test_products_are_forced_for_a_while(monkeypatch):
         monkeypatch.delenv("FASTTRIPLET_CUDA_PRODUCTS", raising=False)
         if before is not None:
             monkeypatch.setenv("FASTTRIPLET_CUDA_PRODUCTS", before)
-        with products.forced("wgmma"):
-            assert engine.ShimEngine._products(10) == "wgmma"
+        for kind in products.HOPPER:
+            with products.forced(kind):
+                assert engine.ShimEngine._products(10) == kind
         assert os.environ.get("FASTTRIPLET_CUDA_PRODUCTS") == before
     assert [engine.ShimEngine._products(n) for n in (4096, 4097)] == ["small-tensor", "large-tensor"]
 
@@ -348,34 +454,60 @@ def fused_twice(rows, labels):
     return sum(timings.fasttriplet.batch_hard_triplet_loss(rows, labels) for _ in range(2))
 
 
+def times_by(kind, default, its):
+    return {"fasttriplet": spread(default), beside.contender(kind): spread(its)}
+
+
 @pytest.mark.usefixtures("imagined_gpu")
-@pytest.mark.parametrize("distrust", ["no such unit", ""])
-def test_kernels_are_reported_by_size_and_wgmma_is_not_judged(tmp_path, monkeypatch, capsys, distrust):
+@pytest.mark.parametrize("distrusted", [(), ("wgmma",), products.HOPPER])
+@pytest.mark.parametrize("wrong", [(), ("wgmma",), ("wgmma-pair",)])
+def test_kernels_are_reported_by_size_and_kind_and_no_kind_loses_another(
+    tmp_path, monkeypatch, capsys, distrusted, wrong
+):
     done = []
 
     def timed(n, d, device):
-        wgmma = os.environ.get("FASTTRIPLET_CUDA_PRODUCTS") == "wgmma"
         done.append(("timed", n))
-        return kernels.Section(n, d, {"fasttriplet": spread(1.0 if wgmma else 9.0)}, "fine_round 0")
+        return kernels.Section(n, d, {"fasttriplet": spread(9.0)}, "fine_round 0")
+
+    def timed_by(kind, n, d, device):
+        done.append((kind, n))
+        if kind in wrong:
+            raise RuntimeError("it hung")
+        return kernels.Section(n, d, times_by(kind, 2.0, 1.0 if kind == "wgmma" else 0.5), "fine_round 1")
 
     def profiled(run, device):
         done.append("profiled")
         return kernels.Kernel("ScreenPairs", 1, 30.0), kernels.Kernel("Memset", 3, 10.0)
 
+    monkeypatch.setattr(kernels, "Apart", Here)
     monkeypatch.setattr(kernels, "timed", timed)
+    monkeypatch.setattr(kernels, "timed_by", timed_by)
     monkeypatch.setattr(kernels, "profiled", profiled)
     monkeypatch.setattr(kernels, "batch", lambda *_: cases.batch(8, 2, 2))
-    monkeypatch.setattr(products, "distrust", lambda *_: distrust)
-    monkeypatch.setattr("sys.argv", ["kernels", "--sizes", "64x8", "65536x512", "--output", str(tmp_path)])
-    assert kernels.main() == 0
-    assert done[:4] == [("timed", 64), ("timed", 65536), "profiled", "profiled"]
-    assert done[4:] == ([] if distrust else [("timed", 65536), "profiled"])
+    monkeypatch.setattr(products, "distrust", lambda kind, _: "no such unit" if kind in distrusted else "")
+    sizes = ["64x8", "65536x512", "131072x128"]
+    monkeypatch.setattr("sys.argv", ["kernels", "--sizes", *sizes, "--output", str(tmp_path)])
+    asked = [kind for kind in products.HOPPER if kind not in distrusted]
+    failing = [kind for kind in asked if kind in wrong]
+    assert kernels.main() == (1 if failing else 0)
+    assert done[:6] == [("timed", 64), ("timed", 65536), ("timed", 131072)] + 3 * ["profiled"]
+    compared = [(kind, n) for kind in asked for n in (65536, 131072) if kind not in wrong or n == 65536]
+    assert done[6:] == compared + 2 * (len(asked) - len(failing)) * ["profiled"]
     text = (tmp_path / "imagined-gpu_kernels.md").read_text()
     assert "65536 x 512, fasttriplet: 9 ms (9 ms to 9 ms), MISSES the bar of 8 ms" in text
     assert "| `ScreenPairs` | 1 | 30.0 | 75.0 % |\n| `Memset` | 3 | 10.0 | 25.0 % |" in text
     assert "4 launches a step, 40.0 us in kernels." in text
-    assert ("## 65536 x 512 by wgmma, Imagined GPU" in text) == (not distrust)
-    assert ("wgmma is left out: no such unit" in capsys.readouterr().out) == bool(distrust)
+    told = capsys.readouterr().out
+    for kind in products.HOPPER:
+        measured = kind in asked and kind not in wrong
+        assert (f"## 131072 x 128 by {kind}, Imagined GPU" in text) == measured
+        assert (f"FAILED: 65536 x 512 by {kind}: it hung." in text) == (kind in failing)
+        assert (f"{kind} is left out: no such unit" in told) == (kind in distrusted)
+    measured = [kind for kind in asked if kind not in wrong]
+    for output in (text, told):
+        assert output.count("Fastest at ") == (2 if measured else 0)
+        assert not measured or f"Fastest at 65536 x 512: {measured[-1]}; beside" in output
 
 
 def test_counters_of_the_screen_are_shown_whatever_they_are(monkeypatch):
@@ -410,28 +542,52 @@ def row(n, d, *_):
 
 
 @pytest.mark.usefixtures("imagined_gpu")
-@pytest.mark.parametrize(("distrust", "wrong"), [("no such unit", ""), ("", "it hung"), ("", "")])
-def test_aims_come_first_and_wgmma_loses_no_timings(tmp_path, monkeypatch, capsys, distrust, wrong):
+@pytest.mark.parametrize(
+    ("distrusted", "wrong"),
+    [(products.HOPPER, ()), (("wgmma",), ()), ((), ("wgmma",)), ((), ("wgmma-pair",)), ((), ())],
+)
+def test_aims_come_first_and_no_kind_loses_timings(tmp_path, monkeypatch, distrusted, wrong):
     order = []
 
-    def by_wgmma(n, d, device):
-        order.append("wgmma")
-        if wrong:
-            raise RuntimeError(wrong)
-        return {"fasttriplet": spread(1.0), timings.WGMMA: spread(0.5)}
+    def timed_by(kind, n, d, device):
+        order.append((kind, n))
+        if kind in wrong:
+            raise RuntimeError("it hung")
+        return times_by(kind, 1.0, 0.5 if kind == "wgmma" else 0.75)
 
+    monkeypatch.setattr(timings, "Apart", Here)
     monkeypatch.setattr(timings, "measure", lambda *a: order.append(a[:2]) or row(*a))
-    monkeypatch.setattr(timings, "by_wgmma", by_wgmma)
-    monkeypatch.setattr(products, "distrust", lambda *_: distrust)
+    monkeypatch.setattr(timings, "timed_by", timed_by)
+    monkeypatch.setattr(products, "distrust", lambda kind, _: "no such unit" if kind in distrusted else "")
+    monkeypatch.setattr(Here, "begun", 0)
     report = timings.Report(tmp_path, CUDA, "")
-    timings.run(report, [(1024, 128), (65536, 512), (64, 8), (256, 128)], (), float("inf"))
-    assert order == [(65536, 512), (256, 128), *(["wgmma"] if not distrust else []), (1024, 128), (64, 8)]
+    sizes = [(1024, 128), (65536, 512), (64, 8), (256, 128), (1048576, 128)]
+    timings.run(report, sizes, (), float("inf"))
+    assert Here.begun == 1 + len(distrusted)  # a test that failed may have broken its process
+    asked = [kind for kind in products.HOPPER if kind not in distrusted]
+    by_kind = [(kind, n) for kind in asked for n in (65536, 1048576) if kind not in wrong or n == 65536]
+    assert order == [(65536, 512), (256, 128), (1048576, 128), *by_kind, (1024, 128), (64, 8)]
     text = (tmp_path / "imagined-gpu.md").read_text()
-    assert text.count("| Imagined GPU |") == 4 and "- Imagined GPU, 65536 x 512, fasttriplet: 1 ms" in text
-    assert ("wgmma is not timed: no such unit." in text) == bool(distrust)
-    assert ("FAILED: 65536 x 512 by wgmma: it hung" in text) == bool(wrong)
-    timed = "fasttriplet wgmma ms" in text, "wgmma took 0.500 of the default's time at 65536 x 512" in text
-    assert timed == (not distrust and not wrong,) * 2
+    assert text.count("| Imagined GPU |") == 5 and "- Imagined GPU, 65536 x 512, fasttriplet: 1 ms" in text
+    measured = [kind for kind in asked if kind not in wrong]
+    for kind in products.HOPPER:
+        assert (f"{kind} is left out: no such unit" in text) == (kind in distrusted)
+        assert (f"FAILED: 65536 x 512 by {kind}: it hung" in text) == (kind in asked and kind in wrong)
+        assert (f"| fasttriplet {kind} ms |" in text) == (kind in measured)
+    assert text.count("Fastest at ") == (2 if measured else 0)
+    assert not measured or f"Fastest at 65536 x 512: {measured[0]}; beside" in text
+
+
+@pytest.mark.usefixtures("imagined_gpu")
+def test_kinds_are_left_out_where_the_time_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(timings, "Apart", Here)
+    monkeypatch.setattr(timings, "measure", row)
+    monkeypatch.setattr(products, "distrust", lambda *_: "")
+    clock = iter([0.0, 1.0, 1.0])
+    monkeypatch.setattr(timings, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    report = timings.Report(tmp_path, CUDA, "")
+    timings.run(report, [(65536, 512)], (), 0.5)
+    assert report.left_out == ["65536 x 512 by wgmma", "65536 x 512 by wgmma-pair"] and not report.failed
 
 
 def test_a_size_that_fails_is_told_and_leaves_the_others(tmp_path, monkeypatch):
@@ -468,12 +624,13 @@ def test_a_product_in_chunks_of_rows(monkeypatch):
 
 @pytest.mark.parametrize("tool", small_run.PLANS)
 def test_the_small_run_for_a_sanitizer(tool, monkeypatch, capsys):
-    monkeypatch.setattr(small_run, "distrust", lambda kind, device: "too old" if kind == "wgmma" else "")
+    monkeypatch.setattr(small_run, "distrust", lambda kind, device: "too old" if kind in products.HOPPER else "")
     small_run.run(tool, CPU)
     told = capsys.readouterr().out
     plan = small_run.PLANS[tool]
     assert told.count(": ran") == 2 * len(plan.shapes) * len(plan.distances)
-    assert ("wgmma is left out: too old" in told) == (tool == "memcheck")
+    for kind in products.HOPPER:
+        assert (f"{kind} is left out: too old" in told) == (tool == "memcheck")
 
 
 @pytest.mark.slow

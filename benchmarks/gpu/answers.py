@@ -1,7 +1,7 @@
 """Pairs, distances, loss and gradient by one kind of products against the CPU's, a line a case as it goes.
 
-``python -m benchmarks.gpu.answers float|tensor|wgmma``: a process a kind, since what one breaks on a GPU is broken for
-the rest of its process.
+``python -m benchmarks.gpu.answers float|tensor|wgmma|wgmma-pair``: a process a kind, since what one breaks
+on a GPU is broken for the rest of its process.
 """
 
 from __future__ import annotations
@@ -122,6 +122,10 @@ def main() -> int:
         print(missing)
         return LEFT_OUT
     wrong = products.distrust(kind, device)
+    try:
+        print(products.share(kind, device), flush=True)
+    except RuntimeError as error:
+        wrong = wrong or str(error)
     if wrong:
         print(f"{kind} is not trusted: {wrong}")
         return 1

@@ -1,4 +1,4 @@
-"""Whether anything can be checked here: the libraries load and serve 64 rows.
+"""Whether anything can be checked here: the libraries load and serve 64 rows. How exact tensor cores are is told too.
 
 Exit status 2 where they do not, 3 without a GPU.
 """
@@ -11,6 +11,8 @@ import os
 import torch
 
 NOT_LOADED, NO_GPU = 2, 3
+#: Of the test of one kind of tensor cores, in a process apart: a hang there is a later step's failure, not the gate's.
+TEST_SECONDS = 15.0
 
 
 def sentences(error: BaseException | None) -> str:
@@ -41,6 +43,19 @@ def serve(device: str) -> None:
     print(info.format_info(info.build_info()))
 
 
+def tell_shares(device: torch.device) -> None:
+    """A line for each kind of products; nothing that goes wrong there is the gate's failure."""
+    from benchmarks.gpu import products
+    from benchmarks.gpu.apart import Apart
+
+    with Apart(TEST_SECONDS) as apart:
+        for kind in products.PRODUCTS:
+            try:
+                print(apart(products.share, kind, device), flush=True)
+            except RuntimeError as error:
+                print(f"{kind}: the test of its tensor cores ended in {error}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -55,6 +70,7 @@ def main() -> int:
     except Exception as error:
         print(sentences(error))
         return NOT_LOADED
+    tell_shares(torch.device(device))
     return 0
 
 

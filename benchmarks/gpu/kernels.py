@@ -2,7 +2,8 @@
 
 Writes ``<gpu>_kernels.md`` anew after each size. Beside the kernels stand the time of a step launched by Python, up to
 8192 rows its time in a graph, and how that stands to what is aimed at. All sizes are timed before the first is
-profiled, since a profiler stays in the way of later launches.
+profiled, since a profiler stays in the way of later launches. Hopper's products come last, in turn with the default and
+in a process apart, and which kind was fastest is said at each size.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import fasttriplet
 from benchmarks.cases import OURS, shape_name, size, step
-from benchmarks.gpu import aims, products
+from benchmarks.gpu import aims, beside, products
+from benchmarks.gpu.apart import Apart
 from benchmarks.gpu.device import batch, describe, in_graph, listed, milliseconds, name_of, slug, synchronize
 from benchmarks.measure import Spread, table
 
@@ -101,6 +103,19 @@ def timed(n: int, d: int, device: torch.device) -> Section:
     return Section(n, d, milliseconds(contenders, device), counters(rows, labels))
 
 
+def timed_by(kind: str, n: int, d: int, device: torch.device) -> Section:
+    """In turn with the default, with the counters of the kind's screen."""
+    rows, labels = batch(n, d, device)
+    times = beside.in_turn(kind, step(fasttriplet.batch_hard_triplet_loss, rows, labels), device)
+    with products.forced(kind):
+        return Section(n, d, times, counters(rows, labels))
+
+
+def profiled_by(kind: str, n: int, d: int, device: torch.device) -> tuple[Kernel, ...]:
+    with products.forced(kind):
+        return profiled(step(fasttriplet.batch_hard_triplet_loss, *batch(n, d, device)), device)
+
+
 def rendered(section: Section, title: str) -> str:
     parts = [
         f"## {title}",
@@ -126,17 +141,16 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.device = folder / f"{slug(device)}_kernels.md", device
         self.sections: dict[str, Section] = {}
+        self.ratios: dict[tuple[int, int], dict[str, float]] = {}  # of Hopper's products to the default, by size
+        self.failed: list[str] = []
 
-    def time(self, title: str, n: int, d: int) -> None:
-        section = self.sections[title] = timed(n, d, self.device)
+    def time(self, title: str, section: Section) -> None:
+        self.sections[title] = section
         print(f"{name_of(self.device)}, {title}, ms: {listed(section.milliseconds)}; {section.counters}", flush=True)
         self.write()
 
-    def profile(self, title: str) -> None:
-        section = self.sections[title]
-        run = step(fasttriplet.batch_hard_triplet_loss, *batch(section.n, section.d, self.device))
-        kernels = profiled(run, self.device)
-        self.sections[title] = section._replace(kernels=kernels)
+    def profile(self, title: str, kernels: tuple[Kernel, ...]) -> None:
+        self.sections[title] = self.sections[title]._replace(kernels=kernels)
         print(f"{name_of(self.device)}, {title}, kernels:", flush=True)
         for kernel in kernels[:8]:
             print(f"  {kernel.microseconds:12.1f} us {kernel.launches:4.3g} x {kernel.name}", flush=True)
@@ -148,6 +162,14 @@ class Report:
         by_default = {(s.n, s.d): s.milliseconds for title, s in self.sections.items() if title == shape_name(s.n, s.d)}
         return aims.judged(name_of(self.device), by_default)
 
+    def fastest(self) -> list[str]:
+        return [beside.fastest(*at, ratios) for at, ratios in self.ratios.items()]
+
+    def fail(self, what: str, error: Exception) -> None:
+        self.failed.append(f"{what}: {error}")
+        print(f"{name_of(self.device)}, {what} FAILED: {error}", flush=True)
+        self.write()
+
     def write(self) -> None:
         name = name_of(self.device)
         verdicts = self.verdicts()
@@ -158,9 +180,39 @@ class Report:
             "vectors. Times are by the device's clock, median (lowest to highest). Kernels are added up by name; by as "
             "much as a step takes longer than its kernels, the device waits between them.",
             *(["## Aims", "\n".join(verdicts)] if verdicts else []),
+            *self.fastest(),
+            *([f"FAILED: {'; '.join(self.failed)}."] if self.failed else []),
             *(rendered(section, f"{title}, {name}") for title, section in self.sections.items()),
         ]
         self.path.write_text("\n\n".join(parts) + "\n")
+
+
+def compare_products(report: Report, sizes: Sequence[tuple[int, int]]) -> None:
+    """A kind that fails at one size is not tried at the next, which might take as long; it leaves the other kind."""
+    device = report.device
+    large = [at for at in sizes if at[0] > products.SMALL_TILES]
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the memory is the other process's now
+    with Apart(beside.MOST) as apart:
+        measured = []
+        for kind in beside.kinds(apart, device, print):
+            for n, d in large:
+                title = f"{shape_name(n, d)} by {kind}"
+                try:
+                    section = apart(timed_by, kind, n, d, device)
+                except RuntimeError as error:
+                    report.fail(title, error)
+                    break
+                report.ratios.setdefault((n, d), {})[kind] = beside.ratio(kind, section.milliseconds)
+                report.time(title, section)
+                measured.append((kind, title, n, d))
+        for line in report.fastest():
+            print(line, flush=True)
+        for kind, title, n, d in measured:  # after all times, as before
+            try:
+                report.profile(title, apart(profiled_by, kind, n, d, device))
+            except RuntimeError as error:
+                report.fail(f"the profile of {title}", error)
 
 
 def main() -> int:
@@ -172,22 +224,15 @@ def main() -> int:
     device = arguments.device
     report = Report(arguments.output, device)
     for n, d in arguments.sizes:
-        report.time(shape_name(n, d), n, d)
+        report.time(shape_name(n, d), timed(n, d, device))
     for line in report.verdicts():
         print(line, flush=True)
     for n, d in arguments.sizes:
-        report.profile(shape_name(n, d))
+        run = step(fasttriplet.batch_hard_triplet_loss, *batch(n, d, device))
+        report.profile(shape_name(n, d), profiled(run, device))
     if device.type == "cuda":
-        distrust = products.distrust("wgmma", device)  # last: what it breaks is broken for the process
-        if distrust:
-            print(f"wgmma is left out: {distrust}")
-            return 0
-        for n, d in arguments.sizes:
-            if n > products.SMALL_TILES:
-                with products.forced("wgmma"):
-                    report.time(f"{shape_name(n, d)} by wgmma", n, d)
-                    report.profile(f"{shape_name(n, d)} by wgmma")
-    return 0
+        compare_products(report, arguments.sizes)
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Small batches through the CUDA kernels, for a sanitizer: ``compute-sanitizer python -m benchmarks.gpu.small_run``.
 
 ``memcheck``: the kernels of float32, two shapes and two distances by each kind of products that can be trusted here.
-``racecheck``: the screens alone, whose every access of shared memory it follows; not wgmma, whose reads of shared
+``racecheck``: the screens alone, whose every access of shared memory it follows; not Hopper's, whose reads of shared
 memory by the tensor cores and writes by the copy engine it may not follow.
 """
 
@@ -15,7 +15,7 @@ import torch
 import fasttriplet
 from benchmarks.cases import shape_name
 from benchmarks.gpu.device import synchronize
-from benchmarks.gpu.products import distrust, forced
+from benchmarks.gpu.products import PRODUCTS, distrust, forced
 
 
 class Plan(NamedTuple):
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 
 PLANS = {
     # Small and large tiles, few and many labels to order, with and without the scale of products.
-    "memcheck": Plan(((97, 33), (8300, 16)), ("euclidean", "inner_product"), ("float", "tensor", "wgmma")),
+    "memcheck": Plan(((97, 33), (8300, 16)), ("euclidean", "inner_product"), PRODUCTS),
     "racecheck": Plan(((200, 24),), ("euclidean",), ("float", "tensor")),
 }
 

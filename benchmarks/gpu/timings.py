@@ -3,8 +3,9 @@
 Forward plus backward beside ``torch.mm(X, X.T)`` in float32, TF32 and bfloat16 and beside peers that no compiler has to
 make, in turn, by the device's own clock; mined indices, loss and gradient are verified before a row is timed. A product
 of more than 2^31 entries is computed in chunks of rows into the same memory, a few of them are timed and the time is
-scaled to all. The sizes that are aimed at come first, wgmma after them; ``--minutes`` ends it, and what was left out
-is said. What fails at one size is said too and leaves the others.
+scaled to all. The sizes that are aimed at come first, then Hopper's kinds of products there, in turn with the default
+and in a process apart; which was fastest is said at each size. ``--minutes`` ends it, and what was left out is said.
+What fails at one size is said too and leaves the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor
 import fasttriplet
 from benchmarks import peers
 from benchmarks.cases import OURS, YARDSTICK, shape_name, size, step, verify, verify_peer
-from benchmarks.gpu import aims, products
+from benchmarks.gpu import aims, beside, products
+from benchmarks.gpu.apart import Apart
 from benchmarks.gpu.device import batch, describe, in_graph, listed, milliseconds, name_of, slug, synchronize
 from benchmarks.measure import Spread, mib, table
 from benchmarks.plots import plot_times
@@ -33,7 +35,7 @@ SIZES = (
     *((1024, 128), (65536, 128), (262144, 128), (8192, 512), (1024, 512), (256, 512), (8192, 2048), (1024, 2048)),
     *((262144, 512), (65536, 2048), (1048576, 512)),
 )
-WGMMA, TF32, BF16 = f"{OURS} wgmma", "mm tf32", "mm bf16"
+TF32, BF16 = "mm tf32", "mm bf16"
 PEERS = ("gather", "masks")
 #: Matrices of N x N floats that a peer makes; it takes part where twice as many fit.
 PEER_MATRICES = 6
@@ -109,18 +111,12 @@ def measure(n: int, d: int, device: torch.device, wanted_peers: tuple[str, ...])
     return Row(n, d, verified, milliseconds(contenders, device), memory)
 
 
-def by_wgmma(n: int, d: int, device: torch.device) -> dict[str, Spread]:
-    """Hopper's products of four warps in turn with the default, which they are not until this says they should be."""
+def timed_by(kind: str, n: int, d: int, device: torch.device) -> dict[str, Spread]:
+    """Of a kind of products, once verified, in turn with the default."""
     rows, labels = batch(n, d, device)
-    ours = step(fasttriplet.batch_hard_triplet_loss, rows, labels)
-
-    def forced() -> None:
-        with products.forced("wgmma"):
-            ours()
-
-    with products.forced("wgmma"):
+    with products.forced(kind):
         verify(rows, labels, "euclidean")
-    return milliseconds({OURS: (ours, 1), WGMMA: (forced, 1)}, device)
+    return beside.in_turn(kind, step(fasttriplet.batch_hard_triplet_loss, rows, labels), device)
 
 
 class Report:
@@ -130,21 +126,24 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.device, self.stem = folder, device, slug(device) + suffix
         self.rows: dict[tuple[int, int], Row] = {}
+        self.ratios: dict[tuple[int, int], dict[str, float]] = {}  # of Hopper's products to the default, by size
         self.left_out: list[str] = []
         self.failed: list[str] = []
         self.notes: list[str] = []
 
-    def attempt(self, what: str, make: Callable[[], Row]) -> None:
-        """Adds a row or says what failed, on the terminal and in the report."""
+    def attempt(self, what: str, make: Callable[[], Row]) -> bool:
+        """Adds a row or says what failed, on the terminal and in the report; whether it did not fail."""
         try:
             row = make()
         except Exception as error:
             self.failed.append(f"{what}: {error}")
             print(f"{name_of(self.device)}, {what} FAILED: {error}", flush=True)
-        else:
-            self.rows[row.n, row.d] = row
-            print(f"{name_of(self.device)}, {what}, ms: {listed(row.milliseconds)}", flush=True)
+            self.write()
+            return False
+        self.rows[row.n, row.d] = row
+        print(f"{name_of(self.device)}, {what}, ms: {listed(row.milliseconds)}", flush=True)
         self.write()
+        return True
 
     def note(self, line: str) -> None:
         self.notes.append(line)
@@ -154,6 +153,9 @@ class Report:
         if self.device.type == "cpu":
             return []
         return aims.judged(name_of(self.device), {at: row.milliseconds for at, row in self.rows.items()})
+
+    def fastest(self) -> list[str]:
+        return [beside.fastest(*at, ratios) for at, ratios in self.ratios.items()]
 
     def write(self) -> None:
         if not self.rows:
@@ -186,6 +188,7 @@ class Report:
                 ["device", "N x D", "verified", *(f"{name} ms" for name in names), f"{OURS} / mm", "added peak MiB"],
                 cells,
             ),
+            *self.fastest(),
             *self.notes,
             *([f"FAILED: {'; '.join(self.failed)}."] if self.failed else []),
             *([f"Left out for lack of time: {', '.join(self.left_out)}."] if self.left_out else []),
@@ -194,11 +197,27 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
 
-def with_wgmma(report: Report, row: Row) -> Row:
-    found = by_wgmma(row.n, row.d, report.device)
-    ratio = found[WGMMA].median / found[OURS].median
-    report.note(f"wgmma took {ratio:.3f} of the default's time at {shape_name(row.n, row.d)}, in turn.")
-    return row._replace(milliseconds=row.milliseconds | {WGMMA: found[WGMMA]})
+def with_products(report: Report, kind: str, at: tuple[int, int], apart: Apart) -> Row:
+    """The row as it is, and what a kind of products took."""
+    found = apart(timed_by, kind, *at, report.device)
+    report.ratios.setdefault(at, {})[kind] = beside.ratio(kind, found)
+    row, name = report.rows[at], beside.contender(kind)
+    return row._replace(milliseconds=row.milliseconds | {name: found[name]})
+
+
+def compare_products(report: Report, sizes: list[tuple[int, int]], deadline: float) -> None:
+    """A kind that fails at one size is not tried at the next, which might take as long; it leaves the other kind."""
+    torch.cuda.empty_cache()  # the memory is the other process's now
+    with Apart(beside.MOST) as apart:
+        for kind in beside.kinds(apart, report.device, report.note):
+            for at in sizes:
+                what = f"{shape_name(*at)} by {kind}"
+                if time.monotonic() > deadline:
+                    report.left_out.append(what)
+                elif not report.attempt(what, lambda at=at, kind=kind: with_products(report, kind, at, apart)):
+                    break
+    for line in report.fastest():
+        print(line, flush=True)
 
 
 def run(report: Report, sizes: list[tuple[int, int]], wanted_peers: tuple[str, ...], deadline: float) -> None:
@@ -212,15 +231,9 @@ def run(report: Report, sizes: list[tuple[int, int]], wanted_peers: tuple[str, .
                 report.attempt(shape_name(n, d), lambda n=n, d=d: measure(n, d, device, wanted_peers))
 
     rows_of([at for at in sizes if at in AIMED])
-    aimed = list(report.rows.values())
-    if device.type == "cuda" and aimed:
-        distrust = products.distrust("wgmma", device)
-        if distrust:
-            report.note(f"wgmma is not timed: {distrust}.")
-        else:
-            for row in aimed:
-                if row.n > products.SMALL_TILES:
-                    report.attempt(f"{shape_name(row.n, row.d)} by wgmma", lambda row=row: with_wgmma(report, row))
+    large = [at for at in report.rows if at[0] > products.SMALL_TILES]
+    if device.type == "cuda" and large:
+        compare_products(report, large, deadline)
     rows_of([at for at in sizes if at not in AIMED])
     report.write()
 
