@@ -1,5 +1,8 @@
 """What makes the CUDA kernels fast and can be counted without a GPU: launches, tiles, banks, lists and shares."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -145,6 +148,16 @@ def test_tiles_in_which_nothing_searches_are_left_out_of_the_second_round(native
     assert mined["fine_round"] and mined["overflown"] == (100, 0) and mined["scanned"] == (0, 0)
     waits = sum(count for place, count in native.cuda.take_waits().items() if place.startswith("tile_float.cuh"))
     assert waits == 2 * 128 * (7 + 6)  # two for each thread of a tile: those of two rows of tiles, of 28 in all
+
+
+# Fences.
+
+
+def test_an_arrival_at_every_step_of_the_products_is_no_fence_of_all_memory():
+    """ptxas makes MEMBAR.ALL.GPU of a release to the cluster, before each arrival that frees a stage."""
+    source = (Path(__file__).parents[2] / "csrc" / "cuda" / "device_nvidia.cuh").read_text()
+    arrivals = re.findall(r'"(mbarrier\.arrive\.\S*)', source)
+    assert len(arrivals) == 2 and not [name for name in arrivals if ".release" in name], arrivals
 
 
 # The longest rows of inner products.
