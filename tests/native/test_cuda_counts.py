@@ -131,11 +131,13 @@ def test_the_farthest_are_shared_out_too(native):
 
 
 @pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE, INNER])
-def test_a_small_batch_scores_what_is_left_over_itself(native, distance):
+@pytest.mark.parametrize(("n", "d"), [(300, 2), (201, 27)])
+def test_a_small_batch_scores_what_is_left_over_itself(native, distance, n, d):
     set_up = setting(native)
     set_up.small_batch = native.cuda.small_batch
-    lattice = np.random.default_rng(0).integers(-1, 2, (300, 2)).astype(np.float32)
-    mined = check(native, lattice, np.arange(300) % 9, distance, "small-tensor", set_up)
+    lattice = np.random.default_rng(0).integers(-1, 2, (n, 2)).astype(np.float32)
+    lattice = np.repeat(lattice, [1, d - 1], axis=1)
+    mined = check(native, lattice, np.arange(n) % 9, distance, "small-tensor", set_up)
     assert sum(mined["scanned"]) > 100 and not mined["fine_round"] and mined["scan_shares"] == 0
 
 
