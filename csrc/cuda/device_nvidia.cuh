@@ -168,12 +168,14 @@ FT_DEVICE void arrival_expect(uint64_t* barrier, int bytes) {
                : "memory");
 #endif
 }
-// An arrival at the barrier that lies at this place in the shared memory of a block of the cluster.
+// An arrival at the barrier that lies at this place in the shared memory of a block of the cluster. What it tells of is
+// shared memory that the copy engine may write again, so it names no scope: ".release.cluster" is a fence of all
+// memory, a trip to the second-level cache (MEMBAR.ALL.GPU), at every step of the products.
 FT_DEVICE void arrive_at(uint64_t* barrier, int rank) {
 #if FT_SM90A
   unsigned target;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(target) : "r"(shared_address(barrier)), "r"(rank));
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(target) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(target) : "memory");
 #endif
 }
 // Until the phase of this parity has ended; the first one has parity 0. A box that never comes is an error of the

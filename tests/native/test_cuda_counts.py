@@ -1,5 +1,8 @@
 """What makes the CUDA kernels fast and can be counted without a GPU: launches, tiles, banks, lists and shares."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -128,11 +131,13 @@ def test_the_farthest_are_shared_out_too(native):
 
 
 @pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE, INNER])
-def test_a_small_batch_scores_what_is_left_over_itself(native, distance):
+@pytest.mark.parametrize(("n", "d"), [(300, 2), (201, 27)])
+def test_a_small_batch_scores_what_is_left_over_itself(native, distance, n, d):
     set_up = setting(native)
     set_up.small_batch = native.cuda.small_batch
-    lattice = np.random.default_rng(0).integers(-1, 2, (300, 2)).astype(np.float32)
-    mined = check(native, lattice, np.arange(300) % 9, distance, "small-tensor", set_up)
+    lattice = np.random.default_rng(0).integers(-1, 2, (n, 2)).astype(np.float32)
+    lattice = np.repeat(lattice, [1, d - 1], axis=1)
+    mined = check(native, lattice, np.arange(n) % 9, distance, "small-tensor", set_up)
     assert sum(mined["scanned"]) > 100 and not mined["fine_round"] and mined["scan_shares"] == 0
 
 
@@ -145,6 +150,16 @@ def test_tiles_in_which_nothing_searches_are_left_out_of_the_second_round(native
     assert mined["fine_round"] and mined["overflown"] == (100, 0) and mined["scanned"] == (0, 0)
     waits = sum(count for place, count in native.cuda.take_waits().items() if place.startswith("tile_float.cuh"))
     assert waits == 2 * 128 * (7 + 6)  # two for each thread of a tile: those of two rows of tiles, of 28 in all
+
+
+# Fences.
+
+
+def test_an_arrival_at_every_step_of_the_products_is_no_fence_of_all_memory():
+    """ptxas makes MEMBAR.ALL.GPU of a release to the cluster, before each arrival that frees a stage."""
+    source = (Path(__file__).parents[2] / "csrc" / "cuda" / "device_nvidia.cuh").read_text()
+    arrivals = re.findall(r'"(mbarrier\.arrive\.\S*)', source)
+    assert len(arrivals) == 2 and not [name for name in arrivals if ".release" in name], arrivals
 
 
 # The longest rows of inner products.
