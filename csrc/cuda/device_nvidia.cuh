@@ -179,7 +179,7 @@ FT_DEVICE void arrive_at(uint64_t* barrier, int rank) {
 #endif
 }
 // Until the phase of this parity has ended; the first one has parity 0. A box that never comes is an error of the
-// kernel, not a process that hangs: a try waits for some microseconds by itself, so these are minutes.
+// kernel, not a process that hangs: a try waits by itself, so these take seconds to minutes.
 FT_DEVICE void arrival_wait(uint64_t* barrier, int parity) {
 #if FT_SM90A
   unsigned done = 0;

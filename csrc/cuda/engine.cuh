@@ -33,9 +33,8 @@ enum class Products { kSmallTensor, kLargeTensor, kWgmma, kWgmmaPair, kFloat };
 // Up to 4096 rows small tiles keep more of the machine busy.
 inline Products tensor_products(int64_t n) { return n <= 4096 ? Products::kSmallTensor : Products::kLargeTensor; }
 
-// Up to this many rows, anchors that the coarse round leaves are scored against everyone where candidates are settled:
-// neither another round nor a scan is launched. One anchor takes as long as all of them, at D = 128 some 50 us on a GPU
-// for computing: 128 times four candidates, with a trip to memory, conversions, additions and four exchanges each.
+// Up to this many rows, anchors that the coarse round leaves are scored against everyone, and the launches of another
+// round are spared: all of them take some 10 us at D = 128 on a GPU for computing.
 inline constexpr int64_t kSmallBatch = 512;
 
 template <typename T>
@@ -171,26 +170,23 @@ class Engine {
     survey_and_sort(batch, labels, scratch);
     const FindClasses classes = {labels,        scratch.order, scratch.finite,       n,
                                  scratch.begin, scratch.end,   scratch.bad_of_class, scratch.state};
-    const bool small = n <= small_batch_;
     if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, &classes);
     if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, &classes);
     if (products == Products::kWgmma) screen<WgmmaBlockTile>(batch, scratch, kCoarse, &classes);
     if (products == Products::kWgmmaPair) screen<WgmmaPairTile>(batch, scratch, kCoarse, &classes);
     if (products == Products::kFloat) screen<FloatTile>(batch, scratch, kFine, &classes);
-    if (products != Products::kFloat && !small) screen<FloatTile>(batch, scratch, kFine, nullptr);
+    if (products != Products::kFloat && n > small_batch_) screen<FloatTile>(batch, scratch, kFine, nullptr);
     const PairWriter writer = {
         n,    labels, scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
         mined};
     const ExactRows<T> exact = {batch.rows, d, scratch.factors};
     dispatch_distance(batch.distance, [&](auto kind) {
       using Kind = decltype(kind);
-      launch_warps(SettleCandidates<Kind, T>{exact, scratch.anchors, writer, scratch.left_over, small, scratch.state},
-                   n);
+      launch_warps(SettleCandidates<Kind, T>{exact, scratch.anchors, writer, scratch.left_over, scratch.state}, n);
       using Scan = ScanExactly<Kind, T>;
       static_assert(Scan::kAnchors == kScannedAnchors);
-      if (!small)
-        launch(Scan{exact, writer, scratch.left_over, scratch.state, scratch.partial, scratch.arrived},
-               scan_blocks(device_));
+      launch(Scan{exact, writer, scratch.left_over, scratch.state, scratch.partial, scratch.arrived},
+             scan_blocks(device_));
     });
   }
 
@@ -350,7 +346,8 @@ class Engine {
 
   // The exact scan does not know beforehand how much is left to it.
   static constexpr int64_t kScannedAnchors = 4;
-  static int64_t scan_blocks(const Device& device) { return 2 * device.processors(); }
+  // One a multiprocessor: its registers leave no room for another.
+  static int64_t scan_blocks(const Device& device) { return device.processors(); }
   static int64_t scale_blocks(const Device& device, int64_t n) {
     return std::clamp<int64_t>(n / ChooseProductScale::kRowsOfBlock, 1, device.processors());
   }

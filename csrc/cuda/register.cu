@@ -34,8 +34,8 @@ int32_t with_driver(int32_t device) {
 
 // Edges, two a row, have 32-bit numbers here.
 void check_rows(const Tensor& embeddings) {
-  if (embeddings.size(0) > int64_t{1} << 30)
-    throw std::invalid_argument("embeddings must have at most 2^30 rows on CUDA; got " +
+  if (embeddings.size(0) >= int64_t{1} << 30)
+    throw std::invalid_argument("embeddings must have fewer than 2^30 rows on CUDA; got " +
                                 std::to_string(embeddings.size(0)));
 }
 

@@ -60,8 +60,7 @@ struct PairWriter {
   }
 };
 
-// A warp an anchor; its halves settle the two searches. In a small batch they also score everyone where a list did not
-// suffice, which spares the exact scan its launch.
+// A warp an anchor; its halves settle the two searches.
 template <typename Kind, typename T>
 struct SettleCandidates {
   static constexpr int kThreads = 128, kMinBlocks = 1;
@@ -69,7 +68,6 @@ struct SettleCandidates {
   PerSearch<Anchors> anchors;
   PairWriter writer;
   PerSearch<int32_t*> left_over;  // [N] positions for the exact scan
-  bool alone;                     // no exact scan follows
   State* state;
 
   FT_DEVICE void operator()() const {
@@ -80,13 +78,11 @@ struct SettleCandidates {
       const bool sufficient = !own.overflown[r];
       Winner winner = {-1, 0};
       if (warp_any(sufficient)) score_list(search, r, sufficient, winner);
-      if (alone && warp_any(!sufficient)) score_everyone(search, r, !sufficient, winner);
       if (group_lane() != 0) continue;
-      const uint32_t place = sufficient ? 0 : atomic_add(&state->listed[search], 1);
-      if (sufficient || alone)
+      if (sufficient)
         writer.write(search, r, winner);
       else
-        left_over[search][place] = static_cast<int32_t>(r);
+        left_over[search][atomic_add(&state->listed[search], 1)] = static_cast<int32_t>(r);
     }
   }
 
@@ -106,35 +102,6 @@ struct SettleCandidates {
 #pragma unroll
       for (int k = 0; k < kSlotsAtOnce; ++k)
         score_one(search, r, static_cast<uint32_t>(slots[k]), wanted && slots[k] >> 32 <= best, winner);
-    }
-  }
-
-  // Four candidates at a time: one after the other each would wait for its loads, its chain of additions and four
-  // exchanges, some 700 cycles.
-  FT_DEVICE void score_everyone(Search search, int64_t r, bool wanted, Winner& winner) const {
-    constexpr int kAtOnce = 4;
-    const int64_t i = writer.order[r];
-    const double x_factor = exact.factor(i);
-    for (int64_t c = 0; c < writer.n; c += kAtOnce) {
-      int64_t j[kAtOnce];
-      double y_factor[kAtOnce], sum[kAtOnce] = {};
-#pragma unroll
-      for (int a = 0; a < kAtOnce; ++a) j[a] = writer.order[c + a < writer.n ? c + a : writer.n - 1];
-#pragma unroll
-      for (int a = 0; a < kAtOnce; ++a) y_factor[a] = exact.factor(j[a]);
-      for_entries_of_lane(exact.d, [&](int64_t k) {
-        const double x = static_cast<double>(exact.rows[i * exact.d + k]);
-#pragma unroll
-        for (int a = 0; a < kAtOnce; ++a)
-          sum[a] =
-              sum[a] + score_term<Kind>(x, static_cast<double>(exact.rows[j[a] * exact.d + k]), x_factor, y_factor[a]);
-      });
-#pragma unroll
-      for (int a = 0; a < kAtOnce; ++a) {
-        const double value = score_of_sums<Kind>(sum[a], x_factor, y_factor[a]);
-        if (wanted && c + a < writer.n && writer.pairs(search, r, c + a))
-          winner.meet(j[a], search == kNearest ? value : -value);
-      }
     }
   }
 

@@ -31,10 +31,8 @@ struct Part {
   static FT_DEVICE int column(int c, int lane) { return c / 2 * 8 + lane % 4 * 2 + c % 2; }
 
   // Where a product lies in shared memory: the words of a row exchanged by its number, so that no two of 32 words of a
-  // row, of a column, or of those that a warp stores at once share a bank. The last are rows 8 r + l / 4 and columns 8
-  // c
-  // + 2 (l % 4) for the lanes l: bits 1 and 2 of the bank are the columns' there, so the row's low bits go to the
-  // others.
+  // row, of a column, or of those that a warp stores at once share a bank. The last have l / 4 in the low bits of the
+  // row and l % 4 in bits 1 and 2 of the column, for the lanes l: the row's low bits go to the other three.
   static FT_DEVICE int place(int row, int column) {
     return row * kColumns + (column ^ ((row & 1) | (row >> 3 & 3) << 1 | (row >> 1 & 3) << 3));
   }

@@ -6,12 +6,12 @@
 // bytes there are eight chunks of 16; chunk c lies at c ^ (row % 8), the swizzle of 128 bytes that both the copy engine
 // and wgmma know.
 //
-// One block, 128 x 128: 64 sums a lane, three stages, 96 KB, two blocks on a multiprocessor. It takes 64 products for a
-// byte that it reads from the second-level cache, whose 5.5 TB/s then bind at about 350 TFLOP/s.
+// One block, 128 x 128: 64 sums a lane, three stages, 96 KB, two blocks on a multiprocessor. It does 64 operations for
+// a byte that it reads from the second-level cache, whose 5.5 TB/s then bind at about 350 TFLOP/s.
 //
 // Two blocks, 256 x 256: 128 sums a lane, four stages of 48 KB, one block on a multiprocessor. Each block brings its
-// own rows and half of the columns, and the copy engine writes those into the shared memory of both: 128 products for a
-// byte.
+// own rows and half of the columns, and the copy engine writes those into the shared memory of both: 128 operations
+// for a byte.
 //
 // A stage is filled when its bytes have come, and free when every warp of the tile, of both blocks, has done with it.
 // The products that a block then keeps in the buffer are in the way of its own next tile, and, where the other block

@@ -107,8 +107,9 @@ def test_every_wait_is_needed(native, want):
             r"\b(block_barrier|block_any|warp_barrier|cluster_barrier|arrival_wait|(copy_async|group)_wait<.*>)\(", line
         )
     }
-    assert in_source == {site for kind in sites.values() for site in kind}
-    superfluous = [site for kind in sites.values() for site in kind if not notices(native, want, broken_site=site)]
+    seen = [site for kind in sites.values() for site in kind if not site.startswith("bindings")]  # of the shim's own tests
+    assert in_source == set(seen)
+    superfluous = [site for site in seen if not notices(native, want, broken_site=site)]
     assert not superfluous, superfluous
 
 

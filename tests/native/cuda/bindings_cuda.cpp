@@ -94,7 +94,7 @@ py::dict mine(const Array<T>& rows, const Array<int64_t>& labels, int distance, 
   result["fine_round"] = counters.fine_round;
   result["launches"] = device.launches() - (n > 0);  // counting is none of a call's
   // Blocks that shared the candidates of an exact scan's anchors with others.
-  result["scan_shares"] = std::accumulate(scratch.arrived, scratch.arrived + 2 * settings.processors, 0u);
+  result["scan_shares"] = std::accumulate(scratch.arrived, scratch.arrived + settings.processors, 0u);
   result["product_scale"] = py::make_tuple(state.product[kFine].usual_norm, state.product[kFine].largest_norm);
   result["scanned"] = py::make_tuple(counters.scanned[kNearest], counters.scanned[kFarthest]);
   result["candidates"] = py::make_tuple(counters.candidates[kNearest], counters.candidates[kFarthest]);
