@@ -107,7 +107,8 @@ def test_every_wait_is_needed(native, want):
             r"\b(block_barrier|block_any|warp_barrier|cluster_barrier|arrival_wait|(copy_async|group)_wait<.*>)\(", line
         )
     }
-    seen = [site for kind in sites.values() for site in kind if not site.startswith("bindings")]  # of the shim's own tests
+    # Those of the bindings are of the shim's own tests.
+    seen = [site for kind in sites.values() for site in kind if not site.startswith("bindings")]
     assert in_source == set(seen)
     superfluous = [site for site in seen if not notices(native, want, broken_site=site)]
     assert not superfluous, superfluous
