@@ -235,8 +235,8 @@ struct alignas(16) Terms {
 FT_DEVICE float infinity() { return bits_float(0x7f800000u); }
 
 // Candidates an anchor keeps; those that its best has left behind give way (screen.cuh). bfloat16 leaves random unit
-// vectors few in the mean, but their number grows with D and has a long tail, and one anchor that overflows has its
-// whole tile multiplied again.
+// vectors few in the mean, but their number grows with D and has a long tail, and an anchor that overflows is scored
+// against everyone.
 //
 // In the tail of a batch the number of candidates within the bound of an anchor's best is about geometric. Of random
 // unit vectors half of these lengths overflowed for 0.03 % of the anchors at 8192 x 128 and for 0.9 % at 1048576 x 128

@@ -181,11 +181,11 @@ def test_survivors_are_few_on_random_unit_vectors(native, products):
 
 @pytest.mark.parametrize("d", [1000, 1100])
 def test_lists_are_long_enough_for_deep_rows(native, d):
-    """With 8 slots some anchors of these would overflow, and the tiles of them be multiplied again."""
+    """With 8 slots some anchors of these would overflow, and be scored against everyone."""
     rows = np.random.default_rng(0).standard_normal((300, d))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     mined = mine(native, rows, np.arange(300) // 4, EUCLIDEAN, "large-tensor", setting(native))
-    assert mined["candidates"][0] > 300 and not mined["fine_round"]
+    assert mined["candidates"][0] > 300 and mined["overflown"] == (0, 0)
 
 
 @pytest.mark.parametrize("products", PRODUCTS)
