@@ -8,6 +8,7 @@ runtime inside it: without it the CPU still works.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 from pathlib import Path
 
@@ -62,8 +63,12 @@ def load_cuda() -> str | None:
 
 def cuda_runtime() -> tuple[int, int] | None:
     """The version of the CUDA runtime inside ``_cuda``, read from the file; None where it was not built."""
-    found = re.search(rb"fasttriplet_cuda_runtime=(\d+)", _CUDA.read_bytes()) if _CUDA.is_file() else None
-    return None if found is None else _version(int(found[1]))
+    if not _CUDA.is_file() or _CUDA.stat().st_size == 0:  # nothing empty can be mapped
+        return None
+    # Tens of megabytes, at every import: mapped, not copied.
+    with _CUDA.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        found = re.search(rb"fasttriplet_cuda_runtime=(\d+)", text)
+        return None if found is None else _version(int(found[1]))
 
 
 def cuda_driver() -> tuple[int, int] | None:

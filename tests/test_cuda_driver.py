@@ -86,6 +86,13 @@ def test_library_is_loaded_without_a_driver(package: Path):
     assert loading(package) == {"absence": None, "runtime": [13, 0], "driver": None, "mapped": True}
 
 
+def test_library_without_a_byte_says_what_the_linker_said(package: Path):
+    (package / "fasttriplet" / "_cuda.abi3.so").write_bytes(b"")
+    make_driver(package, 13000)
+    found = loading(package)
+    assert found["runtime"] is None and found["absence"].endswith("_cuda.abi3.so: file too short")
+
+
 def test_library_that_cannot_be_loaded_says_what_the_linker_said(package: Path):
     (package / "driver" / "libcuda.so.1").write_bytes(b"not a library" * 9)
     source = "void nowhere(void); void (*use)(void) = nowhere;"

@@ -67,7 +67,7 @@ int64_t packed_depth(int64_t d) {
 
 template <typename Tile, typename Device>
 typename Tile::Source source_of(const Device& device, const typename Tile::Entry* packed, int64_t n, int depth) {
-  if constexpr (std::is_same_v<Tile, WgmmaBlockTile> || std::is_same_v<Tile, WgmmaPairTile>)
+  if constexpr (Tile::kByWarpgroups)
     return {device.tile_map(packed, n, depth), depth};
   else
     return {packed, n, depth};
