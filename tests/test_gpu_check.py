@@ -190,6 +190,15 @@ def test_nothing_is_run_where_nothing_loads(tmp_path):
     assert "answers_float" not in run.stdout
 
 
+def test_a_python_without_pytorch_is_told_of_in_one_sentence(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without what is installed
+    python.chmod(0o755)
+    run = check("first", "--device", "cpu", out=tmp_path, python=python)
+    assert run.returncode == 2 and "Traceback" not in run.stdout
+    assert "cannot import PyTorch (No module named 'torch'); name a Python that can in PYTHON\n" in run.stdout
+
+
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("half", ["first", "second"])
 def test_without_a_gpu_nothing_is_run(tmp_path, half):

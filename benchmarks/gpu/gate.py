@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    raise SystemExit(f"{sys.executable} cannot import PyTorch ({error}); name a Python that can in PYTHON") from None
 
 NOT_LOADED, NO_GPU = 2, 3
 #: Of the test of one kind of tensor cores, in a process apart: a hang there is a later step's failure, not the gate's.
