@@ -16,6 +16,7 @@ cd "$(dirname "$0")/.."
 
 readonly grace=5  # seconds from a step's limit until it is killed
 readonly left_out_status=77
+readonly least_whole=16  # no step would have the time to begin
 readonly python="${PYTHON:-python3}"
 half='' device=cuda build=no whole=270
 outcomes=() passed=0 failed=0 left_out=0
@@ -37,7 +38,8 @@ while (($#)); do
       ;;
     --seconds)
       whole="${2:-}"
-      [[ $whole =~ ^[1-9][0-9]*$ ]] || refuse "--seconds must be a positive integer; got '$whole'"
+      [[ $whole =~ ^[0-9]+$ ]] && ((10#$whole >= least_whole)) ||
+        refuse "--seconds must be an integer of at least $least_whole; got '$whole'"
       shift
       ;;
     *) refuse "an argument must be first, second, --device, --build or --seconds; got '$1'" ;;
@@ -86,8 +88,8 @@ step() {  # step, seconds, command...
 
 # Ends the half where nothing loads, or where there is no GPU.
 gate() {
-  echo "== gate, at most 90 s"
-  timeout --signal INT --kill-after "$grace" 90 "$python" -m benchmarks.gpu.gate --device "$device" </dev/null
+  echo "== gate, at most 60 s"
+  timeout --signal INT --kill-after "$grace" 60 "$python" -m benchmarks.gpu.gate --device "$device" </dev/null
   local status=$?
   case $status in
     0) outcome passed gate "$SECONDS s" ;;
@@ -105,6 +107,10 @@ capability() { nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -
 build() {
   local architecture
   architecture="$(capability)"
+  if [[ -z $architecture ]]; then
+    echo "nvidia-smi must name the GPU's compute capability, for which --build compiles; got nothing: nothing else was run"
+    exit 2
+  fi
   [[ $architecture == 9.0 ]] && architecture=9.0a
   FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST="$architecture" "$python" setup.py build_ext --inplace || {
     echo "the libraries did not build for compute capability '$architecture': nothing else was run"
@@ -163,10 +169,10 @@ second_half() {
   fi
   step suite 70 env FASTTRIPLET_TEST_ENGINE=cuda "${pytest[@]}" ${workers[@]+"${workers[@]}"} --maxfail 5 tests
   step timings 100 "$python" -m benchmarks.gpu.timings --minutes 1.1 --output "$results"
+  alone capture_first 30 test_an_untested_device_is_not_trusted_while_a_graph_is_captured
   sanitize memcheck 60 fasttriplet
   sanitize racecheck 40 ScreenPairs
   amx_tier
-  alone capture_first 30 test_an_untested_device_is_not_trusted_while_a_graph_is_captured
   if [[ $(capability) == 9.0 ]]; then
     alone wgmma_beside 20 "test_wgmma_gives_the_same[wgmma]"
     alone wgmma-pair_beside 20 "test_wgmma_gives_the_same[wgmma-pair]"

@@ -11,9 +11,5 @@ if os.environ.get("FASTTRIPLET_TEST_ENGINE", "cpu") != "cpu":
     collect_ignore = [path.name for path in Path(__file__).parent.iterdir() if path.name not in engine.SUITE]
 
 
-def pytest_configure(config) -> None:
-    config.addinivalue_line("markers", "alone: on a GPU in a process of its own, see tests/test_cuda.py")
-
-
 def pytest_report_header() -> str:
     return f"fasttriplet's engine: {os.environ.get('FASTTRIPLET_TEST_ENGINE', 'cpu')}"

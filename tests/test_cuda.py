@@ -145,6 +145,25 @@ def test_sizes_of_training(n, d, distance):
     torch.testing.assert_close(cuda[1], cpu[1], rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x[:, ::2], lambda x: x[::3], lambda x: x.T.contiguous().T, lambda x: x[:1].expand(len(x), -1)],
+    ids=["columns", "rows", "transposed", "expanded"],
+)
+def test_rows_with_any_strides(view):
+    """Also an upstream gradient that is one number for all."""
+    found = []
+    for device in ("cpu", "cuda"):
+        rows = view(random_batch(300, 64)[0].to(device)).requires_grad_()
+        assert not rows.is_contiguous()
+        labels = (torch.arange(2 * len(rows), device=device) // 8)[::2]
+        loss = fasttriplet.batch_hard_triplet_loss(rows, labels, reduction="none")
+        (gradient,) = torch.autograd.grad(loss, rows, torch.ones((), device=device).expand(len(rows)))
+        found.append((loss.detach().cpu(), gradient.cpu()))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-9)
+
+
 def test_float_products_give_the_same(monkeypatch):
     """FASTTRIPLET_CUDA_PRODUCTS is read at every call."""
     rows, labels = (tensor.cuda() for tensor in random_batch(5000, 96))
@@ -197,6 +216,7 @@ def test_a_graph_is_captured_and_replayed():
     rows, labels = (tensor.cuda() for tensor in random_batch(256, 128))
     fixed = rows.clone().requires_grad_()
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             fixed.grad = None

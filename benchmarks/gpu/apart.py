@@ -45,11 +45,11 @@ class Apart:
         """Raises RuntimeError with what ended the call."""
         if self._calls is None or self._process is None:
             self._calls, self._process = self._begin()
-        self._calls.send((function, arguments, options))
         try:
+            self._calls.send((function, arguments, options))
             ended = self._calls.poll(self.seconds)
             found = self._calls.recv() if ended else _Failure(f"no end within {self.seconds} s")
-        except EOFError:
+        except (EOFError, ConnectionError):  # it may have ended before it read the call
             self._process.join()
             found = _Failure(f"its process ended with status {self._process.exitcode}")
         if isinstance(found, _Failure):

@@ -51,6 +51,7 @@ def in_graph(rows: Tensor, labels: Tensor) -> Callable[[], object]:
     """Forward and backward captured once and replayed: no launch, no Python."""
     run = step(fasttriplet.batch_hard_triplet_loss, rows, labels)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # on which the rows were made
     with torch.cuda.stream(stream):
         for _ in range(3):
             run()

@@ -223,13 +223,21 @@ def main() -> int:
     arguments = parser.parse_args()
     device = arguments.device
     report = Report(arguments.output, device)
+    done = []
     for n, d in arguments.sizes:
-        report.time(shape_name(n, d), timed(n, d, device))
+        try:
+            report.time(shape_name(n, d), timed(n, d, device))
+            done.append((n, d))
+        except Exception as error:  # a capture that fails, or memory: the other sizes still tell something
+            report.fail(shape_name(n, d), error)
     for line in report.verdicts():
         print(line, flush=True)
-    for n, d in arguments.sizes:
+    for n, d in done:
         run = step(fasttriplet.batch_hard_triplet_loss, *batch(n, d, device))
-        report.profile(shape_name(n, d), profiled(run, device))
+        try:
+            report.profile(shape_name(n, d), profiled(run, device))
+        except Exception as error:
+            report.fail(f"the profile of {shape_name(n, d)}", error)
     if device.type == "cuda":
         compare_products(report, arguments.sizes)
     return 1 if report.failed else 0
