@@ -557,6 +557,15 @@ def test_counters_of_the_screen_are_shown_whatever_they_are(monkeypatch):
     assert kernels.counters(rows, rows) == "this library does not count what its screen leaves open"
 
 
+def test_what_is_expected_of_a_gpu_is_what_is_judged():
+    page = (ROOT / "docs" / "performance" / "gpu.md").read_text()
+    rows = re.findall(r"^\| (\d+ x \d+)(, in a graph)? \| ([\d.]+ \w+) \| ([\d.]+ \w+) \|", page, flags=re.MULTILINE)
+    assert rows == [
+        (cases.shape_name(aim.n, aim.d), ", in a graph" * (aim.contender == aims.GRAPH), *map(aims.shown, aim[3:]))
+        for aim in aims.AIMS
+    ]
+
+
 def test_aims_are_judged_on_every_line():
     measured = {
         (256, 128): {aims.GRAPH: measure.Spread(0.0501, 0.049, 0.06)},
