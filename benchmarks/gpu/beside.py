@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,7 @@ from benchmarks.gpu.apart import Apart
 from benchmarks.gpu.device import milliseconds
 from benchmarks.measure import Spread
 
+T = TypeVar("T")
 #: Seconds of a call in a process apart: at a million rows a step takes half a second.
 MOST = 40.0
 
@@ -57,3 +59,30 @@ def kinds(apart: Apart, device: torch.device, leave_out: Callable[[str], None]) 
             leave_out(f"{kind} is left out: {reason}")
         else:
             yield kind
+
+
+def compared(
+    measure: Callable[[str, int, int, torch.device], T],
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
+    apart: Apart,
+    *,
+    leave_out: Callable[[str], None],
+    fail: Callable[[str, Exception], None],
+    late: Callable[[str], bool] = lambda what: False,
+) -> Iterator[tuple[str, tuple[int, int], str, T]]:
+    """Kind, size, title and what ``measure`` found apart; ``late`` says that there is no time for one.
+
+    A kind that fails at one size is not tried at the next, which might take as long; it leaves the other kind.
+    """
+    for kind in kinds(apart, device, leave_out):
+        for at in sizes:
+            title = f"{shape_name(*at)} by {kind}"
+            if late(title):
+                continue
+            try:
+                found = apart(measure, kind, *at, device)
+            except RuntimeError as error:
+                fail(title, error)
+                break
+            yield kind, at, title, found

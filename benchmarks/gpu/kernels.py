@@ -188,24 +188,18 @@ class Report:
 
 
 def compare_products(report: Report, sizes: Sequence[tuple[int, int]]) -> None:
-    """A kind that fails at one size is not tried at the next, which might take as long; it leaves the other kind."""
     device = report.device
     large = [at for at in sizes if at[0] > products.SMALL_TILES]
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the memory is the other process's now
     with Apart(beside.MOST) as apart:
         measured = []
-        for kind in beside.kinds(apart, device, print):
-            for n, d in large:
-                title = f"{shape_name(n, d)} by {kind}"
-                try:
-                    section = apart(timed_by, kind, n, d, device)
-                except RuntimeError as error:
-                    report.fail(title, error)
-                    break
-                report.ratios.setdefault((n, d), {})[kind] = beside.ratio(kind, section.milliseconds)
-                report.time(title, section)
-                measured.append((kind, title, n, d))
+        for kind, at, title, section in beside.compared(
+            timed_by, large, device, apart, leave_out=print, fail=report.fail
+        ):
+            report.ratios.setdefault(at, {})[kind] = beside.ratio(kind, section.milliseconds)
+            report.time(title, section)
+            measured.append((kind, title, *at))
         for line in report.fastest():
             print(line, flush=True)
         for kind, title, n, d in measured:  # after all times, as before

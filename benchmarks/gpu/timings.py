@@ -131,19 +131,22 @@ class Report:
         self.failed: list[str] = []
         self.notes: list[str] = []
 
-    def attempt(self, what: str, make: Callable[[], Row]) -> bool:
-        """Adds a row or says what failed, on the terminal and in the report; whether it did not fail."""
+    def attempt(self, what: str, make: Callable[[], Row]) -> None:
         try:
-            row = make()
+            self.add(what, make())
         except Exception as error:
-            self.failed.append(f"{what}: {error}")
-            print(f"{name_of(self.device)}, {what} FAILED: {error}", flush=True)
-            self.write()
-            return False
+            self.fail(what, error)
+
+    def add(self, what: str, row: Row) -> None:
         self.rows[row.n, row.d] = row
         print(f"{name_of(self.device)}, {what}, ms: {listed(row.milliseconds)}", flush=True)
         self.write()
-        return True
+
+    def fail(self, what: str, error: Exception) -> None:
+        """On the terminal and in the report."""
+        self.failed.append(f"{what}: {error}")
+        print(f"{name_of(self.device)}, {what} FAILED: {error}", flush=True)
+        self.write()
 
     def note(self, line: str) -> None:
         self.notes.append(line)
@@ -197,25 +200,22 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
 
-def with_products(report: Report, kind: str, at: tuple[int, int], apart: Apart) -> Row:
-    """The row as it is, and what a kind of products took."""
-    found = apart(timed_by, kind, *at, report.device)
-    report.ratios.setdefault(at, {})[kind] = beside.ratio(kind, found)
-    row, name = report.rows[at], beside.contender(kind)
-    return row._replace(milliseconds=row.milliseconds | {name: found[name]})
-
-
 def compare_products(report: Report, sizes: list[tuple[int, int]], deadline: float) -> None:
-    """A kind that fails at one size is not tried at the next, which might take as long; it leaves the other kind."""
     torch.cuda.empty_cache()  # the memory is the other process's now
+
+    def late(what: str) -> bool:
+        if time.monotonic() <= deadline:
+            return False
+        report.left_out.append(what)
+        return True
+
     with Apart(beside.MOST) as apart:
-        for kind in beside.kinds(apart, report.device, report.note):
-            for at in sizes:
-                what = f"{shape_name(*at)} by {kind}"
-                if time.monotonic() > deadline:
-                    report.left_out.append(what)
-                elif not report.attempt(what, lambda at=at, kind=kind: with_products(report, kind, at, apart)):
-                    break
+        for kind, at, title, times in beside.compared(
+            timed_by, sizes, report.device, apart, leave_out=report.note, fail=report.fail, late=late
+        ):
+            report.ratios.setdefault(at, {})[kind] = beside.ratio(kind, times)
+            row, name = report.rows[at], beside.contender(kind)
+            report.add(title, row._replace(milliseconds=row.milliseconds | {name: times[name]}))
     for line in report.fastest():
         print(line, flush=True)
 
