@@ -6,5 +6,6 @@
 namespace fasttriplet::cuda {
 
 void bind_cuda(pybind11::module_& m);
+void bind_shim(pybind11::module_& m);  // called by it
 
 }  // namespace fasttriplet::cuda

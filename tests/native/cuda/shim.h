@@ -55,6 +55,11 @@ class HostMemory : public Memory {
   std::vector<std::unique_ptr<char[]>> pieces_;
 };
 
+// What the engine has asked of a device so far.
+struct Asked {
+  int64_t launches = 0, clears = 0, sorts = 0;
+};
+
 // The engine's device.
 class HostDevice {
  public:
@@ -62,7 +67,7 @@ class HostDevice {
 
   template <typename Kernel>
   void launch(Kernel kernel, int64_t blocks) {
-    ++launches_;
+    ++asked_.launches;
     if constexpr (std::is_same_v<Kernel, SetTerms>) {
       kernel.product_error *= settings_.bound_factor;
       kernel.state->rho[kernel.round] *= settings_.bound_factor;
@@ -73,18 +78,19 @@ class HostDevice {
     ++settings_.seed;
   }
   void clear(void* pointer, size_t bytes) {
-    ++launches_;
+    ++asked_.clears;
     std::memset(pointer, 0, bytes);
   }
   int64_t processors() const { return settings_.processors; }
   int64_t float64_ratio() const { return settings_.float64_ratio; }
-  int64_t launches() const { return launches_; }  // kernels and clears; a radix sort is not counted
+  const Asked& asked() const { return asked_; }
   static TileMap tile_map(const BFloat16* entries, int64_t n, int depth) {
     return {reinterpret_cast<const uint16_t*>(entries), n, depth};
   }
   size_t sort_bytes(int64_t) const { return 1; }
   void sort(const uint64_t* keys, uint64_t* sorted_keys, const int32_t* values, int32_t* sorted_values, int64_t n,
             int bits, char*, size_t) {
+    ++asked_.sorts;
     std::vector<int64_t> places(n);
     std::iota(places.begin(), places.end(), 0);
     std::stable_sort(places.begin(), places.end(),
@@ -97,7 +103,7 @@ class HostDevice {
 
  private:
   Settings settings_;
-  int64_t launches_ = 0;
+  Asked asked_;
 };
 
 }  // namespace fasttriplet::cuda::shim
