@@ -60,6 +60,8 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "print(torch.ops.fasttriplet._cuda_build_info())\n"
         "try: torch.ops.fasttriplet._cuda_test_tensor_cores(0, 'tensor')\n"
         "except RuntimeError as error: print('error', error, sep='=')\n"
+        "try: torch.ops.fasttriplet._cuda_tensor_core_share(0, 'float')\n"
+        "except ValueError as error: print('refused', error, sep='=')\n"
         "for name in ('mine_batch_hard', 'batch_hard_loss', '_batch_hard_loss_backward'):\n"
         "    print(name, torch._C._dispatch_has_kernel_for_dispatch_key('fasttriplet::' + name, 'CUDA'), sep='=')\n"
     )
@@ -90,6 +92,10 @@ def test_operators_have_cuda_kernels(facts: dict[str, str]):
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a driver may be here, and none can be taken away")
 def test_call_without_a_driver_says_so(facts: dict[str, str]):
     assert facts["error"] == "fasttriplet: CUDA kernels need an NVIDIA driver, and none was found"
+
+
+def test_products_without_tensor_cores_are_refused_by_name(facts: dict[str, str]):
+    assert facts["refused"] == "products must be tensor, wgmma or wgmma-pair; got 'float'"
 
 
 def test_runtime_inside_is_of_the_toolkit(facts: dict[str, str]):

@@ -39,12 +39,12 @@ void check_rows(const Tensor& embeddings) {
                                 std::to_string(embeddings.size(0)));
 }
 
-TensorCores tensor_cores_named(const std::string& name, const char* argument) {
+// `must_be`: what the error says before what came.
+TensorCores tensor_cores_named(const std::string& name, const char* must_be) {
   if (name == "tensor") return TensorCores::kWarp;
   if (name == "wgmma") return TensorCores::kWarpgroup;
   if (name == "wgmma-pair") return TensorCores::kWarpgroupPair;
-  throw std::invalid_argument(std::string(argument) + " must be tensor, wgmma, wgmma-pair or float; got '" + name +
-                              "'");
+  throw std::invalid_argument(std::string(must_be) + "; got '" + name + "'");
 }
 
 // FASTTRIPLET_CUDA_PRODUCTS forces what the screen begins with; otherwise tensor cores where they have passed their
@@ -53,7 +53,8 @@ Products chosen_products(const CudaDevice& device, int32_t index, int64_t n) {
   const char* const forced = std::getenv("FASTTRIPLET_CUDA_PRODUCTS");
   const std::string wish = forced == nullptr ? "" : forced;
   if (wish == "float") return Products::kFloat;
-  const TensorCores kind = tensor_cores_named(wish.empty() ? "tensor" : wish, "FASTTRIPLET_CUDA_PRODUCTS");
+  const TensorCores kind = tensor_cores_named(wish.empty() ? "tensor" : wish,
+                                              "FASTTRIPLET_CUDA_PRODUCTS must be tensor, wgmma, wgmma-pair or float");
   const bool trusted = tensor_cores_trusted(index, kind, device.stream());
   if (!wish.empty() && !trusted)
     throw std::invalid_argument("FASTTRIPLET_CUDA_PRODUCTS=" + wish + " needs a GPU of compute capability " +
@@ -199,21 +200,24 @@ std::string mine_counters(const Tensor& embeddings, const Tensor& labels, int64_
   return text;
 }
 
+constexpr const char* kKindsOfTensorCores = "products must be tensor, wgmma or wgmma-pair";
+
 double tensor_core_share(int64_t device, std::string products) {
+  const TensorCores kind = tensor_cores_named(products, kKindsOfTensorCores);
   const torch::stable::accelerator::DeviceGuard guard(with_driver(static_cast<int32_t>(device)));
-  return largest_error_share(static_cast<int>(device), tensor_cores_named(products, "products"));
+  return largest_error_share(static_cast<int>(device), kind);
 }
 
 std::string tensor_core_test(int64_t device, std::string products) {
+  const TensorCores kind = tensor_cores_named(products, kKindsOfTensorCores);
   const torch::stable::accelerator::DeviceGuard guard(with_driver(static_cast<int32_t>(device)));
-  return test_tensor_cores(static_cast<int>(device), tensor_cores_named(products, "products"));
+  return test_tensor_cores(static_cast<int>(device), kind);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fasttriplet, m) {
-  // What is wrong with the tensor cores of a device, empty where nothing is; `products` as in
-  // FASTTRIPLET_CUDA_PRODUCTS.
+  // What is wrong with the tensor cores of a device, empty where nothing is; `products`: tensor, wgmma or wgmma-pair.
   m.def("_cuda_test_tensor_cores(int device, str products) -> str");
   // The largest error of their products in that test, as a share of what core/bound.h allows.
   m.def("_cuda_tensor_core_share(int device, str products) -> float");
