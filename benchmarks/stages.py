@@ -1,8 +1,8 @@
 """Where the time of one call goes: prepare, positives, screen, settle, write, backward, and all around the kernels.
 
-``python -m benchmarks.stages [NxD ...]``. The kernels time their own stages (csrc/cpu/mine.h says what each is); the
-backward operator is timed by itself; "around" is what is left of the whole: Python, autograd, PyTorch's dispatcher and
-allocator, and the loss of the mined distances.
+``python -m benchmarks.stages [NxD ...]``. The kernels time their own stages (csrc/cpu/screen/mine.h says what each is);
+the backward operator is timed by itself; "around" is what is left of the whole: Python, autograd, PyTorch's dispatcher
+and allocator, and the loss of the mined distances.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ STABLE_TORCH_LIBRARY(fasttriplet, m) {
       "Tensor? self_indices, Tensor? groups, Tensor? ref_groups, int? ignore_index, int distance, float margin, "
       "bool soft_margin) -> (Tensor, Tensor)");
   // values [8, N] float64: softmax-weighted mean distances to the positives and to the negatives, NaN where there is
-  // none, and what their backward needs (cpu/weighted.h).
+  // none, and what their backward needs (cpu/dense/weighted.h).
   m.def(
       "weighted_distances(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
       "Tensor? self_indices, Tensor? groups, Tensor? ref_groups, int? ignore_index, int distance) -> Tensor");

@@ -131,8 +131,8 @@ FT_SHARED inline RowTerms farthest(const RowTerms& nearest) {
           nearest.anchor_slack, nearest.candidate_slack};
 }
 
-// One prepared row's share in a whole row of keys, key = term[i] + term[j] - dot in float32 (cpu/scan-inl.h): it
-// differs from the exact key by at most anchor_width[i] + candidate_width[j].
+// One prepared row's share in a whole row of keys, key = term[i] + term[j] - dot in float32 (cpu/kernels/scan-inl.h).
+// It differs from the exact key by at most anchor_width[i] + candidate_width[j].
 struct KeyTerms {
   double term, anchor_width, candidate_width;
 };

@@ -8,7 +8,7 @@
 //
 // with u = x / |x|, v = y / |y|. Half the squared difference of unit rows is 1 - cos without its cancellation; the
 // distance of a row of norm zero is 1. The kernels call a distance rounded to float64 a score; it is summed in an order
-// that no instruction set changes (cpu/exact-inl.h), from the values given, never from |x|^2 + |y|^2 - 2xy.
+// that no instruction set changes (cpu/kernels/exact-inl.h), from the values given, never from |x|^2 + |y|^2 - 2xy.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
 // Gradient of a loss over mined pairs: every row sums its own edges and those that point at it, in a fixed order, with
-// no atomic sums (cpu/backward.cpp is the same on the CPU).
+// no atomic sums (cpu/triplets/backward.cpp is the same on the CPU).
 //
 // Edge 2 i is anchor i's to its positive, 2 i + 1 the one to its negative. Sorted by the row they point at, a row's
 // incoming edges lie side by side, ascending. A row that very many point at, a hub, would keep one warp busy for long:

@@ -1,7 +1,7 @@
 // The exact score of two rows in float64, from the values given: 16 lanes a pair.
 //
-// The lanes are the eight lanes and two chains over which cpu/exact-inl.h sums, in the same order, with nothing fused
-// (the library is compiled with -fmad=false): a score has the same bits here and there, and so do ties.
+// The lanes are the eight lanes and two chains over which cpu/kernels/exact-inl.h sums, in the same order, with nothing
+// fused (the library is compiled with -fmad=false): a score has the same bits here and there, and so do ties.
 #pragma once
 
 #include "core/distance.h"

@@ -7,8 +7,8 @@
 
 namespace fasttriplet::cuda {
 
-// Eight lanes a row, so that the sum of squares has the order of cpu/exact-inl.h and a factor the same bits. At D =
-// 2048 that is 256 entries a lane in a fixed order: 32 of them are in flight, eight trips to memory instead of 64.
+// Eight lanes a row, so that the sum of squares has the order of cpu/kernels/exact-inl.h and a factor the same bits. At
+// D = 2048 that is 256 entries a lane in a fixed order: 32 of them are in flight, eight trips to memory instead of 64.
 template <typename T>
 struct SurveyRows {
   static constexpr int kThreads = 256, kMinBlocks = 1, kLanes = 8, kRowsOfWarp = kWarp / kLanes;

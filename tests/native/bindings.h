@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "amx_emulator.h"
-#include "cpu/batch.h"
-#include "cpu/isa.h"
-#include "cpu/parallel.h"
+#include "cpu/isa/isa.h"
+#include "cpu/rows/batch.h"
+#include "cpu/threads/parallel.h"
 
 namespace py = pybind11;
 

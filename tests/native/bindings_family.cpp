@@ -4,10 +4,10 @@
 #include <numeric>
 
 #include "bindings.h"
-#include "cpu/batch_all.h"
-#include "cpu/scan.h"
-#include "cpu/triplets.h"
-#include "cpu/weighted.h"
+#include "cpu/dense/batch_all.h"
+#include "cpu/dense/weighted.h"
+#include "cpu/scan/scan.h"
+#include "cpu/scan/triplets.h"
 
 namespace fasttriplet::cpu {
 namespace {

@@ -1,0 +1,211 @@
+#include "cpu/dense/batch_all.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/loss.h"
+#include "cpu/dense/dense.h"
+#include "cpu/dense/positives.h"
+
+namespace fasttriplet::cpu {
+namespace {
+
+// What the policies of both losses share: the positives, and where sums and slopes go.
+struct BatchAllData {
+  const PositivePairs& pairs;
+  const Pairing& pairing;
+  double margin;
+  const double* upstreams;
+  const BatchAllOutput& output;
+  std::vector<double>& slopes;  // [pairs] of the anchor's sum, without upstream
+
+  double upstream(int64_t anchor) const { return upstreams == nullptr ? 1 : upstreams[anchor]; }
+  const double* distances(int64_t anchor) const { return pairs.distances.data() + pairs.begin[anchor]; }
+};
+
+class Hinge : private BatchAllData {
+ public:
+  static constexpr DenseKind kKind = DenseKind::kHinge;
+  static constexpr bool kSoftmax = false;
+  explicit Hinge(const BatchAllData& data) : BatchAllData(data) {}
+  using BatchAllData::upstream;
+
+  int64_t numbers(int64_t anchor) const { return pairs.count(anchor); }
+
+  // A negative is in an active triplet where its distance is below that of the positive plus the margin.
+  void write_numbers(int64_t anchor, const KeyUnits& units, double width, int64_t step, float* surely,
+                     float* perhaps) const {
+    const double* const d = distances(anchor);
+    for (int64_t k = 0; k < numbers(anchor); ++k) {
+      const double threshold = d[k] + margin;
+      const double rounding = 0x1p-48 * (std::fabs(d[k]) + std::fabs(margin));  // of d_ap - d_an + margin, and more
+      const bool none = units.distance == Distance::kInnerProduct ? false : threshold + rounding <= 0;
+      if (none) {
+        surely[k * step] = perhaps[k * step] = -std::numeric_limits<float>::infinity();
+        continue;
+      }
+      const bool product = units.distance == Distance::kInnerProduct;
+      const double low = product ? threshold - rounding : std::max(threshold - rounding, 0.0);
+      const double least = units.key(low), most = units.key(threshold + rounding);
+      surely[k * step] = float_below(least - width - 0x1p-40 * std::fabs(least));
+      perhaps[k * step] = float_above(most + width + 0x1p-40 * std::fabs(most));
+    }
+  }
+
+  double own(int64_t anchor, double score, DenseSums& row) const {
+    if (overflows(anchor, score)) return row.value = std::numeric_limits<double>::quiet_NaN();
+    const int64_t above = count_above(anchor, score);
+    ++row.histogram[above];
+    if (above == 0) return 0;
+    const int64_t last = pairs.begin[anchor] + above - 1;
+    row.value += pairs.below[last] + pairs.distances[last] + static_cast<double>(above) * (margin - score);
+    return -upstream(anchor) * static_cast<double>(above);
+  }
+  double other(int64_t anchor, double score, DenseSums& row) const {
+    if (overflows(anchor, score)) return std::numeric_limits<double>::quiet_NaN();
+    const int64_t above = count_above(anchor, score);
+    row.others += static_cast<double>(above);
+    return -upstream(anchor) * static_cast<double>(above);
+  }
+
+  void finish(int64_t anchor, const DenseSums& row) {
+    double sum = row.value - row.kernel.own_total;
+    int64_t active = 0, exact = 0;
+    for (int64_t k = numbers(anchor); k-- > 0;) {
+      exact += row.histogram[k + 1];
+      sum += static_cast<double>(row.counts[k]) * ((distances(anchor)[k] - row.offset) + margin);
+      slopes[pairs.begin[anchor] + k] = static_cast<double>(row.counts[k] + exact);
+      active += row.counts[k] + exact;
+    }
+    output.sums[anchor] = active > 0 || std::isnan(sum) ? sum : 0;
+    output.active[anchor] = active;
+  }
+  void finish_negative(int64_t row_index, const DenseSums& row) {
+    const int64_t candidate = row_index - pairing.first_candidate();
+    if (candidate >= 0) output.negative_counts[candidate] += std::llround(row.kernel.others_total + row.others);
+  }
+
+ private:
+  // Distances beyond float64's range: their difference is NaN. Rows of float64 only, which are all scored exactly.
+  bool overflows(int64_t anchor, double score) const {
+    return numbers(anchor) > 0 && std::isnan(distances(anchor)[0] - score);
+  }
+  // Positives whose triplet with a negative at distance `score` has a loss above zero, by the loss's own arithmetic.
+  int64_t count_above(int64_t anchor, double score) const {
+    const double* const d = distances(anchor);
+    return std::partition_point(d, d + numbers(anchor),
+                                [&](double positive) { return hinge(positive - score, margin).loss > 0; }) -
+           d;
+  }
+};
+
+class Softplus : private BatchAllData {
+ public:
+  static constexpr DenseKind kKind = DenseKind::kSoftplus;
+  static constexpr bool kSoftmax = false;
+  explicit Softplus(const BatchAllData& data) : BatchAllData(data) {}
+  using BatchAllData::upstream;
+
+  int64_t numbers(int64_t anchor) const { return pairs.count(anchor); }
+
+  void write_numbers(int64_t anchor, const KeyUnits& units, double, int64_t step, float* surely, float* perhaps) const {
+    for (int64_t k = 0; k < numbers(anchor); ++k)
+      surely[k * step] = perhaps[k * step] = static_cast<float>(distances(anchor)[k] - units.offset());
+  }
+
+  double own(int64_t anchor, double score, DenseSums& row) const {
+    double total = 0;
+    for (int64_t k = 0; k < numbers(anchor); ++k) {
+      const AnchorLoss loss = softplus(distances(anchor)[k] - score);
+      row.value += loss.loss;
+      row.slopes[k] += loss.slope;
+      total += loss.slope;
+    }
+    return -upstream(anchor) * total;
+  }
+  double other(int64_t anchor, double score, DenseSums&) const {
+    double total = 0;
+    for (int64_t k = 0; k < numbers(anchor); ++k) total += softplus(distances(anchor)[k] - score).slope;
+    return -upstream(anchor) * total;
+  }
+
+  void finish(int64_t anchor, const DenseSums& row) {
+    output.sums[anchor] = row.value + row.kernel.own_total;
+    output.active[anchor] = output.triplets[anchor];
+    std::copy(row.slopes.begin(), row.slopes.end(), slopes.begin() + pairs.begin[anchor]);
+  }
+  void finish_negative(int64_t, const DenseSums&) {}  // every triplet is active: counted at the end
+};
+
+// Of a loss that is above zero for every triplet: as many as the positives of the anchors whose negative a row is.
+void count_negatives(const Pairing& pairing, const PositivePairs& pairs, int64_t* counts) {
+  const Groups& columns = pairing.columns();
+  for (int32_t kind = 0; kind < columns.classes(); ++kind) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < pairing.anchors(); ++i)
+      if (pairs.count(i) > 0 && pairing.role(i, kind) == Role::kNegative) total += pairs.count(i);
+    for (int32_t at = columns.class_begin[kind]; at < columns.class_begin[kind + 1]; ++at)
+      if (pairing.column_of(columns.members[at]) >= 0) counts[columns.members[at]] = total;
+  }
+  for (int64_t i = 0; i < pairing.anchors(); ++i) {
+    const int64_t own = pairing.own_copy(i);
+    if (pairs.count(i) > 0 && own >= 0 && pairing.column_of(own) >= 0 &&
+        pairing.role(i, columns.class_of[own]) == Role::kNegative)
+      counts[own] -= pairs.count(i);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, bool soft_margin,
+               const double* upstream, const Parallel& parallel, const BatchAllOutput& output, T* gradient,
+               T* reference_gradient) {
+  const KeepDenormals mode;
+  const Survey survey = survey_rows(batch, parallel);
+  const Pairing pairing(batch, survey, input, EqualRows::kApart);
+  const int64_t anchors = pairing.anchors();
+  std::fill_n(output.sums, anchors, 0.0);
+  std::fill_n(output.active, anchors, 0);
+  std::fill_n(output.negative_counts, pairing.candidates(), 0);
+  for (int64_t i = 0; i < anchors; ++i)
+    output.triplets[i] =
+        pairing.takes_part(i) ? pairing.count(i, Role::kPositive) * pairing.count(i, Role::kNegative) : 0;
+  const PositivePairs pairs = positive_pairs(batch, survey, pairing, parallel);
+  std::vector<double> slopes(pairs.candidates.size(), 0.0);
+  // One of the two alone may have no rows, and an empty tensor has no address.
+  const bool wanted = gradient != nullptr || reference_gradient != nullptr;
+  const auto fill_gradients = [&](T value) {
+    if (!wanted) return;
+    std::fill_n(gradient, batch.split * batch.d, value);
+    std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, value);
+  };
+  fill_gradients(0);
+  const BatchAllData data{pairs, pairing, margin, upstream, output, slopes};
+  const auto walk = [&](auto policy) {
+    DenseWalk<T, decltype(policy)>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
+  };
+  if (soft_margin)
+    walk(Softplus(data));
+  else
+    walk(Hinge(data));
+  if (soft_margin) count_negatives(pairing, pairs, output.negative_counts);
+  if (wanted) {
+    for (int64_t i = 0; i < anchors; ++i)
+      for (int64_t at = pairs.begin[i]; at < pairs.begin[i + 1]; ++at) slopes[at] *= data.upstream(i);
+    add_positives_gradient(batch, pairing, pairs, slopes, parallel, gradient, reference_gradient);
+  }
+  if (pairing.all_finite()) return true;
+  std::fill_n(output.sums, anchors, std::numeric_limits<double>::quiet_NaN());
+  fill_gradients(std::numeric_limits<T>::quiet_NaN());
+  return false;
+}
+
+template bool batch_all(const Batch<float>&, const PairingInput&, double, bool, const double*, const Parallel&,
+                        const BatchAllOutput&, float*, float*);
+template bool batch_all(const Batch<double>&, const PairingInput&, double, bool, const double*, const Parallel&,
+                        const BatchAllOutput&, double*, double*);
+
+}  // namespace fasttriplet::cpu

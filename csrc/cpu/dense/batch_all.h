@@ -1,0 +1,30 @@
+// Batch-all: for every anchor the sum of the losses of all its triplets, in O(N^2 D) operations and O(N * D) memory
+// beside the ordered positive pairs.
+#pragma once
+
+#include <cstdint>
+
+#include "core/options.h"
+#include "cpu/rows/batch.h"
+#include "cpu/rows/pairing.h"
+
+namespace fasttriplet::cpu {
+
+struct BatchAllOutput {
+  double* sums;              // [anchors]
+  int64_t* active;           // [anchors] triplets with a loss above zero
+  int64_t* triplets;         // [anchors] all of them
+  int64_t* negative_counts;  // [candidates] active triplets a row is the negative of
+};
+
+// The gradients, both null where none are wanted, are those of sum upstream[i] sums[i]; `upstream` null: of the plain
+// sum. Returns whether every row that takes part is finite; where one is not, sums and gradients are NaN.
+//
+// float32 rows: active triplets and counts are those of float64; a distance of a negative, sqrt(2 key) / scale for
+// euclidean, has the error of its key, core/bound.h KeyTerms, unless it was scored exactly. float64 rows: all exact.
+template <typename T>
+bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, bool soft_margin,
+               const double* upstream, const Parallel& parallel, const BatchAllOutput& output, T* gradient,
+               T* reference_gradient);
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,83 @@
+#include "cpu/isa/isa.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cpu/isa/amx.h"
+
+namespace fasttriplet::cpu {
+namespace {
+
+struct Entry {
+  const Tier* tier;
+  // Whether the CPU has the instructions and the operating system saves their registers. Asked only where it matters,
+  // since for AMX asking is a request to the kernel.
+  bool (*available)();
+};
+
+#if defined(__x86_64__)
+// __builtin_cpu_supports asks cpuid and, for the wide registers, xgetbv.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#endif
+
+// Best first.
+const std::vector<Entry>& table() {
+  static const std::vector<Entry> entries = {
+#if defined(__x86_64__)
+      {&kAmxTier, [] { return has_avx512() && amx_permitted(); }},
+      {&kAvx512Bf16Tier, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; }},
+      {&kAvx512VnniTier, has_avx512vnni},
+      {&kAvx512Tier, has_avx512},
+      {&kAvx2Tier, has_avx2},
+#endif
+      {&kPortableTier, [] { return true; }},
+  };
+  return entries;
+}
+
+std::vector<std::string> names(bool only_available) {
+  std::vector<std::string> result;
+  for (const Entry& entry : table())
+    if (!only_available || entry.available()) result.emplace_back(entry.tier->name);
+  return result;
+}
+
+}  // namespace
+
+std::vector<std::string> tiers_built() { return names(false); }
+std::vector<std::string> tiers_available() { return names(true); }
+
+const Tier& tier_named(const std::string& name) {
+  for (const Entry& entry : table())
+    if (name == entry.tier->name && entry.available()) return *entry.tier;
+  std::string available;
+  for (const std::string& tier : tiers_available()) available += (available.empty() ? "" : ", ") + tier;
+  throw std::invalid_argument("FASTTRIPLET_ISA must be one of the tiers this CPU can run (" + available + "); got '" +
+                              name + "'");
+}
+
+const Tier& chosen_tier() {
+  static const Tier& tier = []() -> const Tier& {
+    const char* forced = std::getenv("FASTTRIPLET_ISA");
+    if (forced != nullptr && *forced != '\0') return tier_named(forced);
+    return *std::find_if(table().begin(), table().end(), [](const Entry& entry) { return entry.available(); })->tier;
+  }();
+  return tier;
+}
+
+const Tier& threshold_tier(const Tier& tier) {
+  if (!tier.screens_in_bfloat16()) return tier;
+#if defined(__x86_64__)
+  static const bool fixed_point = has_avx512vnni();
+  if (fixed_point) return kAvx512VnniTier;
+#endif
+  return *tier.finer;
+}
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,37 @@
+// What every tier compiles for its instruction set, after its vectors: FT_TIER names the tier, FT_VEC its vectors and
+// FT_TILE the file of its tile; FT_DENSE is defined where it screens in float32. In the order of use.
+namespace fasttriplet::cpu::FT_TIER {
+
+using Vec = FT_VEC;
+using Lanes = Vec::Lanes;
+using Mask = Vec::Mask;
+constexpr int kLanes = Vec::kLanes;
+
+}  // namespace fasttriplet::cpu::FT_TIER
+
+// clang-format off
+#include "cpu/kernels/wide-inl.h"
+#include "cpu/kernels/transpose-inl.h"
+#include FT_TILE
+#include "cpu/kernels/screen-inl.h"
+#include "cpu/kernels/scan-inl.h"
+#ifdef FT_DENSE
+#include "cpu/kernels/dense-inl.h"
+#endif
+#include "cpu/kernels/exact-inl.h"
+#include "cpu/kernels/fork-inl.h"
+// clang-format on
+
+namespace fasttriplet::cpu::FT_TIER {
+
+template <typename T>
+constexpr RowKernels<T> row_kernels() {
+  return {survey<T>,
+          pack<T>,
+          {score<RootDifference, T>, score<Difference, T>, score<UnitDifference, T>, score<Product, T>},
+          {gather<Difference, T>, gather<Difference, T>, gather<UnitDifference, T>, gather<Product, T>},
+          {fork_gradient<Difference, T>, fork_gradient<Difference, T>, fork_gradient<UnitDifference, T>,
+           fork_gradient<Product, T>}};
+}
+
+}  // namespace fasttriplet::cpu::FT_TIER

@@ -1,0 +1,144 @@
+#include "cpu/rows/pairing.h"
+
+#include <cmath>
+#include <limits>
+#include <unordered_map>
+
+namespace fasttriplet::cpu {
+namespace {
+
+// A row's labels and group as one number, equal where they are: numbered by first appearance.
+class Kinds {
+ public:
+  explicit Kinds(const PairingInput& input) : input_(input) {}
+
+  int64_t number(int64_t row) {
+    if (input_.words == 1 && input_.groups == nullptr) return input_.labels[row];
+    const auto [first, last] = by_hash_.equal_range(hash(row));
+    for (auto at = first; at != last; ++at)
+      if (same(at->second, row)) return at->second;
+    by_hash_.emplace(hash(row), row);
+    return row;
+  }
+
+ private:
+  uint64_t hash(int64_t row) const {
+    uint64_t mixed = input_.groups == nullptr ? 0 : static_cast<uint64_t>(input_.groups[row]);
+    for (int64_t w = 0; w < input_.words; ++w)  // Fibonacci hashing, word by word
+      mixed = (mixed ^ (mixed >> 29) ^ static_cast<uint64_t>(input_.labels[row * input_.words + w])) *
+              0x9e3779b97f4a7c15ULL;
+    return mixed;
+  }
+  bool same(int64_t a, int64_t b) const {
+    for (int64_t w = 0; w < input_.words; ++w)
+      if (input_.labels[a * input_.words + w] != input_.labels[b * input_.words + w]) return false;
+    return input_.groups == nullptr || input_.groups[a] == input_.groups[b];
+  }
+
+  const PairingInput& input_;
+  std::unordered_multimap<uint64_t, int64_t> by_hash_;  // to the first row of the kind
+};
+
+}  // namespace
+
+template <typename T>
+Pairing::Pairing(const Batch<T>& batch, const Survey& survey, const PairingInput& input, EqualRows equal_rows)
+    : input_(input),
+      has_references_(batch.references != nullptr),
+      anchors_(batch.split),
+      first_candidate_(has_references_ ? batch.split : 0),
+      candidates_(batch.n - first_candidate_),
+      plain_(!input.bit_masks && input.groups == nullptr) {
+  takes_part_.resize(batch.n);
+  for (int64_t i = 0; i < batch.n; ++i) {
+    const bool ignored = input.ignored != nullptr && input.labels[i] == *input.ignored;
+    takes_part_[i] = survey.finite(i) && !ignored;
+    all_finite_ = all_finite_ && (ignored || survey.finite(i));
+  }
+
+  Kinds kinds(input);
+  std::vector<int64_t> numbers(candidates_);
+  Survey part;
+  part.rows.assign(survey.rows.begin() + first_candidate_, survey.rows.end());
+  for (int64_t j = 0; j < candidates_; ++j) {
+    numbers[j] = kinds.number(first_candidate_ + j);
+    if (!takes_part(first_candidate_ + j)) part.rows[j].largest = std::numeric_limits<double>::quiet_NaN();
+  }
+  const Batch<T> candidates{batch.row(first_candidate_), candidates_, batch.d, batch.distance, batch.tier};
+  columns_ = group_rows(candidates, numbers.data(), part, equal_rows);
+
+  std::unordered_map<int64_t, int32_t> class_of_number;
+  for (int32_t kind = 0; kind < columns_.classes(); ++kind) {
+    const int64_t candidate = columns_.members[columns_.class_begin[kind]];
+    class_of_number.emplace(numbers[candidate], kind);
+    row_of_kind_.push_back(first_candidate_ + candidate);
+    int32_t members = 0;
+    for (int32_t at = columns_.class_begin[kind]; at < columns_.class_begin[kind + 1]; ++at)
+      members += takes_part(first_candidate_ + columns_.members[at]);
+    members_.push_back(members);
+    total_members_ += members;
+  }
+  kind_of_.resize(anchors_);
+  for (int64_t i = 0; i < anchors_; ++i) {
+    if (!has_references_) {
+      kind_of_[i] = columns_.class_of[i];
+    } else {
+      const auto found = class_of_number.find(kinds.number(i));
+      kind_of_[i] = found == class_of_number.end() ? -1 : found->second;
+    }
+  }
+  // Of several equal rows the lowest of another kind than the anchor's wins: with plain labels that is one of two.
+  // Unless an own copy of yet another kind is among them.
+  bool known = plain_;
+  for (int64_t i = 0; i < anchors_ && known; ++i)
+    known = own_copy(i) < 0 || columns_.class_of[own_copy(i)] == kind_of_[i];
+  for (int64_t column = 0; column < columns_.representatives() && known; ++column)
+    if (!columns_.may_be_negative[column]) barred_negatives_.push_back(static_cast<int32_t>(column));
+}
+
+int64_t Pairing::own_copy(int64_t anchor) const {
+  if (!has_references_) return anchor;
+  return input_.self_indices == nullptr ? -1 : input_.self_indices[anchor];
+}
+
+Role Pairing::role(int64_t anchor, int32_t kind) const {
+  const int64_t other = row_of_kind_[kind];
+  if (input_.groups != nullptr && input_.groups[anchor] == input_.groups[other]) return Role::kNone;
+  const int64_t *a = input_.labels + anchor * input_.words, *b = input_.labels + other * input_.words;
+  bool same = false;
+  for (int64_t w = 0; w < input_.words; ++w) same = same || (input_.bit_masks ? (a[w] & b[w]) != 0 : a[w] == b[w]);
+  return same ? Role::kPositive : Role::kNegative;
+}
+
+std::vector<int32_t> Pairing::column_rows() const {
+  std::vector<int32_t> rows(columns_.source);
+  for (int32_t& row : rows) row += static_cast<int32_t>(first_candidate_);
+  return rows;
+}
+
+std::vector<int32_t> Pairing::anchor_rows() const {
+  std::vector<int32_t> rows;
+  for (int64_t i = 0; i < anchors_; ++i)
+    if (takes_part(i)) rows.push_back(static_cast<int32_t>(i));
+  const bool all_columns = !has_references_ && static_cast<int64_t>(rows.size()) == columns_.representatives();
+  return all_columns ? columns_.source : rows;
+}
+
+int64_t Pairing::count(int64_t anchor, Role wanted) const {
+  int64_t total = 0;
+  if (plain_) {
+    const int64_t positives = kind_of_[anchor] < 0 ? 0 : members_[kind_of_[anchor]];
+    total = wanted == Role::kPositive ? positives : total_members_ - positives;
+  } else {
+    for (int32_t kind = 0; kind < columns_.classes(); ++kind)
+      if (role(anchor, kind) == wanted) total += members_[kind];
+  }
+  const int64_t own = own_copy(anchor);
+  if (own >= 0 && column_of(own) >= 0 && role(anchor, columns_.class_of[own]) == wanted) --total;
+  return total;
+}
+
+template Pairing::Pairing(const Batch<float>&, const Survey&, const PairingInput&, EqualRows);
+template Pairing::Pairing(const Batch<double>&, const Survey&, const PairingInput&, EqualRows);
+
+}  // namespace fasttriplet::cpu

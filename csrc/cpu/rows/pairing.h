@@ -1,0 +1,107 @@
+// Who may pair with whom: the candidates of every anchor, and which of them are positives and which negatives.
+//
+//   candidates   the batch's own rows, or the references behind them
+//   positive     rows whose labels are equal, or as bit masks share a bit
+//   negative     all other rows
+//   no pair      a row and itself, rows of one group, and whatever is ignored or not finite
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/rows/batch.h"
+#include "cpu/rows/groups.h"
+
+namespace fasttriplet::cpu {
+
+enum class Role { kPositive, kNegative, kNone };
+
+// What the caller says, of all N rows of the batch, references behind its own.
+struct PairingInput {
+  const int64_t* labels;        // [N, words]
+  int64_t words;                // of a label: 1, or as many as its bit mask has
+  bool bit_masks;               // whether labels are bit masks
+  const int64_t* groups;        // [N], null where there are none
+  const int64_t* self_indices;  // [split] an anchor's own copy among the references, -1 for none; null for none at all
+  const int64_t* ignored;       // the label to leave out, null where there is none
+};
+
+// Candidates as columns of the scan: by kind, kinds being the rows' distinct labels and groups.
+class Pairing {
+ public:
+  template <typename T>
+  Pairing(const Batch<T>& batch, const Survey& survey, const PairingInput& input, EqualRows equal_rows);
+
+  int64_t anchors() const { return anchors_; }        // rows [0, anchors) of the batch
+  int64_t candidates() const { return candidates_; }  // rows from `first_candidate` on
+  int64_t first_candidate() const { return first_candidate_; }
+  bool has_references() const { return has_references_; }  // else the candidates are the batch's own rows
+  bool all_finite() const { return all_finite_; }          // those that are not ignored
+
+  // Columns: sets of equal candidates of one kind, or single candidates.
+  const Groups& columns() const { return columns_; }
+  int32_t column_of(int64_t candidate) const { return columns_.representative_of[candidate]; }
+
+  bool takes_part(int64_t row) const { return takes_part_[row] != 0; }
+  // The candidate that is the anchor itself, -1 for none.
+  int64_t own_copy(int64_t anchor) const;
+  Role role(int64_t anchor, int32_t kind) const;  // of the kind's candidates, `kind` a class of columns()
+
+  // Calls f(kind) for the kinds of one role, ascending, or for all but those.
+  template <typename F>
+  void for_each_positive_kind(int64_t anchor, F&& f) const {
+    for_each_kind(anchor, [&](Role role) { return role == Role::kPositive; }, f);
+  }
+  template <typename F>
+  void for_each_kind_but_negatives(int64_t anchor, F&& f) const {
+    for_each_kind(anchor, [&](Role role) { return role != Role::kNegative; }, f);
+  }
+
+  // Calls f(candidate, column) for each positive of an anchor, by kind and ascending in each.
+  template <typename F>
+  void for_each_positive(int64_t anchor, F&& f) const {
+    const int64_t own = own_copy(anchor);
+    for_each_positive_kind(anchor, [&](int32_t kind) {
+      for (int32_t at = columns_.class_begin[kind]; at < columns_.class_begin[kind + 1]; ++at) {
+        const int32_t candidate = columns_.members[at], column = column_of(candidate);
+        if (column >= 0 && candidate != own) f(candidate, column);
+      }
+    });
+  }
+
+  // Rows of the batch: anchors that take part, and the lowest row of each column. The same where every row is a column.
+  std::vector<int32_t> anchor_rows() const;
+  std::vector<int32_t> column_rows() const;
+
+  int64_t count(int64_t anchor, Role role) const;  // candidates of an anchor that takes part, itself left out
+
+  // Columns whose rows can never be the lowest of their value among any anchor's negatives.
+  const std::vector<int32_t>& barred_negatives() const { return barred_negatives_; }
+
+ private:
+  template <typename Wanted, typename F>
+  void for_each_kind(int64_t anchor, Wanted&& wanted, F&& f) const {
+    if (plain_) {  // all but the anchor's own kind are negatives
+      const int32_t own = kind_of_[anchor];
+      if (own >= 0) f(own);
+      return;
+    }
+    for (int32_t kind = 0; kind < columns_.classes(); ++kind)
+      if (wanted(role(anchor, kind))) f(kind);
+  }
+
+  PairingInput input_;
+  bool has_references_;
+  int64_t anchors_, first_candidate_, candidates_;
+  bool all_finite_ = true;
+  bool plain_;                        // one word, no groups: a kind is a label
+  std::vector<uint8_t> takes_part_;   // [N]
+  std::vector<int32_t> kind_of_;      // [N] class of columns_, -1 where no candidate is of that kind
+  std::vector<int64_t> row_of_kind_;  // [kinds] a row of the batch
+  std::vector<int32_t> members_;      // [kinds] candidates that take part
+  int64_t total_members_ = 0;
+  Groups columns_;
+  std::vector<int32_t> barred_negatives_;
+};
+
+}  // namespace fasttriplet::cpu

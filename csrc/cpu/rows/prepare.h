@@ -1,0 +1,41 @@
+// The rows as the screen multiplies them: those named, in their order, centred, scaled, rounded to float32, bfloat16 or
+// int16, in panels.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/bound.h"
+#include "cpu/rows/batch.h"
+#include "cpu/rows/centres.h"
+
+namespace fasttriplet::cpu {
+
+struct Prepared {
+  std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [panels, panel words]
+  int64_t depth = 0;                                                   // words of a row, cpu/kernels/tier.h
+  float unit = 1;                                                      // of a product, cpu/kernels/tier.h
+  int64_t padded = 0;                                                  // M rounded up to whole panels
+  Centres centres;
+  std::vector<RowNorms> norms;  // [M]
+  double kappa = 0;             // core/bound.h
+  ProductScale product = {};    // of inner products
+  double scale = 1;             // power of two; 0 where nothing can be screened
+  bool too_coarse = false;      // not worth screening with: a finer tier should
+
+  Panels view() const { return {panels.get(), depth, unit}; }
+  // Entry k of the centre, where there is one for all.
+  double centre(int64_t k) const { return centres.empty() ? 0 : centres.entries[k]; }
+};
+
+// `tier` is the one that will multiply them: the batch's or a finer one. `source` [M] are rows of the batch, finite
+// ones.
+template <typename T>
+Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const std::vector<int32_t>& source,
+                      Centres centres, const Parallel& parallel);
+
+// A prepared row's share of the bound, for the nearest or the farthest.
+RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bool farthest);
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,141 @@
+#include "cpu/scan/scan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <mutex>
+
+namespace fasttriplet::cpu {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kScoreRounding = 0x1p-40;  // of a score in float64, as a share of it, and much more
+
+// Keys of a strip: 4 MB stay in the outer caches, and a strip of several tiles reads each column's panel once for all.
+constexpr int64_t kStripFloats = 1 << 20;
+
+// Scratch of each thread, kept from task to task: fresh memory costs a page fault every 4 KB.
+class ScratchPool {
+ public:
+  ScanScratch take() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (free_.empty()) return {};
+    ScanScratch scratch = std::move(free_.back());
+    free_.pop_back();
+    return scratch;
+  }
+  void give(ScanScratch scratch) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    free_.push_back(std::move(scratch));
+  }
+
+ private:
+  std::mutex lock_;
+  std::vector<ScanScratch> free_;
+};
+
+}  // namespace
+
+float AnchorKeys::surely_above(double score) const {
+  if (score == -std::numeric_limits<double>::infinity()) return -kInfinity;
+  const double key = key_of_score(distance, score, centre_norm, scale);
+  const double tolerance = terms.anchor_width + kScoreRounding * std::fabs(key);
+  return std::nextafter(float_above(key + tolerance), kInfinity);
+}
+
+float AnchorKeys::maybe_above(double score) const {
+  if (score == -std::numeric_limits<double>::infinity()) return -kInfinity;
+  const double key = key_of_score(distance, score, centre_norm, scale);
+  return float_below(key - terms.anchor_width - kScoreRounding * std::fabs(key));
+}
+
+float AnchorKeys::limit(float bound) const { return float_above(static_cast<double>(bound) + 2 * terms.anchor_width); }
+float AnchorKeys::floor(float bound) const { return float_below(static_cast<double>(bound) - 2 * terms.anchor_width); }
+
+template <typename T>
+Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& rows,
+              const std::vector<int32_t>& columns, const Tier& tier, const Parallel& parallel)
+    : batch_(batch), tier_(tier), parallel_(parallel), columns_(static_cast<int64_t>(columns.size())), rows_(rows) {
+  const int64_t width = tier.layout.width;
+  padded_columns_ = (columns_ + width - 1) / width * width;
+  if (columns_ == 0 || rows_.empty()) return;
+  std::vector<int32_t> source(columns);
+  if (rows != columns) {  // else packed once
+    source.resize(padded_columns_, source[0]);
+    first_place_ = padded_columns_;
+    source.insert(source.end(), rows_.begin(), rows_.end());
+  }
+  prepared_ = prepare_rows(batch, tier, survey, source, common_centre(batch, survey, source), parallel);
+  terms_.resize(source.size());
+  for (size_t place = 0; place < source.size(); ++place) {
+    const RowNorms& row = prepared_.norms[place];
+    terms_[place] = batch.distance == Distance::kInnerProduct
+                        ? product_key_terms(row, prepared_.kappa, prepared_.product)
+                        : difference_key_terms(row, prepared_.kappa);
+  }
+  column_terms_.assign(padded_columns_, kNan);
+  widths_.assign(padded_columns_, 0);
+  for (int64_t column = 0; column < columns_; ++column) {
+    column_terms_[column] = static_cast<float>(terms_[column].term);
+    // A scale of zero: nothing is known of any pair.
+    widths_[column] = prepared_.scale == 0 ? kInfinity : float_above(terms_[column].candidate_width);
+  }
+}
+
+template <typename T>
+bool Scan<T>::run(const Visit& visit) const {
+  const int64_t count = static_cast<int64_t>(rows_.size());
+  if (columns_ == 0 || rows_.empty()) return true;
+  const int64_t width = tier_.layout.width, height = tier_.scan.height;
+  // With several threads few anchors are cut finer, so that all of them have tasks.
+  const int64_t fit = kStripFloats / padded_columns_, share = count / (2 * parallel_.threads());
+  const int64_t rows = std::clamp(std::min(fit, share) / height * height, height, width);
+  const int64_t strips_of_panel = (width + rows - 1) / rows, panels = (count + width - 1) / width;
+  const double operations =
+      static_cast<double>(count) * static_cast<double>(padded_columns_) * static_cast<double>(prepared_.depth + 16) / 8;
+  ScratchPool pool;
+  std::atomic<bool> refused{false};
+  for_each_task(parallel_, panels * strips_of_panel, operations, [&](int64_t task) {
+    const int64_t begin = task / strips_of_panel * width + task % strips_of_panel * rows;
+    const int64_t end = std::min({begin + rows, (task / strips_of_panel + 1) * width, count});
+    if (begin >= end || refused.load(std::memory_order_relaxed)) return;
+    ScanScratch scratch = pool.take();
+    scratch.keys.resize((rows + height - 1) / height * height * padded_columns_);
+    scratch.found.resize(padded_columns_);
+    scratch.row_terms.assign((rows + height - 1) / height * height, 0);
+    for (int64_t at = begin; at < end; ++at)
+      scratch.row_terms[at - begin] = static_cast<float>(terms_[first_place_ + at].term);
+    StripTask strip;
+    strip.panels = prepared_.view();
+    strip.row_begin = first_place_ + begin;
+    strip.rows = end - begin;
+    strip.columns = padded_columns_;
+    strip.row_terms = scratch.row_terms.data();
+    strip.column_terms = column_terms_.data();
+    strip.keys = scratch.keys.data();
+    tier_.scan.strip(strip);
+    const std::function<AnchorKeys(int64_t)> keys_of = [&](int64_t r) {
+      const KeyTerms& terms = terms_[first_place_ + begin + r];
+      return AnchorKeys{scratch.keys.data() + r * padded_columns_,
+                        widths_.data(),
+                        columns_,
+                        terms,
+                        prepared_.product.centre_norm,
+                        prepared_.scale,
+                        batch_.distance,
+                        &tier_.scan};
+    };
+    const Strip visited = {rows_.data() + begin, end - begin,   scratch.keys.data(),
+                           padded_columns_,      scratch.found, keys_of};
+    if (!visit(visited)) refused = true;
+    pool.give(std::move(scratch));
+  });
+  return !refused;
+}
+
+template class Scan<float>;
+template class Scan<double>;
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,86 @@
+// The scan: every anchor's keys to all columns, a strip of anchors at a time, handed to a visitor. In memory O(N) a
+// thread; no [N, N] array exists.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/bound.h"
+#include "cpu/kernels/tier.h"
+#include "cpu/rows/batch.h"
+#include "cpu/rows/prepare.h"
+#include "cpu/threads/parallel.h"
+
+namespace fasttriplet::cpu {
+
+// One anchor's keys: column j's exact key is within `widths[j] + terms.anchor_width` of keys[j].
+struct AnchorKeys {
+  float* keys;          // [count], the visitor's to overwrite; NaN where a column is none
+  const float* widths;  // [count]
+  int64_t count;        // columns, padding left out
+  KeyTerms terms;
+  double centre_norm, scale;
+  Distance distance;
+  const ScanKernels* kernels;
+
+  RowOfKeys row() const { return {keys, widths, count}; }
+  RowOfKeys row(int64_t begin, int64_t end) const { return {keys + begin, widths + begin, end - begin}; }
+
+  // Floors such that a column with key - width >= surely_above(score) has a score above `score`, and one with a score
+  // above it has key + width >= maybe_above(score). minus infinity: every column is above.
+  float surely_above(double score) const;
+  float maybe_above(double score) const;
+  // No column with key - width above this can have the smallest key, where `bound` is the key + width of one that is
+  // eligible.
+  float limit(float bound) const;
+  float floor(float bound) const;  // likewise for the largest key, `bound` being a key - width
+};
+
+// What a thread keeps from strip to strip.
+struct ScanScratch {
+  std::vector<float> keys;       // [rows of a strip, padded columns]
+  std::vector<float> row_terms;  // [rows of a strip]
+  std::vector<int32_t> found;    // [padded columns]
+};
+
+struct Strip {
+  const int32_t* rows;  // [count] rows of the batch
+  int64_t count;
+  float* keys;  // [count, stride]
+  int64_t stride;
+  std::vector<int32_t>& found;                          // [stride], for a visitor's use
+  const std::function<AnchorKeys(int64_t r)>& keys_of;  // of rows[r]
+};
+
+// Calls visit(strip) for strips of the rows, in any order and on any thread. Where a visit returns false the scan ends,
+// to be run again with a finer tier.
+template <typename T>
+class Scan {
+ public:
+  using Visit = std::function<bool(const Strip& strip)>;
+
+  // `rows` and `columns` are rows of the batch, finite ones.
+  Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& rows,
+       const std::vector<int32_t>& columns, const Tier& tier, const Parallel& parallel);
+
+  // False where a visit was.
+  bool run(const Visit& visit) const;
+
+  const Prepared& prepared() const { return prepared_; }
+  int64_t padded_columns() const { return padded_columns_; }
+  const KeyTerms& column_terms(int64_t column) const { return terms_[column]; }
+
+ private:
+  const Batch<T>& batch_;
+  const Tier& tier_;
+  const Parallel& parallel_;
+  int64_t columns_, padded_columns_;
+  std::vector<int32_t> rows_;  // in the order of their places
+  int64_t first_place_ = 0;    // of the rows among the prepared ones
+  Prepared prepared_;
+  std::vector<KeyTerms> terms_;               // [prepared rows]
+  std::vector<float> column_terms_, widths_;  // [padded columns]
+};
+
+}  // namespace fasttriplet::cpu
