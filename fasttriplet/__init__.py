@@ -6,14 +6,13 @@ The map of the package; an arrow is "imports"::
 
 - :mod:`fasttriplet.functional`: the public functions, a file for each loss with its miner.
 - :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``.
-- :mod:`fasttriplet.explicit`: the loss of explicit triplets whole, :func:`triplet_margin_loss` and
-  :class:`TripletMarginLoss`; beside ``losses`` and ``functional`` in one.
 - :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before.
 - :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets` and :class:`Triplets`.
 - :mod:`fasttriplet.stats`: :class:`TripletStats`, what a loss tells about its triplets.
 - :mod:`fasttriplet.pairing`: who pairs with whom, and the rows as the operators take them.
 - :mod:`fasttriplet.check`: every validation of Python arguments.
-- :mod:`fasttriplet.autograd`, :mod:`fasttriplet.autograd_dense`: ``torch.autograd.Function`` over the operators.
+- :mod:`fasttriplet.autograd`: ``torch.autograd.Function`` over the operators.
+- :mod:`fasttriplet.reduction`: from distances to a loss in plain PyTorch, where the operators do not.
 - :mod:`fasttriplet.pair_distances`: distances of given pairs in plain PyTorch, which second derivatives go through.
 - :mod:`fasttriplet.fake`: the operators' fake (meta) kernels.
 - :mod:`fasttriplet.reference`: the specification in plain PyTorch; tests import it, the modules above never do.
@@ -27,7 +26,6 @@ mathematics that host and device share, ``cpu/`` and ``cuda/`` the kernels of th
 
 from fasttriplet import _library as _library  # first: registers the operators that the modules below look up
 from fasttriplet import fake as fake
-from fasttriplet.explicit import TripletMarginLoss, triplet_margin_loss
 from fasttriplet.functional import (
     batch_all_triplet_loss,
     batch_hard_triplet_loss,
@@ -38,6 +36,7 @@ from fasttriplet.functional import (
     mine_k_hardest,
     mine_semi_hard,
     semi_hard_triplet_loss,
+    triplet_margin_loss,
     weighted_triplet_loss,
 )
 from fasttriplet.info import build_info
@@ -47,6 +46,7 @@ from fasttriplet.losses import (
     EasyPositiveTripletLoss,
     KHardestTripletLoss,
     SemiHardTripletLoss,
+    TripletMarginLoss,
     WeightedTripletLoss,
 )
 from fasttriplet.memory import CrossBatchMemory

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
 
 import torch
 
 from fasttriplet import _library
-
-if TYPE_CHECKING:
-    from fasttriplet.pairing import Pairing
+from fasttriplet.arguments import Pairing
 
 #: Names in the order of the enumerations in ``csrc/core/options.h``: the position is the code the operators take.
 DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasttriplet.check import MINERS, REDUCTIONS
+from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
 
 
 @torch.library.register_fake("fasttriplet::mine_batch_hard")
@@ -167,6 +167,44 @@ def _(
     values: Tensor,
 ) -> tuple[Tensor, Tensor]:
     return _gradients(embeddings, ref_embeddings)
+
+
+@torch.library.register_fake("fasttriplet::triplet_margin_loss")
+def _(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    weights: Tensor | None,
+    margin: float,
+    distance: int,
+    swap: bool,
+    soft_margin: bool,
+    mining_margin: float | None,
+    reduction: int,
+) -> tuple[Tensor, Tensor]:
+    t = anchor.shape[0]
+    loss = anchor.new_empty((t,) if REDUCTIONS[reduction] == "none" else ())
+    kept = 3 + int(swap) + (3 if DISTANCES[distance] == "cosine" else 0)
+    return loss, anchor.new_empty((kept, t), dtype=torch.float64)
+
+
+@torch.library.register_fake("fasttriplet::_triplet_margin_loss_backward")
+def _(
+    grad_loss: Tensor,
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    values: Tensor,
+    distance: int,
+    swap: bool,
+    wants_anchor: bool,
+    wants_positive: bool,
+    wants_negative: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient(wanted: bool) -> Tensor:
+        return anchor.new_empty(anchor.shape if wanted else (0,))
+
+    return gradient(wants_anchor), gradient(wants_positive), gradient(wants_negative)
 
 
 def _gradients(embeddings: Tensor, ref_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:

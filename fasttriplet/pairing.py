@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fasttriplet.arguments import Pairing
 from fasttriplet.check import check_pairing, check_tensors
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -15,17 +16,6 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 def widened(embeddings: Tensor) -> Tensor:
     """Half precision widened to float32, which changes no value; autograd casts the gradient back."""
     return embeddings.float() if embeddings.dtype in HALF_DTYPES else embeddings
-
-
-class Pairing(NamedTuple):
-    """The arguments of the same names, which :func:`fasttriplet.batch_hard_triplet_loss` explains."""
-
-    ref_embeddings: Tensor | None
-    ref_labels: Tensor | None
-    self_indices: Tensor | None
-    groups: Tensor | None
-    ref_groups: Tensor | None
-    ignore_index: int | None
 
 
 class Batch(NamedTuple):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fasttriplet.arguments import Pairing
 from fasttriplet.autograd import BatchHardLoss
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import MinedTriplets
-from fasttriplet.pairing import Pairing, batch_of, widened
+from fasttriplet.pairing import batch_of, widened
 
 
 def batch_hard_triplet_loss(

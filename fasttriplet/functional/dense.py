@@ -5,19 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasttriplet.autograd_dense import BatchAllSums, WeightedDistances
+from fasttriplet.arguments import Pairing
+from fasttriplet.autograd import BatchAllSums, WeightedDistances
 from fasttriplet.check import check_weights
-from fasttriplet.functional._loss import (
-    HARDEST,
-    Losses,
-    LossResult,
-    Options,
-    checked_options,
-    losses_of,
-    reduced,
-    refuse_missing,
-)
-from fasttriplet.pairing import Batch, Pairing, batch_of
+from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, refuse_missing
+from fasttriplet.pairing import Batch, batch_of
+from fasttriplet.reduction import Losses, Options, losses_of, reduced
 from fasttriplet.stats import TripletStats, stats_of
 
 

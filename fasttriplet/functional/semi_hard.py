@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fasttriplet.arguments import Pairing
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_choice, check_margin
 from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
-from fasttriplet.pairing import Pairing, batch_of
+from fasttriplet.pairing import batch_of
 
 
 def semi_hard_triplet_loss(

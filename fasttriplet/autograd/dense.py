@@ -1,4 +1,4 @@
-"""``torch.autograd.Function`` over the operators of all pairs, batch-all and weighted; differentiable once.
+"""Batch-all and weighted distances over their operators, all pairs at once; differentiable once.
 
 Nothing of N x M numbers is kept: the backward walks the pairs again, or scales a gradient made on the way forward.
 """

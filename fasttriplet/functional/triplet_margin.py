@@ -1,0 +1,87 @@
+"""The loss of explicit triplets."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fasttriplet.autograd import TripletMargin
+from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin, check_triplets
+from fasttriplet.pairing import HALF_DTYPES, widened
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    margin: float = 1.0,
+    distance: str = "euclidean",
+    swap: bool = False,
+    soft_margin: bool = False,
+    mining_margin: float | None = None,
+    reduction: str = "mean",
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Triplet margin loss of explicit triplets: row i of ``anchor``, ``positive`` and ``negative`` is triplet i.
+
+    The loss of a triplet is ``max(d(a, p) - d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with
+    ``soft_margin``. Distances are those of float64, whatever the dtype. Where
+    ``torch.nn.functional.triplet_margin_loss`` adds 1e-6 to every entry of a difference, nothing is added here.
+
+    Args:
+        anchor: [T, D] float64, float32, float16 or bfloat16, any strides, on the CPU.
+        positive: [T, D] of the same dtype and device.
+        negative: [T, D] of the same dtype and device.
+        margin: finite number; not used when ``soft_margin`` is true. Default 1.0.
+        distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the
+            cosine of a zero row is 0) or ``"inner_product"`` (-x.y).
+        swap: the negative is at distance ``min(d(a, n), d(p, n))``; where they are equal the gradient is that of
+            d(a, n).
+        soft_margin: softplus in place of the hinge; stable for any difference.
+        mining_margin: only triplets with ``d(a, p) > d(a, n) - mining_margin`` count. None, the default: all do.
+        reduction: ``"none"`` gives [T], 0 where a triplet does not count; ``"sum"``; ``"mean"`` over the triplets that
+            count; ``"mean_nonzero"`` over those of them with a loss above zero. Where nothing counts the result is 0,
+            joined to the graph.
+        weights: [T] of a floating dtype: multiplies the loss of each triplet, and the means divide by the sum of the
+            weights of what they run over; 0 where that sum is 0. No gradient flows to them. None, the default: all 1.
+
+    Returns:
+        The loss, float64 for float64 inputs, else float32 (also for half precision and under autocast): [T] for
+        ``reduction="none"``, otherwise a scalar. The gradients have the dtype and the shape of the inputs and are zero
+        for a pair at distance 0. A triplet with a NaN or infinite entry, or whose difference of distances overflows
+        float64, counts, and its loss and its rows of the gradients are NaN; others are touched by the reduction only.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value, or weights that require grad.
+
+    Example:
+        >>> import torch
+        >>> from fasttriplet import triplet_margin_loss
+        >>> anchor = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+        >>> positive, negative = torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.tensor([[0.0, 2.0], [9.0, 9.0]])
+        >>> loss = triplet_margin_loss(anchor, positive, negative, reduction="none")
+        >>> loss.tolist()
+        [4.0, 0.0]
+        >>> loss.sum().backward()
+        >>> torch.allclose(anchor.grad, torch.tensor([[-0.6, 0.2], [0.0, 0.0]]))
+        True
+
+    Source: V. Balntas, E. Riba, D. Ponsa, K. Mikolajczyk, "Learning local feature descriptors with triplets and shallow
+    convolutional neural networks", 2016, https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html.
+    """
+    check_triplets(anchor, positive, negative, weights)
+    if anchor.dtype in HALF_DTYPES and anchor.dtype == positive.dtype == negative.dtype:  # else the operator refuses
+        anchor, positive, negative = widened(anchor), widened(positive), widened(negative)
+    return TripletMargin.apply(
+        anchor,
+        positive,
+        negative,
+        weights,
+        check_margin(margin),
+        check_choice("distance", distance, DISTANCES),
+        check_bool("swap", swap),
+        check_bool("soft_margin", soft_margin),
+        None if mining_margin is None else check_margin(mining_margin, "mining_margin"),
+        check_choice("reduction", reduction, REDUCTIONS),
+    )
