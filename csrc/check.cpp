@@ -2,9 +2,11 @@
 
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "core/bound.h"
 
@@ -19,7 +21,47 @@ std::string shape_of(const Tensor& tensor) {
   return text + "]";
 }
 
-std::string dtype_of(const Tensor& tensor) { return torch::headeronly::toString(tensor.scalar_type()); }
+// As PyTorch prints it.
+std::string name_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Bool:
+      return "torch.bool";
+    case ScalarType::Char:
+      return "torch.int8";
+    case ScalarType::Byte:
+      return "torch.uint8";
+    case ScalarType::Short:
+      return "torch.int16";
+    case ScalarType::UInt16:
+      return "torch.uint16";
+    case ScalarType::Int:
+      return "torch.int32";
+    case ScalarType::UInt32:
+      return "torch.uint32";
+    case ScalarType::Long:
+      return "torch.int64";
+    case ScalarType::UInt64:
+      return "torch.uint64";
+    case ScalarType::Half:
+      return "torch.float16";
+    case ScalarType::BFloat16:
+      return "torch.bfloat16";
+    case ScalarType::Float:
+      return "torch.float32";
+    case ScalarType::Double:
+      return "torch.float64";
+    case ScalarType::ComplexHalf:
+      return "torch.complex32";
+    case ScalarType::ComplexFloat:
+      return "torch.complex64";
+    case ScalarType::ComplexDouble:
+      return "torch.complex128";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
+}
+
+std::string dtype_of(const Tensor& tensor) { return name_of(tensor.scalar_type()); }
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -55,14 +97,30 @@ void check_device(const Tensor& tensor, const char* name, const Tensor& embeddin
     fail(std::string(name) + " must be on the device of " + like + ", " + place(embeddings) + "; got " + place(tensor));
 }
 
-// What makes rows of features of something else.
-std::string advice_for_dim(int64_t dim) {
+// What makes rows of features, of which there are `count`, of something else.
+std::string advice_for_dim(int64_t dim, const std::string& count) {
   if (dim == 0) return "a number is no row of features";
-  if (dim == 1) return "make one triplet of a row with x[None], or rows of numbers with x[:, None]";
+  if (dim == 1) return "make one row of it with x[None], or rows of numbers with x[:, None]";
   return "pool or flatten each first, e.g. x.flatten(1)" +
-         std::string(dim == 4   ? ", x.mean((1, 2)) of feature maps [T, H, W, C] or x.mean((2, 3)) of [T, C, H, W]"
-                     : dim == 3 ? " or x.mean(1) of sequences [T, L, D]"
-                                : "");
+         (dim == 4   ? ", x.mean((1, 2)) of feature maps [" + count + ", H, W, C] or x.mean((2, 3)) of [" + count +
+                           ", C, H, W]"
+          : dim == 3 ? " or x.mean(1) of sequences [" + count + ", L, D]"
+                     : std::string());
+}
+
+// Classes [N], or several labels a row, bool [N, C]. What users have in other forms is easily made one of these.
+void check_classes(const Tensor& labels, const char* name, const Tensor& rows, const char* rows_name) {
+  const bool integer = is_integer(labels.scalar_type()), many = labels.dim() == 2 && labels.size(0) == rows.size(0);
+  if (labels.dim() == 1 && labels.size(0) == rows.size(0) && integer) return;
+  if (many && labels.scalar_type() == ScalarType::Bool) return;
+  const std::string n = std::to_string(rows.size(0)), x = name;
+  const std::string must = x + " must be integers or bool [" + n + "], one class a row, or bool [" + n +
+                           ", C], several labels a row, to match " + rows_name + " " + shape_of(rows) + "; got " +
+                           dtype_of(labels) + " " + shape_of(labels);
+  if (many && labels.size(1) == 1) fail(must + ": for classes pass " + x + ".squeeze(1)" + (integer ? "" : ".long()"));
+  if (many) fail(must + ": pass " + x + ".bool() where a row may have several, " + x + ".argmax(1) of one-hot rows");
+  if (labels.dim() == 1 && labels.size(0) == rows.size(0)) fail(must + ": pass " + x + ".long() of whole numbers");
+  fail(must);
 }
 
 }  // namespace
@@ -71,17 +129,17 @@ void check_embeddings(const Tensor& embeddings) {
   const ScalarType dtype = embeddings.scalar_type();
   if (dtype != ScalarType::Float && dtype != ScalarType::Double)
     fail("embeddings must have dtype float64, float32, float16 or bfloat16; got " + dtype_of(embeddings));
-  if (embeddings.dim() != 2) fail("embeddings must have shape [N, D]; got " + shape_of(embeddings));
+  if (embeddings.dim() != 2)
+    fail("embeddings must have shape [N, D]; got " + shape_of(embeddings) + ": " +
+         advice_for_dim(embeddings.dim(), "N"));
   if (embeddings.size(0) > std::numeric_limits<int32_t>::max())
     fail("embeddings must have at most 2^31 - 1 rows; got " + shape_of(embeddings));
   if (embeddings.size(1) > kMaxColumns) fail("embeddings must have at most 2^22 columns; got " + shape_of(embeddings));
 }
 
 void check_labels(const Tensor& labels, const Tensor& embeddings) {
-  if (!is_integer(labels.scalar_type())) fail("labels must have an integer dtype or bool; got " + dtype_of(labels));
-  if (labels.dim() != 1 || labels.size(0) != embeddings.size(0))
-    fail("labels must have shape [" + std::to_string(embeddings.size(0)) + "] to match embeddings " +
-         shape_of(embeddings) + "; got " + shape_of(labels));
+  check_classes(labels, "labels", embeddings, "embeddings");
+  if (labels.dim() != 1) fail("labels must have shape [N] here; got " + shape_of(labels));
   check_device(labels, "labels", embeddings);
 }
 
@@ -89,23 +147,51 @@ void check_saved(const Tensor& tensor, const char* name, ScalarType dtype, int64
                  const char* origin) {
   const int64_t n = embeddings.size(0);
   if (tensor.scalar_type() != dtype || tensor.dim() != 2 || tensor.size(0) != leading || tensor.size(1) != n)
-    fail(std::string(name) + " must be what " + origin + ", " + torch::headeronly::toString(dtype) + " [" +
-         std::to_string(leading) + ", " + std::to_string(n) + "]; got " + dtype_of(tensor) + " " + shape_of(tensor));
+    fail(std::string(name) + " must be what " + origin + ", " + name_of(dtype) + " [" + std::to_string(leading) + ", " +
+         std::to_string(n) + "]; got " + dtype_of(tensor) + " " + shape_of(tensor));
   check_device(tensor, name, embeddings);
+}
+
+PairingTensors::PairingTensors(Tensor rows, Tensor ids, std::optional<Tensor> references, const PairingList& pairing,
+                               const PairingNumbers& numbers)
+    : embeddings(std::move(rows)), labels(std::move(ids)), ref_embeddings(std::move(references)) {
+  std::optional<Tensor>* const listed[] = {&ref_labels, &self_indices, &sample_ids, &ref_sample_ids,
+                                           &groups,     &ref_groups,   &ref_mask};
+  if (pairing.size() > std::size(listed) || numbers.size() > 2)
+    fail("pairing must list at most " + std::to_string(std::size(listed)) + " tensors and 2 numbers; got " +
+         std::to_string(pairing.size()) + " and " + std::to_string(numbers.size()));
+  for (size_t at = 0; at < pairing.size(); ++at) *listed[at] = pairing[at];
+  if (!numbers.empty())
+    groups_exclude = static_cast<GroupsExclude>(code_below(numbers[0], kGroupsExclude, "groups_exclude"));
+  if (numbers.size() > 1) ignore_index = numbers[1];
 }
 
 namespace {
 
-// One integer a row of `rows`, or where `may_be_masks` a bit mask.
-void check_ids(const Tensor& ids, const char* name, const Tensor& rows, const char* rows_name, bool may_be_masks) {
+// One integer a row of `rows`.
+void check_ids(const Tensor& ids, const char* name, const Tensor& rows, const char* rows_name) {
   if (!is_integer(ids.scalar_type()))
     fail(std::string(name) + " must have an integer dtype or bool; got " + dtype_of(ids));
-  const std::string n = std::to_string(rows.size(0));
-  const bool shaped = ids.dim() == 1 || (may_be_masks && ids.dim() == 2);
-  if (!shaped || ids.size(0) != rows.size(0))
-    fail(std::string(name) + " must have shape [" + n + "]" +
-         (may_be_masks ? ", or [" + n + ", W] for bit masks," : "") + " to match " + rows_name + " " + shape_of(rows) +
-         "; got " + shape_of(ids));
+  if (ids.dim() != 1 || ids.size(0) != rows.size(0))
+    fail(std::string(name) + " must have shape [" + std::to_string(rows.size(0)) + "] to match " + rows_name + " " +
+         shape_of(rows) + "; got " + shape_of(ids));
+}
+
+// What rows have and, where there are references, these have as well.
+void check_both(const PairingTensors& pairing, const std::optional<Tensor>& ids, const char* name,
+                const std::optional<Tensor>& ref_ids, const char* ref_name) {
+  const bool wants_both = pairing.ref_embeddings.has_value();
+  if (ids.has_value() ? ref_ids.has_value() != wants_both : ref_ids.has_value())
+    fail(std::string(ref_name) + " must be given with " + name + " and ref_embeddings, and not otherwise; got " +
+         (ids ? "" : "no ") + name + (ref_ids ? " and " : " and no ") + ref_name);
+  if (ids) {
+    check_ids(*ids, name, pairing.embeddings, "embeddings");
+    check_device(*ids, name, pairing.embeddings);
+  }
+  if (ref_ids) {
+    check_ids(*ref_ids, ref_name, *pairing.ref_embeddings, "ref_embeddings");
+    check_device(*ref_ids, ref_name, pairing.embeddings);
+  }
 }
 
 }  // namespace
@@ -125,39 +211,36 @@ void check_references(const Tensor& references, const Tensor& embeddings) {
 void check_pairing(const PairingTensors& pairing) {
   const Tensor& embeddings = pairing.embeddings;
   check_embeddings(embeddings);
-  check_ids(pairing.labels, "labels", embeddings, "embeddings", true);
+  check_classes(pairing.labels, "labels", embeddings, "embeddings");
   check_device(pairing.labels, "labels", embeddings);
   if (pairing.ref_embeddings.has_value() != pairing.ref_labels.has_value())
     fail("ref_embeddings and ref_labels must be given together; got one of them");
-  if (pairing.self_indices.has_value() && !pairing.ref_embeddings.has_value())
-    fail("self_indices must come with ref_embeddings, which they point into; got them without");
   if (pairing.ignore_index.has_value() && pairing.labels.dim() == 2)
-    fail("ignore_index must not be given with bit masks, labels of shape [N, W]; got " + shape_of(pairing.labels));
+    fail("ignore_index must not be given where labels are multi-hot, bool [N, C]; got labels " +
+         shape_of(pairing.labels));
   if (pairing.ref_embeddings.has_value()) {
     const Tensor &references = *pairing.ref_embeddings, &labels = *pairing.ref_labels;
     check_references(references, embeddings);
-    check_ids(labels, "ref_labels", references, "ref_embeddings", true);
+    check_classes(labels, "ref_labels", references, "ref_embeddings");
     if (labels.dim() != pairing.labels.dim() || (labels.dim() == 2 && labels.size(1) != pairing.labels.size(1)))
       fail("ref_labels must have the form of labels, " + shape_of(pairing.labels) + "; got " + shape_of(labels));
     check_device(labels, "ref_labels", embeddings);
   }
   if (pairing.self_indices.has_value()) {
-    check_ids(*pairing.self_indices, "self_indices", embeddings, "embeddings", false);
+    if (!pairing.ref_embeddings)
+      fail("self_indices must come with ref_embeddings, which they point into; got them without");
+    check_ids(*pairing.self_indices, "self_indices", embeddings, "embeddings");
     check_device(*pairing.self_indices, "self_indices", embeddings);
   }
-  const bool wants_both = pairing.ref_embeddings.has_value();
-  if (pairing.groups.has_value() ? pairing.ref_groups.has_value() != wants_both : pairing.ref_groups.has_value())
-    fail(std::string("ref_groups must be given with groups and ref_embeddings, and not otherwise; got ") +
-         (pairing.groups.has_value() ? "groups " : "no groups ") +
-         (pairing.ref_groups.has_value() ? "and ref_groups" : "and no ref_groups"));
-  if (pairing.groups.has_value()) {
-    check_ids(*pairing.groups, "groups", embeddings, "embeddings", false);
-    check_device(*pairing.groups, "groups", embeddings);
+  if (pairing.ref_mask.has_value()) {
+    if (!pairing.ref_embeddings) fail("ref_mask must come with ref_embeddings, which it masks; got it without");
+    if (pairing.ref_mask->scalar_type() != ScalarType::Bool)
+      fail("ref_mask must have dtype torch.bool; got " + dtype_of(*pairing.ref_mask));
+    check_ids(*pairing.ref_mask, "ref_mask", *pairing.ref_embeddings, "ref_embeddings");
+    check_device(*pairing.ref_mask, "ref_mask", embeddings);
   }
-  if (pairing.ref_groups.has_value()) {
-    check_ids(*pairing.ref_groups, "ref_groups", *pairing.ref_embeddings, "ref_embeddings", false);
-    check_device(*pairing.ref_groups, "ref_groups", embeddings);
-  }
+  check_both(pairing, pairing.sample_ids, "sample_ids", pairing.ref_sample_ids, "ref_sample_ids");
+  check_both(pairing, pairing.groups, "groups", pairing.ref_groups, "ref_groups");
 }
 
 void check_self_indices(const int64_t* indices, int64_t n, int64_t references) {
@@ -181,9 +264,8 @@ void check_mined(const Tensor& grad, const Tensor& distances, const Tensor& trip
   const auto check = [&](const Tensor& tensor, const char* name, ScalarType dtype, int64_t leading) {
     if (tensor.scalar_type() != dtype || tensor.dim() != 2 || tensor.size(0) != leading ||
         tensor.size(1) != triplets.size(triplets.dim() - 1))
-      fail(std::string(name) + " must be what mine_triplets returned for these embeddings, " +
-           torch::headeronly::toString(dtype) + " [" + std::to_string(leading) + ", T]; got " + dtype_of(tensor) + " " +
-           shape_of(tensor));
+      fail(std::string(name) + " must be what mine_triplets returned for these embeddings, " + name_of(dtype) + " [" +
+           std::to_string(leading) + ", T]; got " + dtype_of(tensor) + " " + shape_of(tensor));
     check_device(tensor, name, embeddings);
   };
   if (triplets.dim() != 2) fail("triplets must have shape [3, T]; got " + shape_of(triplets));
@@ -235,7 +317,7 @@ void check_triplets(const Tensor& anchor, const Tensor& positive, const Tensor& 
   const std::string must = "anchor, positive and negative must have ";
   for (const Tensor* tensor : rows)
     if (tensor->dim() != 2)
-      fail(must + "shape [T, D], one row a triplet; " + listed(shape_of) + ": " + advice_for_dim(tensor->dim()));
+      fail(must + "shape [T, D], one row a triplet; " + listed(shape_of) + ": " + advice_for_dim(tensor->dim(), "T"));
   const auto differs = [&](int64_t axis) {
     return positive.size(axis) != anchor.size(axis) || negative.size(axis) != anchor.size(axis);
   };

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "core/options.h"
 
@@ -18,13 +19,23 @@ void check_embeddings(const Tensor& embeddings);
 // On one device: labels and all else too must be where the embeddings are.
 void check_labels(const Tensor& labels, const Tensor& embeddings);
 
-// Who may pair with whom, as the operators take it; each but the first two may be absent.
+// Who may pair with whom. Operators take what autograd does not see of it as a list of tensors, in the order in which
+// they stand here, and a list of numbers; a list may end early. fasttriplet/arguments.py writes both lists.
+using PairingList = std::vector<std::optional<Tensor>>;
+using PairingNumbers = std::vector<int64_t>;
 struct PairingTensors {
-  Tensor embeddings, labels;                         // [N, D]; [N], or [N, W] bit masks
-  std::optional<Tensor> ref_embeddings, ref_labels;  // [M, D]; [M] or [M, W]
-  std::optional<Tensor> self_indices;                // [N] int64, each -1 or an index below M
-  std::optional<Tensor> groups, ref_groups;          // [N], [M]
+  Tensor embeddings, labels;                         // [N, D]; [N] classes, or bool [N, C] multi-hot
+  std::optional<Tensor> ref_embeddings;              // [M, D]
+  std::optional<Tensor> ref_labels;                  // [M] or [M, C]
+  std::optional<Tensor> self_indices;                // [N] integers, each -1 or an index below M
+  std::optional<Tensor> sample_ids, ref_sample_ids;  // [N], [M] integers, -1 for none
+  std::optional<Tensor> groups, ref_groups;          // [N], [M] integers
+  std::optional<Tensor> ref_mask;                    // [M] bool
+  GroupsExclude groups_exclude = GroupsExclude::kPairs;
   std::optional<int64_t> ignore_index;
+
+  PairingTensors(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, const PairingList& pairing,
+                 const PairingNumbers& numbers);
 };
 void check_pairing(const PairingTensors& pairing);
 void check_references(const Tensor& references, const Tensor& embeddings);

@@ -1,18 +1,174 @@
-"""The arguments about who pairs with whom, which all losses and miners of a batch take."""
+"""The arguments that all losses and miners of a batch share: who pairs with whom, weights, statistics.
+
+They are declared here once. A function takes them as ``**arguments: Unpack[...]`` under :func:`takes`, which writes
+them out in its signature and its docstring. The operators take those about pairing as two lists (:func:`as_lists`,
+``PairingTensors`` in ``csrc/check.h``). A new one is a field here, the same in ``PairingTensors``, and what its kernel
+does with it.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor
+from typing_extensions import TypedDict, get_original_bases
 
 
-class Pairing(NamedTuple):
-    """The arguments of the same names, which :func:`fasttriplet.batch_hard_triplet_loss` explains."""
+class BatchPairing(TypedDict, total=False):
+    """Who pairs with whom in one batch; an anchor never pairs with itself.
+
+    Attributes:
+        ref_embeddings: [M, D], where positives and negatives are taken from in place of the batch: a memory bank, a
+            second view, the rows of other processes. Gradients flow to both. Default None: the batch itself.
+        ref_labels: [M] or [M, C], in the form of ``labels``; given together with ``ref_embeddings``.
+        self_indices: [N] integers: which reference is anchor i's own copy and never its partner, -1 for none. With
+            references only. Default None: no reference is a copy.
+        sample_ids: [N] integers: rows of equal number are copies of one sample, as two views of an image or what an
+            earlier epoch made of it, and never pair; -1 for none. Default None: no copies.
+        ref_sample_ids: [M] integers, those of the references; given together with ``sample_ids`` where there are
+            references.
+        groups: [N] integers: rows of equal group never pair, as those seen by one camera; see ``groups_exclude``.
+            Default None: no groups.
+        ref_groups: [M] integers, those of the references; given together with ``groups`` where there are references.
+        ref_mask: [M] bool: references where it is false pair with nobody, and what is in them does not matter. With
+            references only. Default None: all take part.
+    """
 
     ref_embeddings: Tensor | None
     ref_labels: Tensor | None
     self_indices: Tensor | None
+    sample_ids: Tensor | None
+    ref_sample_ids: Tensor | None
     groups: Tensor | None
     ref_groups: Tensor | None
+    ref_mask: Tensor | None
+
+
+class PairingRules(TypedDict, total=False):
+    """Who pairs with whom in every batch.
+
+    Attributes:
+        groups_exclude: what rows of equal group never are to each other. ``"pairs"``, the default: neither positive nor
+            negative. ``"positives"``: no positives; of another label they are negatives still, as Market-1501 and other
+            sets of person re-identification score a camera's own images of the same person alone as junk.
+        ignore_index: rows of this label are neither anchors nor candidates; not with multi-hot labels. Default None: no
+            label.
+    """
+
+    groups_exclude: str
     ignore_index: int | None
+
+
+class Weights(TypedDict, total=False):
+    """How much each anchor counts.
+
+    Attributes:
+        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
+            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+    """
+
+    weights: Tensor | None
+
+
+class Statistics(TypedDict, total=False):
+    """What a loss tells beside its value.
+
+    Attributes:
+        return_stats: also say what became of the batch, as :class:`fasttriplet.TripletStats`. Default false.
+    """
+
+    return_stats: bool
+
+
+class Pairing(BatchPairing, PairingRules, total=False):
+    """What a miner is told about who pairs with whom."""
+
+
+class LossArguments(BatchPairing, PairingRules, Weights, Statistics, total=False):
+    """What every loss of a batch takes beside its own options."""
+
+
+class ModuleOptions(PairingRules, Statistics, total=False):
+    """What the module of every such loss is made with beside its own options."""
+
+
+class ForwardArguments(BatchPairing, Weights, total=False):
+    """What the module of every such loss is called with beside embeddings and labels."""
+
+
+#: Where it is not None.
+DEFAULTS: dict[str, object] = {"groups_exclude": "pairs", "return_stats": False}
+
+#: Tensors about pairing in the order in which the operators list them: all that autograd does not see.
+LISTED = tuple(name for name in BatchPairing.__annotations__ if name != "ref_embeddings")
+
+#: What rows have and, where there are references, these have as well.
+BOTH_OR_NEITHER = (("sample_ids", "ref_sample_ids"), ("groups", "ref_groups"))
+
+GROUPS_EXCLUDE = ("pairs", "positives")
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def takes(arguments: Any) -> Callable[[_Function], _Function]:
+    """Writes the fields of ``arguments``, a ``TypedDict``, out in the signature and docstring of what takes them."""
+
+    def written_out(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        written = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for name, annotation in arguments.__annotations__.items():
+            kind, default = inspect.Parameter.KEYWORD_ONLY, DEFAULTS.get(name)
+            text = annotation.__forward_arg__ if hasattr(annotation, "__forward_arg__") else annotation
+            written.append(inspect.Parameter(name, kind, default=default, annotation=text))
+        function.__signature__ = signature.replace(parameters=written)  # type: ignore[attr-defined]
+        if function.__doc__ is not None:  # it is under python -OO
+            function.__doc__ = _with_entries(function.__doc__, "".join(_entries(arguments)))
+        return function
+
+    return written_out
+
+
+def told(function: str, arguments: Mapping[str, object], known: Any) -> dict[str, Any]:
+    """Of what was passed by keyword that which says something; TypeError for a name that is none of ``known``."""
+    if not arguments:  # mostly
+        return {}
+    names = known.__annotations__
+    for name in arguments:
+        if name not in names:
+            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
+    return {
+        name: value
+        for name, value in arguments.items()
+        if value is not None and value is not False and (name != "groups_exclude" or value != DEFAULTS[name])
+    }
+
+
+def as_lists(pairing: Mapping[str, Any]) -> tuple[tuple[Tensor | None, ...], tuple[int, ...]]:
+    """What was :func:`told` of pairing as the operators take it: tensors, and numbers."""
+    tensors = tuple(pairing.get(name) for name in LISTED) if pairing else ()
+    exclude = GROUPS_EXCLUDE.index(pairing.get("groups_exclude", "pairs"))
+    index = pairing.get("ignore_index")
+    return tensors, (exclude,) if index is None else (exclude, int(index))
+
+
+def _entries(arguments: Any) -> list[str]:
+    """The lines of the docstrings about the fields of ``arguments``, those of what it is made of first."""
+    lines = [line for base in get_original_bases(arguments) if base is not TypedDict for line in _entries(base)]
+    _, _, attributes = (arguments.__doc__ or "").partition("Attributes:\n")
+    return lines + [line for line in attributes.splitlines(keepends=True) if line.strip()]
+
+
+def _with_entries(docstring: str, entries: str) -> str:
+    """The entry ``**...`` of the Args of ``docstring``, which stands for them all, gives way to ``entries``."""
+    lines, kept, inside = docstring.splitlines(keepends=True), [], False
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if line.strip().startswith("**") and indent == 8:
+            kept.append(entries)
+            inside = True
+        elif not inside or indent <= 8 or not line.strip():
+            inside = False
+            kept.append(line)
+    return "".join(kept)

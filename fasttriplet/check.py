@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 
 from fasttriplet import _library
-from fasttriplet.arguments import Pairing
+from fasttriplet.arguments import BOTH_OR_NEITHER, GROUPS_EXCLUDE, BatchPairing
 
 #: Names in the order of the enumerations in ``csrc/core/options.h``: the position is the code the operators take.
 DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")
@@ -143,39 +144,42 @@ def check_ignore_index(value: object) -> int | None:
     return int(value)
 
 
-def check_pairing(function: str, embeddings: torch.Tensor, labels: torch.Tensor, pairing: Pairing) -> None:
+def check_pairing(function: str, embeddings: torch.Tensor, labels: torch.Tensor, given: Mapping[str, Any]) -> None:
     """What ``function`` is told about who pairs with whom; shapes and dtypes are left to C++."""
-    for name, value in zip(pairing._fields[:-1], pairing[:-1], strict=True):
-        if value is None:
+    for name, value in given.items():
+        if name not in BatchPairing.__annotations__:
             continue
         check_dense(name, value)
         if value.device != embeddings.device:
             raise ValueError(
                 f"{name} must be on the device of embeddings, {embeddings.device}; got {name} on {value.device}"
             )
-    check_ignore_index(pairing.ignore_index)
+    check_ignore_index(given.get("ignore_index"))
+    check_choice("groups_exclude", given.get("groups_exclude", "pairs"), GROUPS_EXCLUDE)
     if embeddings.device.type not in ("cpu", "meta"):
         raise ValueError(
             f"embeddings must be on the cpu, since {function} has no other kernels yet: move embeddings, labels and "
             "the rest with .cpu(), gradients flow back through that, or call batch_hard_triplet_loss or mine_batch_hard"
             f" with embeddings and labels [N] alone; got {embeddings.device}"
         )
-    if (pairing.ref_embeddings is None) != (pairing.ref_labels is None):
-        given, absent = ("ref_labels", "ref_embeddings")[:: 1 if pairing.ref_embeddings is None else -1]
-        raise ValueError(f"ref_embeddings and ref_labels must be given together; got {given} and no {absent}")
-    if pairing.ref_embeddings is None:
-        for name in ("self_indices", "ref_groups"):
-            if getattr(pairing, name) is not None:
+    references = "ref_embeddings" in given
+    if references != ("ref_labels" in given):
+        had, absent = ("ref_embeddings", "ref_labels")[:: 1 if references else -1]
+        raise ValueError(f"ref_embeddings and ref_labels must be given together; got {had} and no {absent}")
+    for own, theirs in BOTH_OR_NEITHER:
+        if references and (own in given) != (theirs in given):
+            had, absent = (own, theirs)[:: 1 if own in given else -1]
+            raise ValueError(
+                f"{own} and {theirs} must be given together where there are references; got {had} and no {absent}"
+            )
+    if not references:
+        for name in given:
+            if name == "self_indices" or name.startswith("ref_"):
                 raise ValueError(f"{name} must come with ref_embeddings, whose rows it is about; got no ref_embeddings")
-    elif (pairing.groups is None) != (pairing.ref_groups is None):
-        given, absent = ("ref_groups", "groups")[:: 1 if pairing.groups is None else -1]
+    if "ignore_index" in given and labels.dim() == 2:
         raise ValueError(
-            f"groups and ref_groups must be given together where there are references; got {given} and no {absent}"
-        )
-    if pairing.ignore_index is not None and labels.dim() == 2:
-        raise ValueError(
-            f"ignore_index must be None where labels are bit masks, [N, W]: a row without bits has no positives; got "
-            f"{pairing.ignore_index}"
+            f"ignore_index must be None where labels are multi-hot, [N, C]: a row without a label has no positives; "
+            f"got {given['ignore_index']}"
         )
 
 

@@ -1,14 +1,15 @@
-"""Who pairs with whom, as all functions are told it, and the rows that the operators are given."""
+"""A batch as the operators take it: rows, and who pairs with whom, checked."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fasttriplet.arguments import Pairing
-from fasttriplet.check import check_pairing, check_tensors
+from fasttriplet.arguments import LISTED, as_lists, told
+from fasttriplet.check import check_bool, check_pairing, check_tensors, check_weights
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -19,17 +20,25 @@ def widened(embeddings: Tensor) -> Tensor:
 
 
 class Batch(NamedTuple):
-    """A batch checked and widened: what the operators take first."""
+    """A batch checked and widened."""
 
     embeddings: Tensor  # [N, D] float32 or float64
     ref_embeddings: Tensor | None  # [M, D] of the same dtype
-    labels: Tensor  # [N] or [N, W]
-    pairing: Pairing
+    labels: Tensor  # [N], or [N, C] bool
+    told: dict[str, Any]  # what was told beside that, see fasttriplet.arguments
 
     @property
-    def arguments(self) -> tuple[Tensor | int | None, ...]:
-        """The operators' first eight: embeddings, labels, and the pairing in its order."""
-        return (self.embeddings, self.labels, self.ref_embeddings, *self.pairing[1:])
+    def arguments(self) -> tuple[Any, ...]:
+        """The operators' first five."""
+        return (self.embeddings, self.labels, self.ref_embeddings, *as_lists(self.told))
+
+    @property
+    def weights(self) -> Tensor | None:
+        return self.told.get("weights")
+
+    @property
+    def return_stats(self) -> bool:
+        return self.told.get("return_stats", False)
 
     @property
     def candidates(self) -> int:
@@ -38,7 +47,7 @@ class Batch(NamedTuple):
 
     def takes_part(self) -> Tensor | None:
         """[N] bool, anchors that are not ignored; None where none is."""
-        index = self.pairing.ignore_index
+        index = self.told.get("ignore_index")
         return None if index is None else ~_ignored(self.labels, index)
 
 
@@ -52,33 +61,45 @@ def poison_of(
     embeddings: Tensor,
     labels: Tensor,
     ref_embeddings: Tensor | None,
-    ref_labels: Tensor | None,
-    ignore_index: int | None,
+    pairing: Sequence[Tensor | None],
+    numbers: Sequence[int],
 ) -> Tensor:
-    """[] float64: 1, or NaN where a row that is not ignored is not finite."""
-    finite = []
-    for rows, classes in ((embeddings, labels), (ref_embeddings, ref_labels)):
-        if rows is None or classes is None or rows.shape[1] == 0:
+    """[] float64: 1, or NaN where a row that is neither ignored nor masked is not finite.
+
+    Of what the operators were given, once they have checked it.
+    """
+    given = dict(zip(LISTED, pairing, strict=False))
+    index, finite = numbers[1] if len(numbers) > 1 else None, []
+    for rows, classes, mask in (
+        (embeddings, labels, None),
+        (ref_embeddings, given.get("ref_labels"), given.get("ref_mask")),
+    ):
+        if rows is None or rows.shape[1] == 0:
             continue
         low, high = torch.aminmax(rows, dim=1)  # one pass and no copy, as isfinite would take; NaN goes through
         fine = (low > -torch.inf) & (high < torch.inf)
-        finite.append((fine if ignore_index is None else fine | _ignored(classes, ignore_index)).all())
+        if index is not None and classes is not None:
+            fine = fine | _ignored(classes, index)
+        finite.append((fine if mask is None else fine | ~mask).all())
     if not finite:
         return embeddings.new_ones((), dtype=torch.float64)
     return torch.where(torch.stack(finite).all(), 1.0, torch.nan).double()
 
 
-def batch_of(function: str, embeddings: Tensor, labels: Tensor, pairing: Pairing) -> Batch:
+def batch_of(function: str, embeddings: Tensor, labels: Tensor, arguments: Mapping[str, object], known: Any) -> Batch:
     """The batch as the operators take it, checked; ``function`` is the public one, for its errors.
 
     Rows and references become float64 where one of them is, else float32: no value changes.
     """
+    given = told(function, arguments, known)
     check_tensors(embeddings, labels)
-    check_pairing(function, embeddings, labels, pairing)
-    rows, references = widened(embeddings), pairing.ref_embeddings
+    check_pairing(function, embeddings, labels, given)
+    check_bool("return_stats", given.get("return_stats", False))
+    check_weights(given.get("weights"), embeddings)
+    rows, references = widened(embeddings), given.get("ref_embeddings")
     if references is not None:
         references = widened(references)
         if rows.is_floating_point() and references.is_floating_point():  # what is not is refused in C++
             dtype = torch.promote_types(rows.dtype, references.dtype)
             rows, references = rows.to(dtype), references.to(dtype)
-    return Batch(rows, references, labels, pairing)
+    return Batch(rows, references, labels, given)

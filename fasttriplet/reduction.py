@@ -16,7 +16,6 @@ class Options(NamedTuple):
     soft_margin: bool
     reduction: str
     on_missing: str
-    return_stats: bool
 
 
 class Losses(NamedTuple):

@@ -94,7 +94,10 @@ def undecided(case: Case, dtype: torch.dtype, distance: str) -> bool:
 
 
 #: Who pairs with whom: every way that the arguments of pairing offer, alone and together.
-PAIRINGS = ("plain", "references", "own-copies", "groups", "masks", "ignored", "everything")
+PAIRINGS = (
+    *("plain", "references", "own-copies", "groups", "multi-hot", "ignored", "samples", "reference-samples"),
+    *("junk", "masked-references", "everything"),
+)
 
 
 def pair_up(pairing: str, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, object]]:
@@ -108,13 +111,28 @@ def pair_up(pairing: str, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, d
         rows = torch.cat([numbers[3:].flip(0), numbers])
         arguments.update(ref_embeddings=embeddings[rows].clone(), ref_labels=labels[rows])
         arguments["self_indices"] = torch.where(numbers % 5 == 4, -1, len(rows) - n + numbers)
-    if pairing == "groups":
+    if pairing in ("groups", "junk"):
         arguments["groups"] = numbers % 3 - 1
+    if pairing in ("junk", "everything"):
+        arguments["groups_exclude"] = "positives"
+    if pairing == "samples":  # up to five copies of a sample, most of one class, some of several; every seventh of none
+        arguments["sample_ids"] = torch.where(numbers % 7 == 6, -1, numbers // 5 + 3 * (numbers % 2))
+    if pairing == "reference-samples":  # two or more references are copies of an anchor
+        rows = torch.cat([numbers, numbers.flip(0), numbers[::3]])
+        arguments.update(ref_embeddings=embeddings[rows].clone(), ref_labels=labels[rows])
+        arguments.update(sample_ids=numbers % 13 - 1, ref_sample_ids=rows % 13 - 1)
+    if pairing == "masked-references":  # what is masked may be anything
+        mask = numbers % 4 != 1
+        rows = torch.where(mask[:, None], embeddings.flip(0), torch.nan)
+        arguments.update(ref_embeddings=rows, ref_labels=labels.flip(0), ref_mask=mask)
     if pairing == "everything":
-        arguments.update(groups=numbers % 4, ref_groups=(3 * rows) % 5)
+        arguments.update(groups=numbers % 4, ref_groups=(3 * rows) % 5, ref_mask=rows % 6 != 5)
+        arguments.update(sample_ids=numbers % 9 - 1, ref_sample_ids=(2 * rows) % 9 - 1)
     if pairing in ("ignored", "everything"):
         arguments["ignore_index"] = int(labels.max()) if n else 0
-    if pairing == "masks":  # two words; every eleventh row has no bits
-        low, high = 1 << labels % 5, (1 << labels % 3) * (numbers % 4 == 0)
-        labels = torch.stack([low, high], 1) * (numbers % 11 != 10)[:, None]
+    if pairing == "multi-hot":  # three words of bits and a bit; every eleventh row has none
+        many = torch.zeros(n, 193, dtype=torch.bool)
+        many[numbers, 40 * (labels % 5)] = True
+        many[numbers, 188 + labels % 5] |= numbers % 4 == 0
+        labels = many & (numbers % 11 != 10)[:, None]
     return labels, arguments

@@ -9,10 +9,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fasttriplet
 from fasttriplet import _library
+from fasttriplet.arguments import ForwardArguments, LossArguments, ModuleOptions, Pairing
 from tests.family import LOSSES, MODULES, NAMES
 from tests.test_arguments import EMBEDDINGS, LABELS, OPTION_ERRORS, TENSOR_ERRORS
 
 REFERENCES = dict(ref_embeddings=torch.zeros(5, 4), ref_labels=torch.arange(5))
+MULTI_HOT = torch.ones(8, 3, dtype=torch.bool)
 MINERS = NAMES[:4]
 PAIRING_ERRORS = [
     (
@@ -33,16 +35,44 @@ PAIRING_ERRORS = [
     (dict(groups=[0] * 8), TypeError, r"groups must be a torch\.Tensor; got list"),
     (dict(groups=LABELS.to_sparse()), ValueError, "groups must be a dense tensor"),
     (dict(groups=LABELS.to("meta")), ValueError, "groups must be on the device of embeddings, cpu; got groups on meta"),
-    (dict(groups=LABELS.float()), ValueError, "groups must have an integer dtype or bool; got Float"),
+    (dict(groups=LABELS.float()), ValueError, "groups must have an integer dtype or bool; got torch.float32"),
     (dict(groups=LABELS[:7]), ValueError, r"groups must have shape \[8\] to match embeddings \[8, 4\]; got \[7\]"),
     (dict(REFERENCES, ref_embeddings=torch.zeros(5, 3)), ValueError, r"ref_embeddings must have shape \[M, 4\]"),
-    (dict(REFERENCES, ref_labels=torch.arange(4)), ValueError, r"ref_labels must have shape \[5\].* got \[4\]"),
-    (dict(REFERENCES, ref_labels=torch.arange(5)[:, None]), ValueError, "ref_labels must have the form of labels"),
+    (
+        dict(REFERENCES, ref_labels=torch.arange(4)),
+        ValueError,
+        r"ref_labels must be .* \[5\], .*; got torch.int64 \[4\]",
+    ),
+    (
+        dict(REFERENCES, ref_labels=torch.arange(5)[:, None]),
+        ValueError,
+        r"ref_labels must be .* pass ref_labels.squeeze\(1\)",
+    ),
+    (
+        dict(REFERENCES, ref_labels=MULTI_HOT[:5]),
+        ValueError,
+        "ref_labels must have the form of labels",
+    ),
     (dict(REFERENCES, self_indices=LABELS + 2), ValueError, "self_indices must hold -1 or an index below 5; got 5"),
     (dict(ignore_index="0"), TypeError, "ignore_index must be an int or None; got str"),
     (dict(ignore_index=True), TypeError, "ignore_index must be an int or None; got bool"),
     (dict(ignore_index=2**63), ValueError, "ignore_index must be a number that int64 holds; got 9223372036854775808"),
-    (dict(labels=LABELS[:, None], ignore_index=0), ValueError, "ignore_index must be None where labels are bit masks"),
+    (dict(labels=MULTI_HOT, ignore_index=0), ValueError, "ignore_index must be None where labels are multi-hot"),
+    (
+        dict(REFERENCES, labels=MULTI_HOT, ref_labels=torch.ones(5, 4, dtype=torch.bool)),
+        ValueError,
+        r"ref_labels must have the form of labels, \[8, 3\]; got \[5, 4\]",
+    ),
+    (dict(ref_sample_ids=LABELS), ValueError, "ref_sample_ids must come with ref_embeddings"),
+    (dict(sample_ids=LABELS, **REFERENCES), ValueError, "got sample_ids and no ref_sample_ids"),
+    (dict(sample_ids=LABELS[:, None]), ValueError, r"sample_ids must have shape \[8\] .*; got \[8, 1\]"),
+    (dict(sample_ids=torch.ones(8)), ValueError, "sample_ids must have an integer dtype or bool; got torch.float32"),
+    (dict(ref_mask=LABELS > 0), ValueError, "ref_mask must come with ref_embeddings"),
+    (dict(REFERENCES, ref_mask=torch.ones(5)), ValueError, "ref_mask must have dtype torch.bool; got torch.float32"),
+    (dict(REFERENCES, ref_mask=LABELS > 0), ValueError, r"ref_mask must have shape \[5\] .*; got \[8\]"),
+    (dict(groups_exclude="negatives"), ValueError, "groups_exclude must be one of pairs, positives; got 'negatives'"),
+    (dict(groups_exclude=True), TypeError, "groups_exclude must be a str, one of pairs, positives; got bool"),
+    (dict(group=LABELS), TypeError, r"\(\) got an unexpected keyword argument 'group'"),
 ]
 LOSS_ERRORS = [
     (dict(weights=[1.0] * 8), TypeError, r"weights must be a torch\.Tensor; got list"),
@@ -73,6 +103,9 @@ OWN_ERRORS = [
     ("k_hardest", dict(skip_fraction=float("nan")), ValueError, "skip_fraction must be .*; got nan"),
     ("k_hardest", dict(skip_fraction="0"), TypeError, "skip_fraction must be a real number; got str"),
 ]
+
+
+RULES = dict(groups_exclude="positives", ignore_index=3, return_stats=True)
 
 
 def loss(name):
@@ -124,9 +157,8 @@ def test_common_options(number):
 def test_embeddings_and_labels(number):
     option, value, error, match = TENSOR_ERRORS[number]
     for name in NAMES[1:]:
-        if "labels must have shape" not in match:  # the general operators take masks too, and say so
-            with pytest.raises(error, match=match):
-                call(loss(name), **{option: value})
+        with pytest.raises(error, match=match):
+            call(loss(name), **{option: value})
 
 
 def test_cuda_is_refused_by_name(monkeypatch):
@@ -156,22 +188,66 @@ def test_the_module_is_the_function(number):
     rows, references = torch.randn(20, 3, generator=generator), torch.randn(15, 3, generator=generator)
     labels, ref_labels = torch.arange(20) % 4, torch.arange(15) % 4
     options = dict(margin=0.7, distance="cosine", soft_margin=number % 2 == 0, reduction="sum", on_missing="zero")
-    module = getattr(fasttriplet, MODULES[name])(**options, **chosen, ignore_index=3, return_stats=True)
+    module = getattr(fasttriplet, MODULES[name])(**options, **chosen, **RULES)
     batch = dict(
         ref_embeddings=references,
         ref_labels=ref_labels,
         self_indices=torch.arange(20) % 16 - 1,
         groups=labels // 2 * 3,
         ref_groups=ref_labels,
+        sample_ids=torch.arange(20) % 7,
+        ref_sample_ids=torch.arange(15) - 1,
+        ref_mask=torch.arange(15) != 4,
         weights=torch.rand(20, generator=generator),
     )
-    expected, stats = loss(name)(rows, labels, **options, **chosen, **batch, ignore_index=3, return_stats=True)
+    expected, stats = loss(name)(rows, labels, **options, **chosen, **batch, **RULES)
     found, found_stats = module(rows, labels, **batch)
     assert torch.equal(found, expected)
     assert torch.equal(found_stats.negative_counts, stats.negative_counts)
-    assert "ignore_index=3, return_stats=True" in repr(module)
+    assert "groups_exclude='positives', ignore_index=3, return_stats=True" in repr(module)
     default = getattr(fasttriplet, MODULES[name])()
     assert torch.equal(default(rows, labels), loss(name)(rows, labels)) and not default.state_dict()
     defaults = {n: p.default for n, p in inspect.signature(loss(name)).parameters.items()}
     for option, parameter in inspect.signature(type(default)).parameters.items():
         assert parameter.default == defaults[option], option
+
+
+def shared_parameters(function):
+    return {name: p for name, p in inspect.signature(function).parameters.items() if name in SHARED}
+
+
+SHARED = LossArguments.__annotations__.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_all_take_is_written_out(name):
+    """Signature, defaults and docstring of each are as if its arguments had been written out."""
+    module = getattr(fasttriplet, MODULES[name])
+    takes = [(loss(name), LossArguments), (module.forward, ForwardArguments), (module.__init__, ModuleOptions)]
+    if name in MINERS:
+        takes.append((getattr(fasttriplet, f"mine_{name}"), Pairing))
+    for function, arguments in takes:
+        parameters = shared_parameters(function)
+        assert list(parameters) == list(arguments.__annotations__)
+        assert not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+        for argument, parameter in parameters.items():
+            assert parameter.default == {"groups_exclude": "pairs", "return_stats": False}.get(argument), argument
+            if function is not module.__init__:
+                assert f"\n        {argument}: " in function.__doc__
+        assert "**" not in (function.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_says_nothing_is_as_if_not_given(name):
+    every = {argument: p.default for argument, p in shared_parameters(loss(name)).items()}
+    assert torch.equal(call(loss(name), **every), call(loss(name)))
+
+
+def test_modules_refuse_what_is_unknown_or_belongs_elsewhere():
+    module = fasttriplet.BatchHardTripletLoss(groups_exclude="positives")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'group'"):
+        module(EMBEDDINGS, LABELS, group=LABELS)
+    with pytest.raises(TypeError, match="'groups_exclude', which is given at construction"):
+        module(EMBEDDINGS, LABELS, groups_exclude="pairs")
+    with pytest.raises(TypeError, match=r"BatchHardTripletLoss\(\) got an unexpected keyword argument 'weights'"):
+        fasttriplet.BatchHardTripletLoss(weights=None)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fasttriplet
+from fasttriplet.arguments import as_lists
 from fasttriplet.check import MINERS
 from tests.family import LOSSES, MODULES, NAMES
 from tests.inputs import DISTANCES, PAIRINGS, REDUCTIONS, pair_up
@@ -29,7 +30,7 @@ def function_of(name, labels, **options):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("pairing", ["plain", "everything", "masks"])
+@pytest.mark.parametrize("pairing", ["plain", "everything", "multi-hot"])
 @pytest.mark.parametrize("number", range(len(LOSSES)))
 def test_derivatives(number, pairing, distance):
     name, chosen = LOSSES[number]
@@ -106,13 +107,19 @@ def test_an_infinite_gradient_of_a_loss_of_zero_stays_with_it(name):
 
 
 def test_arguments_of_the_loss_operator():
-    distances, triplets = OPS.mine_triplets(leaf(), LABELS, *[None] * 6, 0, 0, 0, False, 0.0, 1, False, 0.0)
+    distances, triplets = OPS.mine_triplets(leaf(), LABELS, None, [], [], 0, 0, 0, False, 0.0, 1, False, 0.0)
     one = distances.new_ones(())
     for arguments, match in (
-        ((distances.float(), triplets, one), r"distances must be what mine_triplets returned .*; got Float \[2, 9\]"),
-        ((distances[:, 1:], triplets, one), r"distances must be what mine_triplets returned .*; got Double \[2, 8\]"),
-        ((distances, triplets[:2], one), r"triplets must be what mine_triplets returned .*; got Long \[2, 9\]"),
-        ((distances, triplets, one[None]), r"poison must be a float64 scalar, \[\]; got Double \[1\]"),
+        (
+            (distances.float(), triplets, one),
+            r"distances must be what mine_triplets returned .*; got torch.float32 \[2, 9\]",
+        ),
+        (
+            (distances[:, 1:], triplets, one),
+            r"distances must be what mine_triplets returned .*; got torch.float64 \[2, 8\]",
+        ),
+        ((distances, triplets[:2], one), r"triplets must be what mine_triplets returned .*; got torch.int64 \[2, 9\]"),
+        ((distances, triplets, one[None]), r"poison must be a float64 scalar, \[\]; got torch.float64 \[1\]"),
     ):
         with pytest.raises(ValueError, match=match):
             OPS.triplet_losses(*arguments, 0.3, False, 0, 0)
@@ -176,30 +183,30 @@ def test_backward_twice_gives_the_same():
 @pytest.mark.filterwarnings("ignore:fasttriplet.*an autograd kernel was not registered")  # the Functions are above them
 @pytest.mark.filterwarnings("ignore:.*is_leaf:UserWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("pairing", ["plain", "references", "masks"])
+@pytest.mark.parametrize("pairing", ["plain", "reference-samples", "multi-hot"])
 def test_opcheck(pairing, dtype):
     rows = leaf(12, 4, dtype).detach()  # opcheck compares without equal_nan: every anchor must be complete
-    labels, arguments = pair_up("plain" if pairing == "masks" else pairing, rows, torch.arange(12) // 4 % 2)
-    if pairing == "masks":
-        labels = 1 << labels[:, None]
-    names = ("ref_embeddings", "ref_labels", "self_indices", "groups", "ref_groups", "ignore_index")
-    eight = (rows, labels, *map(arguments.get, names))
+    labels, arguments = pair_up("plain" if pairing == "multi-hot" else pairing, rows, torch.arange(12) // 4 % 2)
+    if pairing == "multi-hot":
+        labels = torch.nn.functional.one_hot(labels).bool()
+    references = arguments.pop("ref_embeddings", None)
+    five = (rows, labels, references, *as_lists(arguments))
     for miner in range(len(MINERS)):
-        choice = (*eight, miner % 4, miner, 0, False, 0.3, 2, miner % 2 == 0, 0.1)
+        choice = (*five, miner % 4, miner, 0, False, 0.3, 2, miner % 2 == 0, 0.1)
         torch.library.opcheck(OPS.mine_triplets.default, choice)
-    distances, triplets = OPS.mine_triplets(*eight, 0, 4, 0, False, 0.0, 2, False, 0.0)
+    distances, triplets = OPS.mine_triplets(*five, 0, 4, 0, False, 0.0, 2, False, 0.0)
     for reduction in range(len(REDUCTIONS)):
         arguments = distances, triplets, distances.new_ones(()), 0.3, reduction % 2 == 0, reduction, reduction % 2
         torch.library.opcheck(OPS.triplet_losses.default, arguments)
     grad = torch.ones_like(distances)
-    torch.library.opcheck(OPS._triplet_distances_backward.default, (grad, rows, eight[2], distances, triplets, 0))
-    torch.library.opcheck(OPS.batch_all.default, (*eight, 1, 0.3, False, True))
+    torch.library.opcheck(OPS._triplet_distances_backward.default, (grad, rows, references, distances, triplets, 0))
+    torch.library.opcheck(OPS.batch_all.default, (*five, 1, 0.3, False, True))
     grad = torch.ones(12, dtype=torch.float64)
-    torch.library.opcheck(OPS._batch_all_backward.default, (grad, *eight, 1, 0.3, True))
-    torch.library.opcheck(OPS.weighted_distances.default, (*eight, 2))
-    distances = OPS.weighted_distances(*eight, 2)
+    torch.library.opcheck(OPS._batch_all_backward.default, (grad, *five, 1, 0.3, True))
+    torch.library.opcheck(OPS.weighted_distances.default, (*five, 2))
+    distances = OPS.weighted_distances(*five, 2)
     torch.library.opcheck(
-        OPS._weighted_distances_backward.default, (torch.ones(2, 12, dtype=torch.float64), *eight, 2, distances)
+        OPS._weighted_distances_backward.default, (torch.ones(2, 12, dtype=torch.float64), *five, 2, distances)
     )
 
 
@@ -255,7 +262,7 @@ def test_meta_tensors_give_shapes():
 
 
 def test_every_pairing_is_tested():
-    assert set(PAIRINGS) >= {"plain", "references", "masks", "everything"}
+    assert set(PAIRINGS) >= {"plain", "reference-samples", "multi-hot", "everything"}
 
 
 def test_batch_all_makes_no_gradient_where_none_is_recorded():

@@ -7,6 +7,7 @@ import fasttriplet
 from tests.family import LOSSES, NAMES
 from tests.inputs import CASES, batch
 
+G = torch.Generator().manual_seed(0)
 ROWS, LABELS = batch(next(case for case in CASES if case.name == "edge-25"))
 
 
@@ -68,14 +69,35 @@ def test_nothing_told_calls_the_fused_operator(monkeypatch):
         fasttriplet.mine_batch_hard(ROWS, LABELS, ignore_index=-1)
 
 
-def test_masks_of_one_bit_are_labels():
-    assert_equal(losses(ROWS, 1 << LABELS[:, None]), losses(ROWS, LABELS))
-    words = torch.nn.functional.one_hot(LABELS)  # [N, W], a word a class
-    assert_equal(losses(ROWS, words), losses(ROWS, LABELS))
-    assert_equal(losses(ROWS, words.bool()), losses(ROWS, LABELS))
-    high = torch.full((25, 1), -(2**63)) * (LABELS % 2)[:, None]  # the sign is a bit like any other
-    mined = fasttriplet.mine_batch_hard(ROWS, high)
-    assert (mined.positives[LABELS % 2 == 0] == -1).all() and (mined.positives[LABELS % 2 == 1] >= 0).all()
+def test_classes_as_a_column_are_refused():
+    """They were once taken for bit masks, under which 1 and 3 are positives."""
+    rows, classes = torch.randn(12, 8), torch.arange(12) // 3
+    assert fasttriplet.batch_hard_triplet_loss(rows, classes) > 0
+    with pytest.raises(ValueError, match=r"labels.squeeze\(1\)"):
+        fasttriplet.batch_hard_triplet_loss(rows, classes[:, None])
+
+
+@pytest.mark.parametrize("width", [9, 63, 64, 65, 200])
+def test_multi_hot_labels_of_one_label_are_classes(width):
+    one_hot = torch.nn.functional.one_hot(LABELS * (width // 9), width).bool()
+    assert_equal(losses(ROWS, one_hot), losses(ROWS, LABELS))
+    assert_equal(losses(ROWS, one_hot.T.contiguous().T), losses(ROWS, LABELS))  # of any strides
+
+
+def test_multi_hot_labels_share_any_of_their_labels():
+    rows = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    many = torch.zeros(4, 130, dtype=torch.bool)
+    for row, labels in enumerate([[0], [0, 129], [129], []]):
+        many[row, labels] = True
+    mined = fasttriplet.mine_batch_hard(rows, many)
+    assert mined.positives.tolist() == [1, 2, 1, -1] and mined.negatives.tolist() == [2, 3, 0, 2]
+    nothing = fasttriplet.mine_batch_hard(rows, torch.zeros(4, 0, dtype=torch.bool))
+    assert nothing.positives.tolist() == [-1] * 4 and nothing.negatives.tolist() == [1, 0, 1, 2]
+
+
+def test_bool_labels_are_two_classes():
+    odd = torch.arange(25) % 2 == 1
+    assert_equal(losses(ROWS, odd), losses(ROWS, odd.long()))
 
 
 def test_ignored_rows_are_as_if_left_out():
@@ -145,3 +167,65 @@ def test_an_ignored_index_outside_the_labels_dtype_ignores_nothing():
     _, plain = fasttriplet.semi_hard_triplet_loss(clean, labels.long(), ignore_index=-1, return_stats=True)
     for found, wanted in zip(stats, plain, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_copies_of_a_sample_never_pair():
+    """Two views of each sample: the nearest positive is a view of another sample, and so is every other."""
+    rows, samples = ROWS.repeat_interleave(2, 0) + 1e-3 * torch.randn(50, 17, generator=G), torch.arange(50) // 2
+    labels = LABELS.repeat_interleave(2)
+    plain = fasttriplet.mine_easy_positive(rows, labels)
+    assert torch.equal(plain.positives, torch.arange(50) ^ 1)
+    for mined in (
+        fasttriplet.mine_easy_positive(rows, labels, sample_ids=samples),
+        fasttriplet.mine_batch_hard(rows, samples // 4, sample_ids=samples),
+        fasttriplet.mine_semi_hard(rows, labels, sample_ids=samples),
+    ):
+        found = mined.positives >= 0
+        anchors = getattr(mined, "anchors", torch.arange(50))
+        assert found.any() and (samples[mined.positives[found]] != samples[anchors[found]]).all()
+    assert_equal(losses(ROWS, LABELS, sample_ids=torch.arange(25) + 100), losses(ROWS, LABELS))
+    assert_equal(losses(ROWS, LABELS, sample_ids=torch.full((25,), -1)), losses(ROWS, LABELS))
+    nobody = fasttriplet.mine_batch_hard(ROWS, LABELS, sample_ids=torch.full((25,), 7))
+    assert (nobody.positives == -1).all() and (nobody.negatives == -1).all()
+
+
+def test_sample_ids_of_references_are_self_indices_and_more():
+    own = torch.arange(25)
+    given = dict(ref_embeddings=ROWS, ref_labels=LABELS)
+    expected = losses(ROWS, LABELS, self_indices=own, **given)
+    assert_equal(losses(ROWS, LABELS, sample_ids=own, ref_sample_ids=own, **given), expected)
+    twice = dict(ref_embeddings=torch.cat([ROWS, ROWS + 1e-3]), ref_labels=LABELS.repeat(2), sample_ids=own)
+    mined = fasttriplet.mine_easy_positive(ROWS, LABELS, ref_sample_ids=own.repeat(2), **twice)
+    found = mined.positives >= 0
+    assert found.any() and (mined.positives[found] % 25 != own[found]).all()
+
+
+def test_equal_rows_beside_several_own_copies():
+    """Of a column of equal references the lowest that is no copy is the pair, however many copies lie before it."""
+    references = torch.ones(6, 1)
+    given = dict(ref_embeddings=references, ref_labels=torch.tensor([0, 0, 0, 0, 1, 1]))
+    given |= dict(sample_ids=torch.tensor([5]), ref_sample_ids=torch.tensor([5, 5, 5, -1, 5, 3]))
+    for miner in (fasttriplet.mine_batch_hard, fasttriplet.mine_easy_positive, fasttriplet.mine_semi_hard):
+        mined = miner(torch.zeros(1, 1), torch.tensor([0]), **given)
+        assert mined.positives.tolist() == [3] and mined.negatives.tolist() == [5]
+
+
+def test_groups_that_exclude_positives_alone_are_the_rule_of_market_1501():
+    """Same person and same camera is junk; another person seen by the same camera is the hardest negative there is."""
+    rows, people = torch.tensor([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]]), torch.tensor([0, 0, 0, 1, 1, 1])
+    cameras = torch.tensor([0, 1, 0, 1, 0, 1])
+    mined = fasttriplet.mine_batch_hard(rows, people, groups=cameras, groups_exclude="positives")
+    assert mined.positives.tolist() == [1, 2, 1, 4, 3, 4] and mined.negatives.tolist() == [3, 3, 3, 2, 2, 2]
+    assert_equal(
+        losses(ROWS, LABELS, groups=torch.arange(25), groups_exclude="positives"),
+        losses(ROWS, LABELS),
+    )
+
+
+def test_masked_references_are_as_if_left_out():
+    mask = torch.arange(25) % 3 != 0
+    rows = torch.where(mask[:, None], ROWS, torch.tensor(float("inf")))
+    left_out = losses(ROWS, LABELS, ref_embeddings=ROWS[mask], ref_labels=LABELS[mask])
+    assert_equal(losses(ROWS, LABELS, ref_embeddings=rows, ref_labels=LABELS, ref_mask=mask), left_out)
+    mined = fasttriplet.mine_batch_hard(ROWS, LABELS, ref_embeddings=rows, ref_labels=LABELS, ref_mask=mask & False)
+    assert (mined.positives == -1).all() and (mined.negatives == -1).all()

@@ -29,7 +29,7 @@ OPTIONS = [
 WEIGHTS = [
     ([1.0] * 8, TypeError, r"weights must be a torch\.Tensor; got list"),
     (torch.ones(8).to_sparse(), ValueError, r"weights must be a dense tensor .*; got torch\.sparse_coo"),
-    (torch.ones(8, dtype=torch.int64), ValueError, r"weights must have dtype float64, .*; got Long"),
+    (torch.ones(8, dtype=torch.int64), ValueError, r"weights must have dtype float64, .*; got torch.int64"),
     (torch.ones(7), ValueError, r"weights must have shape \[8\] to match anchor \[8, 4\]; got \[7\]"),
     (torch.ones(8, 1), ValueError, r"weights must have shape \[8\] to match anchor \[8, 4\]; got \[8, 1\]"),
     (torch.ones(()), ValueError, r"weights must have shape \[8\] to match anchor \[8, 4\]; got \[\]"),
@@ -69,7 +69,7 @@ def test_wrong_tensors(name):
     quantized = torch.quantize_per_tensor(ROWS, 1.0, 0, torch.qint8)
     refused(quantized, ValueError, rf"{name} must be a dense tensor .*; got a quantized tensor")
     refused(ROWS.to("meta"), ValueError, rf"must be on one device; got .*{name} on meta")
-    refused(ROWS.double(), ValueError, rf"must have one dtype; got .*{name} Double")
+    refused(ROWS.double(), ValueError, rf"must have one dtype; got .*{name} torch.float64")
     refused(ROWS.half(), ValueError, rf"must have one dtype; got .*{name} Half")
 
 
@@ -112,7 +112,7 @@ def test_wrong_shapes(shapes, match, dtype):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
 def test_wrong_dtypes(dtype):
     with pytest.raises(
-        ValueError, match=r"must have dtype float64, float32, float16 or bfloat16; got (Long|Complex|Bool)"
+        ValueError, match=r"must have dtype float64, float32, float16 or bfloat16; got torch.(int64|complex64|bool)"
     ):
         triplet_margin_loss(*[ROWS.to(dtype)] * 3)
 
@@ -145,10 +145,12 @@ def test_the_operators_refuse_codes_and_what_forward_did_not_make():
     assert values.shape == (4, 8)
     backward = OPS._triplet_margin_loss_backward
     for swap, distance, rows in ((False, 0, 3), (True, 2, 7), (False, 2, 6)):
-        match = rf"values must be what triplet_margin_loss returned .*Double \[{rows}, 8\]; got Double \[4, 8\]"
+        match = rf"values must be what triplet_margin_loss returned .*torch.float64 \[{rows}, 8\]; got torch.float64 \[4, 8\]"
         with pytest.raises(ValueError, match=match):
             backward(loss, ROWS, ROWS, ROWS, values, distance, swap, True, True, True)
-    with pytest.raises(ValueError, match=r"grad_loss must have the dtype of anchor, Float, and shape \[\] or \[8\]"):
+    with pytest.raises(
+        ValueError, match=r"grad_loss must have the dtype of anchor, torch.float32, and shape \[\] or \[8\]"
+    ):
         backward(loss.double(), ROWS, ROWS, ROWS, values, 0, True, True, True, True)
     with pytest.raises(ValueError, match=r"the number of triplets T differs"):
         backward(loss, ROWS, ROWS[:7], ROWS, values, 0, True, True, True, True)

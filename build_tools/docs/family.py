@@ -107,10 +107,15 @@ def with_references(generator: torch.Generator) -> Inputs:
     return inputs._replace(tensors=inputs.tensors | more, leaves=("embeddings", "ref_embeddings"))
 
 
-def with_bit_masks(generator: torch.Generator) -> Inputs:
+def with_several_labels(generator: torch.Generator) -> Inputs:
     inputs = batch(generator)
-    bits = torch.randint(0, 12, (60, 2, 2), generator=generator)
-    return inputs._replace(tensors=inputs.tensors | {"labels": (1 << bits).sum(2)})
+    several = torch.rand(60, 80, generator=generator) < 0.02
+    return inputs._replace(tensors=inputs.tensors | {"labels": several})
+
+
+def with_sample_ids(generator: torch.Generator) -> Inputs:
+    inputs = batch(generator)
+    return inputs._replace(tensors=inputs.tensors | {"sample_ids": torch.randint(-1, 25, (60,), generator=generator)})
 
 
 def with_ignore_index(generator: torch.Generator) -> Inputs:
@@ -131,7 +136,8 @@ def with_weights(generator: torch.Generator) -> Inputs:
 
 OPTIONS: dict[str, Callable[[torch.Generator], Inputs]] = {
     "references": with_references,
-    "bit masks": with_bit_masks,
+    "several labels": with_several_labels,
+    "`sample_ids`": with_sample_ids,
     "`ignore_index`": with_ignore_index,
     "`groups`": with_groups,
     "`weights`": with_weights,

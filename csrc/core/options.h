@@ -21,6 +21,10 @@ inline constexpr int kMinerKinds = 5;
 enum class Otherwise { kFarthest, kSkip };
 inline constexpr int kOtherwise = 2;
 
+// What rows of equal group never are to each other: pairs of any kind, or positives.
+enum class GroupsExclude { kPairs, kPositives };
+inline constexpr int kGroupsExclude = 2;
+
 struct MinerOptions {
   MinerKind kind;
   Otherwise otherwise;  // of the semi-hard kinds, and the next two

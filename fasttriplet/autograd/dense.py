@@ -27,25 +27,23 @@ class BatchAllSums(torch.autograd.Function):
         embeddings: Tensor,
         labels: Tensor,
         ref_embeddings: Tensor | None,
-        ref_labels: Tensor | None,
-        self_indices: Tensor | None,
-        groups: Tensor | None,
-        ref_groups: Tensor | None,
-        ignore_index: int | None,
+        pairing: tuple[Tensor | None, ...],
+        numbers: tuple[int, ...],
         distance: int,
         margin: float,
         soft_margin: bool,
         uniform: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        tensors = embeddings, labels, ref_embeddings, ref_labels, self_indices, groups, ref_groups
         ctx.uniform = uniform and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
-        ctx.ignore_index, ctx.options = ignore_index, (distance, margin, soft_margin)
+        ctx.numbers, ctx.options = numbers, (distance, margin, soft_margin)
         sums, counts, negative_counts, *gradients = torch.ops.fasttriplet.batch_all(
-            *tensors, ignore_index, *ctx.options, ctx.uniform
+            embeddings, labels, ref_embeddings, pairing, numbers, *ctx.options, ctx.uniform
         )
-        poison = poison_of(embeddings, labels, ref_embeddings, ref_labels, ignore_index)
+        poison = poison_of(embeddings, labels, ref_embeddings, pairing, numbers)
         ctx.mark_non_differentiable(counts, negative_counts, poison)
-        ctx.save_for_backward(*tensors, poison, *(gradients if ctx.uniform else ()))
+        kept = gradients if ctx.uniform else ()
+        ctx.kept = len(kept)
+        ctx.save_for_backward(embeddings, labels, ref_embeddings, poison, *kept, *pairing)
         return sums, counts, negative_counts, poison
 
     @staticmethod
@@ -55,7 +53,7 @@ class BatchAllSums(torch.autograd.Function):
             factor = factor * grad[:1].sum()  # the same number everywhere; 0 in an empty batch
         else:
             gradients = torch.ops.fasttriplet._batch_all_backward(grad, *arguments, *ctx.options)
-        return *_results("batch_all_triplet_loss", grad, arguments, factor, *gradients), *[None] * 9
+        return *_results("batch_all_triplet_loss", grad, arguments, factor, *gradients), *[None] * 6
 
 
 class WeightedDistances(torch.autograd.Function):
@@ -67,26 +65,24 @@ class WeightedDistances(torch.autograd.Function):
         embeddings: Tensor,
         labels: Tensor,
         ref_embeddings: Tensor | None,
-        ref_labels: Tensor | None,
-        self_indices: Tensor | None,
-        groups: Tensor | None,
-        ref_groups: Tensor | None,
-        ignore_index: int | None,
+        pairing: tuple[Tensor | None, ...],
+        numbers: tuple[int, ...],
         distance: int,
     ) -> tuple[Tensor, Tensor]:
-        tensors = embeddings, labels, ref_embeddings, ref_labels, self_indices, groups, ref_groups
-        values = torch.ops.fasttriplet.weighted_distances(*tensors, ignore_index, distance)
-        poison = poison_of(embeddings, labels, ref_embeddings, ref_labels, ignore_index)
+        values = torch.ops.fasttriplet.weighted_distances(
+            embeddings, labels, ref_embeddings, pairing, numbers, distance
+        )
+        poison = poison_of(embeddings, labels, ref_embeddings, pairing, numbers)
         ctx.mark_non_differentiable(poison)
-        ctx.ignore_index, ctx.distance = ignore_index, distance
-        ctx.save_for_backward(*tensors, poison, values)
+        ctx.numbers, ctx.distance, ctx.kept = numbers, distance, 1
+        ctx.save_for_backward(embeddings, labels, ref_embeddings, poison, values, *pairing)
         return values[:2].clone(), poison
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         arguments, poison, (values,) = _saved(ctx)
         gradients = torch.ops.fasttriplet._weighted_distances_backward(grad, *arguments, ctx.distance, values)
-        return *_results("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 6
+        return *_results("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 3
 
 
 class _DifferentiableOnce(torch.autograd.Function):
@@ -105,9 +101,9 @@ class _DifferentiableOnce(torch.autograd.Function):
 
 
 def _saved(ctx: Any) -> tuple[tuple[Any, ...], Tensor, list[Tensor]]:
-    """The first eight arguments of the operators, the poison, and what else was saved."""
-    tensors = ctx.saved_tensors
-    return (*tensors[:7], ctx.ignore_index), tensors[7], list(tensors[8:])
+    """The first five arguments of the operators, the poison, and what the way forward made."""
+    embeddings, labels, ref_embeddings, poison, *rest = ctx.saved_tensors
+    return (embeddings, labels, ref_embeddings, rest[ctx.kept :], ctx.numbers), poison, rest[: ctx.kept]
 
 
 def _results(

@@ -23,20 +23,18 @@ class MinedDistances(torch.autograd.Function):
         embeddings: Tensor,
         labels: Tensor,
         ref_embeddings: Tensor | None,
-        ref_labels: Tensor | None,
-        self_indices: Tensor | None,
-        groups: Tensor | None,
-        ref_groups: Tensor | None,
-        ignore_index: int | None,
+        pairing: tuple[Tensor | None, ...],
+        numbers: tuple[int, ...],
         distance: int,
         *miner: int | float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pairing = ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index
-        distances, triplets = torch.ops.fasttriplet.mine_triplets(embeddings, labels, *pairing, distance, *miner)
-        poison = poison_of(embeddings, labels, ref_embeddings, ref_labels, ignore_index)
+        distances, triplets = torch.ops.fasttriplet.mine_triplets(
+            embeddings, labels, ref_embeddings, pairing, numbers, distance, *miner
+        )
+        poison = poison_of(embeddings, labels, ref_embeddings, pairing, numbers)
         ctx.mark_non_differentiable(triplets, poison)
         ctx.save_for_backward(embeddings, ref_embeddings, distances, triplets, poison)
-        ctx.distance, ctx.arguments = distance, 9 + len(miner)
+        ctx.distance, ctx.arguments = distance, 6 + len(miner)
         return distances, triplets, poison
 
     @staticmethod
@@ -106,7 +104,7 @@ class TripletLosses(torch.autograd.Function):
             distances, triplets, poison, margin, soft_margin, reduction, on_missing
         )
         ctx.save_for_backward(distances, triplets, poison, slopes)
-        ctx.options = Options(margin, 0, soft_margin, REDUCTIONS[reduction], ON_MISSING[on_missing], False)
+        ctx.options = Options(margin, 0, soft_margin, REDUCTIONS[reduction], ON_MISSING[on_missing])
         return loss
 
     @staticmethod

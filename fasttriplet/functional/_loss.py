@@ -19,7 +19,6 @@ from fasttriplet.check import (
     check_bool,
     check_choice,
     check_margin,
-    check_weights,
 )
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import Batch
@@ -37,31 +36,28 @@ Miner: TypeAlias = tuple[int, int, bool, float, int, bool, float]
 HARDEST: Miner = (MINERS.index("batch_hard"), 0, False, 0.0, 1, False, 0.0)
 
 
-def checked_options(
-    margin: float, distance: str, soft_margin: bool, reduction: str, on_missing: str, return_stats: bool
-) -> Options:
+def checked_options(margin: float, distance: str, soft_margin: bool, reduction: str, on_missing: str) -> Options:
     code = check_choice("distance", distance, DISTANCES)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("on_missing", on_missing, ON_MISSING)
-    soft_margin, return_stats = check_bool("soft_margin", soft_margin), check_bool("return_stats", return_stats)
-    return Options(check_margin(margin), code, soft_margin, reduction, on_missing, return_stats)
+    return Options(check_margin(margin), code, check_bool("soft_margin", soft_margin), reduction, on_missing)
 
 
-def loss_of_mined(batch: Batch, miner: Miner, options: Options, weights: Tensor | None) -> LossResult:
+def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
     """The loss of what ``miner`` chooses."""
-    check_weights(weights, batch.embeddings)
+    weights = batch.weights
     distances, triplets, poison = MinedDistances.apply(*batch.arguments, options.distance, *miner)
     if options.on_missing == "error":
         complete = (triplets[1:] >= 0).all(0).long()
         refuse_missing(batch, triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], complete) > 0, poison)
-    if weights is None and not options.return_stats:  # in one operator: plain PyTorch's many take longer than mining
+    if weights is None and not batch.return_stats:  # in one operator: plain PyTorch's many take longer than mining
         codes = REDUCTIONS.index(options.reduction), ON_MISSING.index(options.on_missing)
         loss = TripletLosses.apply(distances, triplets, poison, options.margin, options.soft_margin, *codes)
         return loss.to(batch.embeddings.dtype)
     losses = losses_of(distances, triplets[1:] >= 0, poison, options)
     of_triplets = None if weights is None else weights.double().index_select(0, triplets[0])
     loss = reduced(losses, of_triplets, poison, options.reduction).to(batch.embeddings.dtype)
-    if not options.return_stats:
+    if not batch.return_stats:
         return loss
     return loss, stats_of(batch, distances.detach(), triplets, poison, losses.counted, losses.active, options.distance)
 

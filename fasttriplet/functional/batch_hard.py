@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fasttriplet.arguments import Pairing
+from fasttriplet.arguments import LossArguments, Pairing, takes, told
 from fasttriplet.autograd import BatchHardLoss
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, loss_of_mined, mined_triplets
@@ -13,6 +14,7 @@ from fasttriplet.miners import MinedTriplets
 from fasttriplet.pairing import batch_of, widened
 
 
+@takes(LossArguments)
 def batch_hard_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -22,14 +24,7 @@ def batch_hard_triplet_loss(
     soft_margin: bool = False,
     reduction: str = "mean",
     on_missing: str = "skip",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
-    weights: Tensor | None = None,
-    return_stats: bool = False,
+    **arguments: Unpack[LossArguments],
 ) -> LossResult:
     """Batch-hard triplet loss: each anchor against its farthest positive and its nearest negative in the batch.
 
@@ -40,8 +35,9 @@ def batch_hard_triplet_loss(
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair. Or [N, W], bit
-            masks for several labels a row: a positive pair shares a bit in any word, any other is a negative one.
+        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair. Or
+            [N, C] bool, multi-hot, several labels a row: a positive pair has a label in common, any other is a
+            negative one.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the
             cosine of a zero row is 0) or ``"inner_product"`` (-x.y).
@@ -51,18 +47,7 @@ def batch_hard_triplet_loss(
         on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its
             entry in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing
             negative still skips. ``"error"``: ``ValueError``; on CUDA this waits for the device, as nothing else does.
-        ref_embeddings: [M, D], where positives and negatives are taken from in place of the batch: a memory bank, a
-            second view, the rows of other processes. Gradients flow to both. Default None: the batch itself.
-        ref_labels: [M] or [M, W], in the form of ``labels``; given together with ``ref_embeddings``.
-        self_indices: [N] integers: which reference is anchor i's own copy and never its partner, -1 for none. With
-            references only; without any an anchor never pairs with itself. Default None: no reference is a copy.
-        groups: [N] integers: rows of equal group never pair, neither as positive nor as negative, as those seen by one
-            camera. Default None: no groups.
-        ref_groups: [M] integers, those of the references; given together with ``groups`` where there are references.
-        ignore_index: rows of this label are neither anchors nor candidates; not with bit masks. Default None: no label.
-        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
-        return_stats: also say what became of the batch.
+        **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
         The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for
@@ -70,7 +55,7 @@ def batch_hard_triplet_loss(
         Its gradient has the dtype and the shape of ``embeddings`` and is
         zero for a pair at distance 0. If any entry is NaN or infinite, every counted loss, each reduction and
         the whole gradient are NaN; a difference of distances that overflows float64 makes the loss NaN.
-        With bit masks, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is not finite
+        With several labels a row, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is not finite
         takes part in nothing, so that it does not count itself; the rest is the same.
 
     Raises:
@@ -90,13 +75,12 @@ def batch_hard_triplet_loss(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
     """
+    given = told("batch_hard_triplet_loss", arguments, LossArguments)
     check_tensors(embeddings, labels)
-    plain = ref_embeddings is ref_labels is self_indices is groups is ref_groups is weights is None
-    if not plain or ignore_index is not None or return_stats is not False or labels.dim() == 2:
-        pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-        batch = batch_of("batch_hard_triplet_loss with more than labels [N]", embeddings, labels, pairing)
-        options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
-        return loss_of_mined(batch, HARDEST, options, weights)
+    if given or labels.dim() != 1:
+        batch = batch_of("batch_hard_triplet_loss with more than labels [N]", embeddings, labels, given, LossArguments)
+        options = checked_options(margin, distance, soft_margin, reduction, on_missing)
+        return loss_of_mined(batch, HARDEST, options)
     return BatchHardLoss.apply(
         widened(embeddings),
         labels,
@@ -109,34 +93,29 @@ def batch_hard_triplet_loss(
 
 
 @torch.no_grad()
+@takes(Pairing)
 def mine_batch_hard(
     embeddings: Tensor,
     labels: Tensor,
     *,
     distance: str = "euclidean",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
+    **pairing: Unpack[Pairing],
 ) -> MinedTriplets:
     """For each anchor the farthest positive and the nearest negative of the batch, without a graph.
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair. Or [N, W], bit
-            masks.
+        labels: [N] of any integer dtype or bool, on the same device; equal labels make a positive pair. Or
+            [N, C] bool, several labels a row.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``; see
             :func:`batch_hard_triplet_loss`.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`batch_hard_triplet_loss`.
+        **pairing: who pairs with whom: :class:`fasttriplet.arguments.Pairing`.
 
     Returns:
         :class:`MinedTriplets` of [N] tensors: positives and negatives (int64 indices into the batch or the references,
         -1 where there is none) and their distances (NaN where there is none). The indices are those float64 arithmetic
         picks; equal distances go to the lowest index. A row with a NaN or infinite entry is at distance NaN from every
-        row, and a NaN distance is the hardest of all, among positives and among negatives. With bit masks or arguments
+        row, and a NaN distance is the hardest of all, among positives and among negatives. With several labels a row or arguments
         about who pairs with whom such a row takes part in nothing, and one that is not ignored makes all distances NaN.
 
     Raises:
@@ -153,11 +132,10 @@ def mine_batch_hard(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
     """
+    given = told("mine_batch_hard", pairing, Pairing)
     check_tensors(embeddings, labels)
-    plain = ref_embeddings is ref_labels is self_indices is groups is ref_groups is None
-    if not plain or ignore_index is not None or labels.dim() == 2:
-        pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-        batch = batch_of("mine_batch_hard with more than labels [N]", embeddings, labels, pairing)
+    if given or labels.dim() != 1:
+        batch = batch_of("mine_batch_hard with more than labels [N]", embeddings, labels, given, Pairing)
         mined = mined_triplets(batch, HARDEST, check_choice("distance", distance, DISTANCES))
         return MinedTriplets(*mined[1:])
     wide = widened(embeddings)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fasttriplet.arguments import Pairing
+from fasttriplet.arguments import LossArguments, takes
 from fasttriplet.autograd import BatchAllSums, WeightedDistances
-from fasttriplet.check import check_weights
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, refuse_missing
 from fasttriplet.pairing import Batch, batch_of
 from fasttriplet.reduction import Losses, Options, losses_of, reduced
 from fasttriplet.stats import TripletStats, stats_of
 
 
+@takes(LossArguments)
 def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -23,14 +24,7 @@ def batch_all_triplet_loss(
     soft_margin: bool = False,
     reduction: str = "mean_nonzero",
     on_missing: str = "skip",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
-    weights: Tensor | None = None,
-    return_stats: bool = False,
+    **arguments: Unpack[LossArguments],
 ) -> LossResult:
     """Batch-all triplet loss: every anchor with every positive and every negative.
 
@@ -40,7 +34,7 @@ def batch_all_triplet_loss(
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
@@ -49,11 +43,7 @@ def batch_all_triplet_loss(
             joined to the graph.
         on_missing: ``"skip"`` and ``"zero"``: an anchor without triplets brings 0. ``"error"``: ``ValueError`` where an
             anchor that is not ignored has no triplet.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
-        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
-        return_stats: also say what became of the batch.
+        **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
         The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
@@ -77,12 +67,10 @@ def batch_all_triplet_loss(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("batch_all_triplet_loss", embeddings, labels, pairing)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
-    check_weights(weights, batch.embeddings)
+    batch = batch_of("batch_all_triplet_loss", embeddings, labels, arguments, LossArguments)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
-    uniform = weights is None and reduction != "none" and torch.is_grad_enabled()
+    uniform = batch.weights is None and reduction != "none" and torch.is_grad_enabled()
     sums, (active, counted), negative_counts, poison = BatchAllSums.apply(
         *batch.arguments, options.distance, options.margin, options.soft_margin, uniform
     )
@@ -91,9 +79,10 @@ def batch_all_triplet_loss(
     # Where one number is to go back to all anchors none may be masked: those without triplets have sums of 0.
     values = sums if uniform else torch.where(counted > 0, sums * poison, 0)
     losses = Losses(values, counted, active)
-    return _result(batch, losses, poison, options, weights, negative_counts)
+    return _result(batch, losses, poison, options, negative_counts)
 
 
+@takes(LossArguments)
 def weighted_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -103,14 +92,7 @@ def weighted_triplet_loss(
     soft_margin: bool = False,
     reduction: str = "mean",
     on_missing: str = "skip",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
-    weights: Tensor | None = None,
-    return_stats: bool = False,
+    **arguments: Unpack[LossArguments],
 ) -> LossResult:
     """Triplet loss of each anchor's softly farthest positive and softly nearest negative.
 
@@ -123,7 +105,7 @@ def weighted_triplet_loss(
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
@@ -132,11 +114,7 @@ def weighted_triplet_loss(
         on_missing: what to do where a triplet lacks a positive or a negative. ``"skip"``: it does not count.
             ``"zero"``: a missing positive is at distance 0 and the triplet counts; without a negative it never does.
             ``"error"``: ``ValueError`` where an anchor that is not ignored has no complete triplet.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
-        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
-        return_stats: also say what became of the batch.
+        **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
         The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
@@ -160,10 +138,8 @@ def weighted_triplet_loss(
     Source: E. Ristani, C. Tomasi, "Features for Multi-Target Multi-Camera Tracking and Re-Identification", 2018,
     https://arxiv.org/abs/1803.10859.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("weighted_triplet_loss", embeddings, labels, pairing)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
-    check_weights(weights, batch.embeddings)
+    batch = batch_of("weighted_triplet_loss", embeddings, labels, arguments, LossArguments)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     distances, poison = WeightedDistances.apply(*batch.arguments, options.distance)
     found = ~distances.detach().isnan()
     takes_part = batch.takes_part()
@@ -171,7 +147,7 @@ def weighted_triplet_loss(
     found = found | (unknown if takes_part is None else unknown & takes_part)
     if on_missing == "error":
         refuse_missing(batch, found.all(0), poison)
-    return _result(batch, losses_of(distances, found, poison, options), poison, options, weights, None)
+    return _result(batch, losses_of(distances, found, poison, options), poison, options, None)
 
 
 def _result(
@@ -179,12 +155,11 @@ def _result(
     losses: Losses,
     poison: Tensor,
     options: Options,
-    weights: Tensor | None,
     negative_counts: Tensor | None,
 ) -> LossResult:
-    of_anchors = None if weights is None else weights.double()
+    of_anchors = None if batch.weights is None else batch.weights.double()
     loss = reduced(losses, of_anchors, poison, options.reduction).to(batch.embeddings.dtype)
-    if not options.return_stats:
+    if not batch.return_stats:
         return loss
     return loss, _stats(batch, losses, poison, options.distance, negative_counts)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fasttriplet.arguments import Pairing
+from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, NEGATIVES, OTHERWISE, check_choice
 from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import batch_of
 
 
+@takes(LossArguments)
 def easy_positive_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -22,14 +24,7 @@ def easy_positive_triplet_loss(
     otherwise: str = "farthest",
     reduction: str = "mean",
     on_missing: str = "skip",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
-    weights: Tensor | None = None,
-    return_stats: bool = False,
+    **arguments: Unpack[LossArguments],
 ) -> LossResult:
     """Easy positive triplet loss: each anchor with its nearest positive and a hard or semi-hard negative.
 
@@ -39,7 +34,7 @@ def easy_positive_triplet_loss(
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
@@ -52,11 +47,7 @@ def easy_positive_triplet_loss(
         on_missing: what to do where a triplet lacks a positive or a negative. ``"skip"``: it does not count.
             ``"zero"``: a missing positive is at distance 0 and the triplet counts; without a negative it never does.
             ``"error"``: ``ValueError`` where an anchor that is not ignored has no complete triplet.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
-        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
-        return_stats: also say what became of the batch.
+        **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
         The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
@@ -78,12 +69,12 @@ def easy_positive_triplet_loss(
     Source: H. Xuan, A. Stylianou, R. Pless, "Improved Embeddings with Easy Positive Triplet Mining", 2020,
     https://arxiv.org/abs/1904.04370.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("easy_positive_triplet_loss", embeddings, labels, pairing)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
-    return loss_of_mined(batch, _miner(negatives, otherwise), options, weights)
+    batch = batch_of("easy_positive_triplet_loss", embeddings, labels, arguments, LossArguments)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
+    return loss_of_mined(batch, _miner(negatives, otherwise), options)
 
 
+@takes(Pairing)
 def mine_easy_positive(
     embeddings: Tensor,
     labels: Tensor,
@@ -91,24 +82,18 @@ def mine_easy_positive(
     distance: str = "euclidean",
     negatives: str = "hardest",
     otherwise: str = "farthest",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
+    **pairing: Unpack[Pairing],
 ) -> Triplets:
     """Each anchor with its nearest positive and a hard or semi-hard negative, without a graph.
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         negatives: ``"hardest"``, the nearest negative; or ``"semi_hard"``, the nearest one farther than the positive,
             for which an anchor without a positive takes the nearest of all.
         otherwise: where no negative is semi-hard ``"farthest"`` takes the farthest negative, ``"skip"`` none.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
+        **pairing: who pairs with whom: :class:`fasttriplet.arguments.Pairing`.
 
     Returns:
         :class:`fasttriplet.Triplets` of N triplets, one an anchor. The indices are those float64 arithmetic picks;
@@ -129,8 +114,7 @@ def mine_easy_positive(
     Source: H. Xuan, A. Stylianou, R. Pless, "Improved Embeddings with Easy Positive Triplet Mining", 2020,
     https://arxiv.org/abs/1904.04370.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("mine_easy_positive", embeddings, labels, pairing)
+    batch = batch_of("mine_easy_positive", embeddings, labels, pairing, Pairing)
     return mined_triplets(batch, _miner(negatives, otherwise), check_choice("distance", distance, DISTANCES))
 
 

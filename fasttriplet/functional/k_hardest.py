@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fasttriplet.arguments import Pairing
+from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, check_bool, check_choice, check_count, check_fraction
 from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import batch_of
 
 
+@takes(LossArguments)
 def k_hardest_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -23,14 +25,7 @@ def k_hardest_triplet_loss(
     skip_fraction: float = 0.0,
     reduction: str = "mean",
     on_missing: str = "skip",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
-    weights: Tensor | None = None,
-    return_stats: bool = False,
+    **arguments: Unpack[LossArguments],
 ) -> LossResult:
     """Triplet loss of each anchor's farthest positive with each of its k nearest negatives.
 
@@ -39,7 +34,7 @@ def k_hardest_triplet_loss(
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
@@ -53,11 +48,7 @@ def k_hardest_triplet_loss(
         on_missing: what to do where a triplet lacks a positive or a negative. ``"skip"``: it does not count.
             ``"zero"``: a missing positive is at distance 0 and the triplet counts; without a negative it never does.
             ``"error"``: ``ValueError`` where an anchor that is not ignored has no complete triplet.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
-        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
-        return_stats: also say what became of the batch.
+        **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
         The loss, float64 for float64 rows, else float32: [N * k] or [N] for ``reduction="none"``, otherwise a scalar;
@@ -80,12 +71,12 @@ def k_hardest_triplet_loss(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737, of which this is the extension to k negatives.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("k_hardest_triplet_loss", embeddings, labels, pairing)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
-    return loss_of_mined(batch, _miner(k, kth_only, skip_fraction), options, weights)
+    batch = batch_of("k_hardest_triplet_loss", embeddings, labels, arguments, LossArguments)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
+    return loss_of_mined(batch, _miner(k, kth_only, skip_fraction), options)
 
 
+@takes(Pairing)
 def mine_k_hardest(
     embeddings: Tensor,
     labels: Tensor,
@@ -94,25 +85,19 @@ def mine_k_hardest(
     k: int = 4,
     kth_only: bool = False,
     skip_fraction: float = 0.0,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
+    **pairing: Unpack[Pairing],
 ) -> Triplets:
     """Each anchor's farthest positive with each of its k nearest negatives, without a graph.
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         k: how many negatives, at least 1. Default 4. An anchor with fewer has fewer triplets that count.
         kth_only: the k-th of them alone.
         skip_fraction: of an anchor's ``count`` negatives the nearest ``floor(skip_fraction * count)`` are left out
             first, which spares wrongly labelled samples; at least 0 and below 1. Default 0.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
+        **pairing: who pairs with whom: :class:`fasttriplet.arguments.Pairing`.
 
     Returns:
         :class:`fasttriplet.Triplets` of N * k triplets, by anchor, then distance, or of N with ``kth_only``. The
@@ -133,8 +118,7 @@ def mine_k_hardest(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737, of which this is the extension to k negatives.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("mine_k_hardest", embeddings, labels, pairing)
+    batch = batch_of("mine_k_hardest", embeddings, labels, pairing, Pairing)
     return mined_triplets(batch, _miner(k, kth_only, skip_fraction), check_choice("distance", distance, DISTANCES))
 
 

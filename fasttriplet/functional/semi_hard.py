@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fasttriplet.arguments import Pairing
+from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_choice, check_margin
 from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import batch_of
 
 
+@takes(LossArguments)
 def semi_hard_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -22,14 +24,7 @@ def semi_hard_triplet_loss(
     otherwise: str = "farthest",
     reduction: str = "mean",
     on_missing: str = "skip",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
-    weights: Tensor | None = None,
-    return_stats: bool = False,
+    **arguments: Unpack[LossArguments],
 ) -> LossResult:
     """Semi-hard triplet loss: each ordered positive pair with the nearest negative farther from the anchor.
 
@@ -39,7 +34,7 @@ def semi_hard_triplet_loss(
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         margin: finite number; not used when ``soft_margin`` is true and ``within_margin`` false. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
@@ -51,11 +46,7 @@ def semi_hard_triplet_loss(
         on_missing: what to do where a triplet lacks a negative or an anchor has no positive. ``"skip"`` and
             ``"zero"``: it does not count. ``"error"``: ``ValueError`` where an anchor that is not ignored has no
             complete triplet.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
-        weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
-        return_stats: also say what became of the batch.
+        **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
         The loss, float64 for float64 rows, else float32: [T] for ``reduction="none"``, otherwise a scalar; with
@@ -77,12 +68,12 @@ def semi_hard_triplet_loss(
     Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
     2015, https://arxiv.org/abs/1503.03832.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("semi_hard_triplet_loss", embeddings, labels, pairing)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing, return_stats)
-    return loss_of_mined(batch, _miner(within_margin, options.margin, otherwise), options, weights)
+    batch = batch_of("semi_hard_triplet_loss", embeddings, labels, arguments, LossArguments)
+    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
+    return loss_of_mined(batch, _miner(within_margin, options.margin, otherwise), options)
 
 
+@takes(Pairing)
 def mine_semi_hard(
     embeddings: Tensor,
     labels: Tensor,
@@ -91,24 +82,18 @@ def mine_semi_hard(
     within_margin: bool = False,
     margin: float = 0.3,
     otherwise: str = "farthest",
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    self_indices: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ignore_index: int | None = None,
+    **pairing: Unpack[Pairing],
 ) -> Triplets:
     """Each ordered positive pair with the nearest negative farther from the anchor, without a graph.
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
-        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, W], bit masks.
+        labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         within_margin: only negatives with ``d(a, n) < d(a, p) + margin``.
         margin: finite number; used with ``within_margin`` alone. Default 0.3.
         otherwise: where no negative is semi-hard ``"farthest"`` takes the farthest negative, ``"skip"`` none.
-        ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index: who pairs with whom; see
-            :func:`fasttriplet.batch_hard_triplet_loss`.
+        **pairing: who pairs with whom: :class:`fasttriplet.arguments.Pairing`.
 
     Returns:
         :class:`fasttriplet.Triplets` of the T ordered positive pairs, by anchor, then positive. The indices are those
@@ -129,8 +114,7 @@ def mine_semi_hard(
     Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
     2015, https://arxiv.org/abs/1503.03832.
     """
-    pairing = Pairing(ref_embeddings, ref_labels, self_indices, groups, ref_groups, ignore_index)
-    batch = batch_of("mine_semi_hard", embeddings, labels, pairing)
+    batch = batch_of("mine_semi_hard", embeddings, labels, pairing, Pairing)
     miner = _miner(within_margin, check_margin(margin), otherwise)
     return mined_triplets(batch, miner, check_choice("distance", distance, DISTANCES))
 

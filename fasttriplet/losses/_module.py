@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from fasttriplet.arguments import DEFAULTS, GROUPS_EXCLUDE, ForwardArguments, ModuleOptions, takes
 from fasttriplet.check import (
     DISTANCES,
     NEGATIVES,
@@ -42,6 +44,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "skip_fraction": check_fraction,
     "reduction": partial(_choice, REDUCTIONS),
     "on_missing": partial(_choice, ON_MISSING),
+    "groups_exclude": partial(_choice, GROUPS_EXCLUDE),
     "ignore_index": lambda name, value: check_ignore_index(value),
     "return_stats": check_bool,
 }
@@ -52,40 +55,35 @@ class TripletLoss(nn.Module):
 
     _function: ClassVar[Callable[..., LossResult]]
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, shared: Mapping[str, object], **options: object) -> None:
         super().__init__()
+        for name in shared:
+            if name not in ModuleOptions.__annotations__:
+                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument '{name}'")
+        options |= {name: shared.get(name, DEFAULTS.get(name)) for name in ModuleOptions.__annotations__}
         self._options = tuple(options)
         for name, value in options.items():
             setattr(self, name, _CHECKS[name](name, value))
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        self_indices: Tensor | None = None,
-        groups: Tensor | None = None,
-        ref_groups: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> LossResult:
-        """The loss of ``embeddings`` [N, D] under ``labels``, with the arguments of the function for this batch."""
-        return self._function(
-            embeddings,
-            labels,
-            ref_embeddings=ref_embeddings,
-            ref_labels=ref_labels,
-            self_indices=self_indices,
-            groups=groups,
-            ref_groups=ref_groups,
-            weights=weights,
-            **{name: getattr(self, name) for name in self._options},
-        )
+    @takes(ForwardArguments)
+    def forward(self, embeddings: Tensor, labels: Tensor, **arguments: Unpack[ForwardArguments]) -> LossResult:
+        """The loss of ``embeddings`` [N, D] under ``labels``.
+
+        Args:
+            embeddings: [N, D], as the function takes them.
+            labels: [N], or [N, C] bool.
+            **arguments: who pairs with whom in this batch, and weights:
+                :class:`fasttriplet.arguments.ForwardArguments`.
+        """
+        for name in arguments:
+            if name in self._options:
+                raise TypeError(f"forward() got '{name}', which is given at construction")
+        return self._function(embeddings, labels, **arguments, **{name: getattr(self, name) for name in self._options})
 
     def extra_repr(self) -> str:
-        left_out = {"ignore_index": None, "return_stats": False}  # where they are as by default
         shown = ((name, getattr(self, name)) for name in self._options)
-        return ", ".join(
-            f"{name}={value!r}" for name, value in shown if name not in left_out or value != left_out[name]
+        return ", ".join(  # what all losses share is left out where it is as by default
+            f"{name}={value!r}"
+            for name, value in shown
+            if name not in ModuleOptions.__annotations__ or value != DEFAULTS.get(name)
         )

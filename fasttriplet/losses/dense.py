@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing_extensions import Unpack
+
 from fasttriplet import functional
+from fasttriplet.arguments import ModuleOptions, takes
 from fasttriplet.losses._module import TripletLoss
 
 
@@ -29,6 +32,7 @@ on_missing='skip')
 
     _function = staticmethod(functional.batch_all_triplet_loss)
 
+    @takes(ModuleOptions)
     def __init__(
         self,
         *,
@@ -37,17 +41,15 @@ on_missing='skip')
         soft_margin: bool = False,
         reduction: str = "mean_nonzero",
         on_missing: str = "skip",
-        ignore_index: int | None = None,
-        return_stats: bool = False,
+        **shared: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(
+            shared,
             margin=margin,
             distance=distance,
             soft_margin=soft_margin,
             reduction=reduction,
             on_missing=on_missing,
-            ignore_index=ignore_index,
-            return_stats=return_stats,
         )
 
 
@@ -73,6 +75,7 @@ class WeightedTripletLoss(TripletLoss):
 
     _function = staticmethod(functional.weighted_triplet_loss)
 
+    @takes(ModuleOptions)
     def __init__(
         self,
         *,
@@ -81,15 +84,13 @@ class WeightedTripletLoss(TripletLoss):
         soft_margin: bool = False,
         reduction: str = "mean",
         on_missing: str = "skip",
-        ignore_index: int | None = None,
-        return_stats: bool = False,
+        **shared: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(
+            shared,
             margin=margin,
             distance=distance,
             soft_margin=soft_margin,
             reduction=reduction,
             on_missing=on_missing,
-            ignore_index=ignore_index,
-            return_stats=return_stats,
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing_extensions import Unpack
+
 from fasttriplet import functional
+from fasttriplet.arguments import ModuleOptions, takes
 from fasttriplet.losses._module import TripletLoss
 
 
@@ -28,6 +31,7 @@ class BatchHardTripletLoss(TripletLoss):
 
     _function = staticmethod(functional.batch_hard_triplet_loss)
 
+    @takes(ModuleOptions)
     def __init__(
         self,
         *,
@@ -36,17 +40,15 @@ class BatchHardTripletLoss(TripletLoss):
         soft_margin: bool = False,
         reduction: str = "mean",
         on_missing: str = "skip",
-        ignore_index: int | None = None,
-        return_stats: bool = False,
+        **shared: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(
+            shared,
             margin=margin,
             distance=distance,
             soft_margin=soft_margin,
             reduction=reduction,
             on_missing=on_missing,
-            ignore_index=ignore_index,
-            return_stats=return_stats,
         )
 
 
@@ -73,6 +75,7 @@ otherwise='farthest', reduction='mean', on_missing='skip')
 
     _function = staticmethod(functional.semi_hard_triplet_loss)
 
+    @takes(ModuleOptions)
     def __init__(
         self,
         *,
@@ -83,10 +86,10 @@ otherwise='farthest', reduction='mean', on_missing='skip')
         otherwise: str = "farthest",
         reduction: str = "mean",
         on_missing: str = "skip",
-        ignore_index: int | None = None,
-        return_stats: bool = False,
+        **shared: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(
+            shared,
             margin=margin,
             distance=distance,
             soft_margin=soft_margin,
@@ -94,8 +97,6 @@ otherwise='farthest', reduction='mean', on_missing='skip')
             otherwise=otherwise,
             reduction=reduction,
             on_missing=on_missing,
-            ignore_index=ignore_index,
-            return_stats=return_stats,
         )
 
 
@@ -122,6 +123,7 @@ otherwise='farthest', reduction='mean', on_missing='skip')
 
     _function = staticmethod(functional.easy_positive_triplet_loss)
 
+    @takes(ModuleOptions)
     def __init__(
         self,
         *,
@@ -132,10 +134,10 @@ otherwise='farthest', reduction='mean', on_missing='skip')
         otherwise: str = "farthest",
         reduction: str = "mean",
         on_missing: str = "skip",
-        ignore_index: int | None = None,
-        return_stats: bool = False,
+        **shared: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(
+            shared,
             margin=margin,
             distance=distance,
             soft_margin=soft_margin,
@@ -143,8 +145,6 @@ otherwise='farthest', reduction='mean', on_missing='skip')
             otherwise=otherwise,
             reduction=reduction,
             on_missing=on_missing,
-            ignore_index=ignore_index,
-            return_stats=return_stats,
         )
 
 
@@ -171,6 +171,7 @@ skip_fraction=0.0, reduction='mean', on_missing='skip')
 
     _function = staticmethod(functional.k_hardest_triplet_loss)
 
+    @takes(ModuleOptions)
     def __init__(
         self,
         *,
@@ -182,10 +183,10 @@ skip_fraction=0.0, reduction='mean', on_missing='skip')
         skip_fraction: float = 0.0,
         reduction: str = "mean",
         on_missing: str = "skip",
-        ignore_index: int | None = None,
-        return_stats: bool = False,
+        **shared: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(
+            shared,
             margin=margin,
             distance=distance,
             soft_margin=soft_margin,
@@ -194,6 +195,4 @@ skip_fraction=0.0, reduction='mean', on_missing='skip')
             skip_fraction=skip_fraction,
             reduction=reduction,
             on_missing=on_missing,
-            ignore_index=ignore_index,
-            return_stats=return_stats,
         )

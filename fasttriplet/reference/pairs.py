@@ -7,15 +7,23 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
+from fasttriplet.reference.distances import check
+
+GROUPS_EXCLUDE = ("pairs", "positives")
+
 
 class Pairing(TypedDict, total=False):
     """The keyword arguments that say who pairs with whom; every loss and every miner takes them."""
 
     ref_embeddings: Tensor | None  # [M, D], the candidates; None: the batch itself
-    ref_labels: Tensor | None  # [M] or [M, W], given together with ref_embeddings
+    ref_labels: Tensor | None  # [M] or [M, C], given together with ref_embeddings
     self_indices: Tensor | None  # [N], the anchor's own copy among the references, -1: none
+    sample_ids: Tensor | None  # [N]; rows of equal number never pair, -1: no number
+    ref_sample_ids: Tensor | None  # [M], with references both or neither
     groups: Tensor | None  # [N]; rows of equal group never pair
     ref_groups: Tensor | None  # [M], with references both or neither
+    ref_mask: Tensor | None  # [M] bool, false: never pairs
+    groups_exclude: str  # what rows of equal group never are: "pairs", or "positives" alone
     ignore_index: int | None  # rows of this label are neither anchors nor candidates
 
 
@@ -47,10 +55,10 @@ class Batch(NamedTuple):
 
 
 def same_label(labels: Tensor, ref_labels: Tensor) -> Tensor:
-    """[N, M]: equal numbers, or bit masks [N, W] and [M, W] with a bit in common in any word."""
+    """[N, M]: equal numbers, or multi-hot labels [N, C] and [M, C] with a label in common."""
     if labels.dim() == 1:
         return labels[:, None] == ref_labels
-    return ((labels[:, None] & ref_labels) != 0).any(2)
+    return (labels[:, None] & ref_labels).any(2)
 
 
 def batch_of(
@@ -60,25 +68,37 @@ def batch_of(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     self_indices: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    ref_sample_ids: Tensor | None = None,
     groups: Tensor | None = None,
     ref_groups: Tensor | None = None,
+    ref_mask: Tensor | None = None,
+    groups_exclude: str = "pairs",
     ignore_index: int | None = None,
 ) -> Batch:
     """The batch and its pairs, from the labels and the arguments of :class:`Pairing`."""
     candidate_labels = labels if ref_labels is None else ref_labels
     candidates = torch.arange(len(candidate_labels), device=labels.device)
     if ref_embeddings is not None:
-        own = torch.full_like(labels, -1) if self_indices is None else self_indices
-        own = own if own.dim() == 1 else own[:, 0]
+        own = candidates.new_full((len(labels),), -1) if self_indices is None else self_indices
     else:
         own = candidates
     allowed = own[:, None] != candidates
+    if sample_ids is not None:
+        candidate_ids = sample_ids if ref_sample_ids is None else ref_sample_ids
+        allowed &= (sample_ids[:, None] != candidate_ids) | (candidate_ids == -1)
+    one_group = torch.zeros_like(allowed)
     if groups is not None:
-        allowed &= groups[:, None] != (groups if ref_groups is None else ref_groups)
+        one_group = groups[:, None] == (groups if ref_groups is None else ref_groups)
+    check("groups_exclude", groups_exclude, GROUPS_EXCLUDE)
+    if groups_exclude == "pairs":
+        allowed &= ~one_group
     takes_part = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     ref_takes_part = torch.ones_like(candidates, dtype=torch.bool)
     if ignore_index is not None:
         takes_part, ref_takes_part = labels != ignore_index, candidate_labels != ignore_index
+    if ref_mask is not None:
+        ref_takes_part = ref_takes_part & ref_mask
     allowed &= takes_part[:, None] & ref_takes_part
 
     rows = torch.where(takes_part[:, None], embeddings, 0)
@@ -88,4 +108,4 @@ def batch_of(
         finite = finite & references.isfinite().all()
     poison = torch.where(finite, 1.0, torch.nan).to(embeddings.dtype)
     same = same_label(labels, candidate_labels)
-    return Batch(rows, references, allowed & same, allowed & ~same, takes_part, poison)
+    return Batch(rows, references, allowed & same & ~one_group, allowed & ~same, takes_part, poison)

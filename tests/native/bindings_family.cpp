@@ -12,7 +12,7 @@
 namespace fasttriplet::cpu {
 namespace {
 
-PairingInput plain(const Array<int64_t>& labels) { return {labels.data(), 1, false, nullptr, nullptr, nullptr}; }
+PairingInput plain(const Array<int64_t>& labels) { return {labels.data()}; }
 
 template <typename T>
 py::dict mine_triplets(const Array<T>& rows, const Array<int64_t>& labels, int distance, int kind, int otherwise,

@@ -150,10 +150,11 @@ void count_negatives(const Pairing& pairing, const PositivePairs& pairs, int64_t
       if (pairing.column_of(columns.members[at]) >= 0) counts[columns.members[at]] = total;
   }
   for (int64_t i = 0; i < pairing.anchors(); ++i) {
-    const int64_t own = pairing.own_copy(i);
-    if (pairs.count(i) > 0 && own >= 0 && pairing.column_of(own) >= 0 &&
-        pairing.role(i, columns.class_of[own]) == Role::kNegative)
-      counts[own] -= pairs.count(i);
+    if (pairs.count(i) == 0) continue;
+    pairing.for_each_own(i, [&](int64_t own) {
+      if (pairing.column_of(own) >= 0 && pairing.role(i, columns.class_of[own]) == Role::kNegative)
+        counts[own] -= pairs.count(i);
+    });
   }
 }
 

@@ -217,14 +217,15 @@ class DenseWalk {
       pairing_.for_each_kind_but_negatives(row, [&](int32_t kind) {
         std::fill(keys + groups.representative_begin[kind], keys + groups.representative_begin[kind + 1], kNan);
       });
-      const int64_t own = pairing_.own_copy(row);
-      if (own >= 0 && pairing_.column_of(own) >= 0) keys[pairing_.column_of(own)] = kNan;
+      pairing_.for_each_own(row, [&](int64_t own) {
+        if (pairing_.column_of(own) >= 0) keys[pairing_.column_of(own)] = kNan;
+      });
       return;
     }
     const int64_t candidate = row - pairing_.first_candidate();
     const int32_t kind = groups.class_of[candidate];
     for (size_t column = 0; column < columns.size(); ++column)
-      if (pairing_.role(columns[column], kind) != Role::kNegative || pairing_.own_copy(columns[column]) == candidate)
+      if (pairing_.role(columns[column], kind) != Role::kNegative || pairing_.is_own(columns[column], candidate))
         keys[column] = kNan;
   }
 

@@ -42,12 +42,9 @@ void with_rows(const PackedPairing& pairing, int64_t distance, Gradients& gradie
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_all_operator(
-    const Tensor& embeddings, const Tensor& labels, std::optional<Tensor> ref_embeddings,
-    std::optional<Tensor> ref_labels, std::optional<Tensor> self_indices, std::optional<Tensor> groups,
-    std::optional<Tensor> ref_groups, std::optional<int64_t> ignore_index, int64_t distance, double margin,
-    bool soft_margin, bool with_gradient) {
-  const PairingTensors tensors{embeddings,   labels, ref_embeddings, ref_labels,
-                               self_indices, groups, ref_groups,     ignore_index};
+    const Tensor& embeddings, const Tensor& labels, std::optional<Tensor> ref_embeddings, const PairingList& list,
+    const PairingNumbers& numbers, int64_t distance, double margin, bool soft_margin, bool with_gradient) {
+  const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
   check_pairing(tensors);
   const PackedPairing pairing(tensors);
   const int64_t n = embeddings.size(0), candidates = ref_embeddings ? ref_embeddings->size(0) : n;
@@ -68,13 +65,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_all_operator(
 
 std::tuple<Tensor, Tensor> batch_all_backward_operator(const Tensor& grad, const Tensor& embeddings,
                                                        const Tensor& labels, std::optional<Tensor> ref_embeddings,
-                                                       std::optional<Tensor> ref_labels,
-                                                       std::optional<Tensor> self_indices, std::optional<Tensor> groups,
-                                                       std::optional<Tensor> ref_groups,
-                                                       std::optional<int64_t> ignore_index, int64_t distance,
-                                                       double margin, bool soft_margin) {
-  const PairingTensors tensors{embeddings,   labels, ref_embeddings, ref_labels,
-                               self_indices, groups, ref_groups,     ignore_index};
+                                                       const PairingList& list, const PairingNumbers& numbers,
+                                                       int64_t distance, double margin, bool soft_margin) {
+  const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
   check_pairing(tensors);
   check_anchor_values(grad, "grad", 0, embeddings);
   const PackedPairing pairing(tensors);
@@ -92,11 +85,8 @@ std::tuple<Tensor, Tensor> batch_all_backward_operator(const Tensor& grad, const
 }
 
 Tensor weighted_operator(const Tensor& embeddings, const Tensor& labels, std::optional<Tensor> ref_embeddings,
-                         std::optional<Tensor> ref_labels, std::optional<Tensor> self_indices,
-                         std::optional<Tensor> groups, std::optional<Tensor> ref_groups,
-                         std::optional<int64_t> ignore_index, int64_t distance) {
-  const PairingTensors tensors{embeddings,   labels, ref_embeddings, ref_labels,
-                               self_indices, groups, ref_groups,     ignore_index};
+                         const PairingList& list, const PairingNumbers& numbers, int64_t distance) {
+  const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
   check_pairing(tensors);
   const PackedPairing pairing(tensors);
   Tensor values = new_tensor({kWeightedValues, embeddings.size(0)}, ScalarType::Double, embeddings);
@@ -107,12 +97,11 @@ Tensor weighted_operator(const Tensor& embeddings, const Tensor& labels, std::op
   return values;
 }
 
-std::tuple<Tensor, Tensor> weighted_backward_operator(
-    const Tensor& grad, const Tensor& embeddings, const Tensor& labels, std::optional<Tensor> ref_embeddings,
-    std::optional<Tensor> ref_labels, std::optional<Tensor> self_indices, std::optional<Tensor> groups,
-    std::optional<Tensor> ref_groups, std::optional<int64_t> ignore_index, int64_t distance, const Tensor& values) {
-  const PairingTensors tensors{embeddings,   labels, ref_embeddings, ref_labels,
-                               self_indices, groups, ref_groups,     ignore_index};
+std::tuple<Tensor, Tensor> weighted_backward_operator(const Tensor& grad, const Tensor& embeddings,
+                                                      const Tensor& labels, std::optional<Tensor> ref_embeddings,
+                                                      const PairingList& list, const PairingNumbers& numbers,
+                                                      int64_t distance, const Tensor& values) {
+  const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
   check_pairing(tensors);
   check_anchor_values(grad, "grad", 2, embeddings);
   check_anchor_values(values, "values", kWeightedValues, embeddings);

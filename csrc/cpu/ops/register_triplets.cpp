@@ -20,13 +20,11 @@ namespace fasttriplet::cpu {
 namespace {
 
 std::tuple<Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels,
-                                         std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-                                         std::optional<Tensor> self_indices, std::optional<Tensor> groups,
-                                         std::optional<Tensor> ref_groups, std::optional<int64_t> ignore_index,
-                                         int64_t distance, int64_t miner, int64_t otherwise, bool within_margin,
-                                         double margin, int64_t k, bool kth_only, double skip_fraction) {
-  const PairingTensors tensors{embeddings,   labels, ref_embeddings, ref_labels,
-                               self_indices, groups, ref_groups,     ignore_index};
+                                         std::optional<Tensor> ref_embeddings, const PairingList& list,
+                                         const PairingNumbers& numbers, int64_t distance, int64_t miner,
+                                         int64_t otherwise, bool within_margin, double margin, int64_t k, bool kth_only,
+                                         double skip_fraction) {
+  const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
   check_pairing(tensors);
   const MinerOptions options = miner_options_of(miner, otherwise, within_margin, margin, k, kth_only, skip_fraction);
   const PackedPairing pairing(tensors);

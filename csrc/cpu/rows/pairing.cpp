@@ -52,9 +52,12 @@ Pairing::Pairing(const Batch<T>& batch, const Survey& survey, const PairingInput
   takes_part_.resize(batch.n);
   for (int64_t i = 0; i < batch.n; ++i) {
     const bool ignored = input.ignored != nullptr && input.labels[i] == *input.ignored;
-    takes_part_[i] = survey.finite(i) && !ignored;
-    all_finite_ = all_finite_ && (ignored || survey.finite(i));
+    const bool masked =
+        i >= batch.split && input.reference_mask != nullptr && input.reference_mask[i - batch.split] == 0;
+    takes_part_[i] = survey.finite(i) && !ignored && !masked;
+    all_finite_ = all_finite_ && (ignored || masked || survey.finite(i));
   }
+  if (input.sample_ids != nullptr) number_samples(batch.n);
 
   Kinds kinds(input);
   std::vector<int64_t> numbers(candidates_);
@@ -91,22 +94,36 @@ Pairing::Pairing(const Batch<T>& batch, const Survey& survey, const PairingInput
   // Unless an own copy of yet another kind is among them.
   bool known = plain_;
   for (int64_t i = 0; i < anchors_ && known; ++i)
-    known = own_copy(i) < 0 || columns_.class_of[own_copy(i)] == kind_of_[i];
+    for_each_own(i, [&](int64_t own) { known = known && columns_.class_of[own] == kind_of_[i]; });
   for (int64_t column = 0; column < columns_.representatives() && known; ++column)
     if (!columns_.may_be_negative[column]) barred_negatives_.push_back(static_cast<int32_t>(column));
 }
 
-int64_t Pairing::own_copy(int64_t anchor) const {
-  if (!has_references_) return anchor;
-  return input_.self_indices == nullptr ? -1 : input_.self_indices[anchor];
+void Pairing::number_samples(int64_t rows) {
+  std::unordered_map<int64_t, int32_t> number_of_id;
+  sample_of_.assign(rows, -1);
+  for (int64_t i = 0; i < rows; ++i)
+    if (input_.sample_ids[i] != -1)
+      sample_of_[i] =
+          number_of_id.emplace(input_.sample_ids[i], static_cast<int32_t>(number_of_id.size())).first->second;
+  copies_begin_.assign(number_of_id.size() + 1, 0);
+  for (int64_t i = first_candidate_; i < rows; ++i)
+    if (sample_of_[i] >= 0) ++copies_begin_[sample_of_[i] + 1];
+  for (size_t s = 1; s < copies_begin_.size(); ++s) copies_begin_[s] += copies_begin_[s - 1];
+  copies_.resize(copies_begin_.back());
+  std::vector<int32_t> next(copies_begin_.begin(), copies_begin_.end() - 1);
+  for (int64_t i = first_candidate_; i < rows; ++i)
+    if (sample_of_[i] >= 0) copies_[next[sample_of_[i]]++] = static_cast<int32_t>(i - first_candidate_);
 }
 
 Role Pairing::role(int64_t anchor, int32_t kind) const {
   const int64_t other = row_of_kind_[kind];
-  if (input_.groups != nullptr && input_.groups[anchor] == input_.groups[other]) return Role::kNone;
+  const bool one_group = input_.groups != nullptr && input_.groups[anchor] == input_.groups[other];
+  if (one_group && input_.groups_exclude == GroupsExclude::kPairs) return Role::kNone;
   const int64_t *a = input_.labels + anchor * input_.words, *b = input_.labels + other * input_.words;
   bool same = false;
   for (int64_t w = 0; w < input_.words; ++w) same = same || (input_.bit_masks ? (a[w] & b[w]) != 0 : a[w] == b[w]);
+  if (same && one_group) return Role::kNone;
   return same ? Role::kPositive : Role::kNegative;
 }
 
@@ -133,8 +150,9 @@ int64_t Pairing::count(int64_t anchor, Role wanted) const {
     for (int32_t kind = 0; kind < columns_.classes(); ++kind)
       if (role(anchor, kind) == wanted) total += members_[kind];
   }
-  const int64_t own = own_copy(anchor);
-  if (own >= 0 && column_of(own) >= 0 && role(anchor, columns_.class_of[own]) == wanted) --total;
+  for_each_own(anchor, [&](int64_t own) {
+    if (column_of(own) >= 0 && role(anchor, columns_.class_of[own]) == wanted) --total;
+  });
   return total;
 }
 

@@ -1,14 +1,15 @@
 // Who may pair with whom: the candidates of every anchor, and which of them are positives and which negatives.
 //
 //   candidates   the batch's own rows, or the references behind them
-//   positive     rows whose labels are equal, or as bit masks share a bit
+//   positive     rows whose labels are equal, or of several labels a row share one
 //   negative     all other rows
-//   no pair      a row and itself, rows of one group, and whatever is ignored or not finite
+//   no pair      a row and its own copies, rows of one group, and whatever is ignored, masked or not finite
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "core/options.h"
 #include "cpu/rows/batch.h"
 #include "cpu/rows/groups.h"
 
@@ -16,14 +17,17 @@ namespace fasttriplet::cpu {
 
 enum class Role { kPositive, kNegative, kNone };
 
-// What the caller says, of all N rows of the batch, references behind its own.
+// What the caller says, of all N rows of the batch, references behind its own; null where it says nothing.
 struct PairingInput {
-  const int64_t* labels;        // [N, words]
-  int64_t words;                // of a label: 1, or as many as its bit mask has
-  bool bit_masks;               // whether labels are bit masks
-  const int64_t* groups;        // [N], null where there are none
-  const int64_t* self_indices;  // [split] an anchor's own copy among the references, -1 for none; null for none at all
-  const int64_t* ignored;       // the label to leave out, null where there is none
+  const int64_t* labels;            // [N, words]
+  int64_t words = 1;                // of a label: 1, or as many as its bits take
+  bool bit_masks = false;           // whether a word is 64 labels, not one
+  const int64_t* groups = nullptr;  // [N]
+  GroupsExclude groups_exclude = GroupsExclude::kPairs;
+  const int64_t* self_indices = nullptr;    // [split] an anchor's own copy among the references, -1 for none
+  const int64_t* sample_ids = nullptr;      // [N] rows of equal number are copies of one sample, -1: of none
+  const uint8_t* reference_mask = nullptr;  // [N - split] 0: the reference is not there
+  const int64_t* ignored = nullptr;         // the label to leave out
 };
 
 // Candidates as columns of the scan: by kind, kinds being the rows' distinct labels and groups.
@@ -43,8 +47,20 @@ class Pairing {
   int32_t column_of(int64_t candidate) const { return columns_.representative_of[candidate]; }
 
   bool takes_part(int64_t row) const { return takes_part_[row] != 0; }
-  // The candidate that is the anchor itself, -1 for none.
-  int64_t own_copy(int64_t anchor) const;
+  // Whether the candidate is the anchor itself or a copy of it, which is never its partner.
+  bool is_own(int64_t anchor, int64_t candidate) const {
+    return candidate == itself(anchor) ||
+           (sample(anchor) >= 0 && sample(anchor) == sample(first_candidate_ + candidate));
+  }
+  // Calls f(candidate) for each of those.
+  template <typename F>
+  void for_each_own(int64_t anchor, F&& f) const {
+    const int64_t own = itself(anchor);
+    if (own >= 0) f(own);
+    if (sample(anchor) < 0) return;
+    for (int32_t at = copies_begin_[sample(anchor)]; at < copies_begin_[sample(anchor) + 1]; ++at)
+      if (copies_[at] != own) f(int64_t{copies_[at]});
+  }
   Role role(int64_t anchor, int32_t kind) const;  // of the kind's candidates, `kind` a class of columns()
 
   // Calls f(kind) for the kinds of one role, ascending, or for all but those.
@@ -60,11 +76,10 @@ class Pairing {
   // Calls f(candidate, column) for each positive of an anchor, by kind and ascending in each.
   template <typename F>
   void for_each_positive(int64_t anchor, F&& f) const {
-    const int64_t own = own_copy(anchor);
     for_each_positive_kind(anchor, [&](int32_t kind) {
       for (int32_t at = columns_.class_begin[kind]; at < columns_.class_begin[kind + 1]; ++at) {
         const int32_t candidate = columns_.members[at], column = column_of(candidate);
-        if (column >= 0 && candidate != own) f(candidate, column);
+        if (column >= 0 && !is_own(anchor, candidate)) f(candidate, column);
       }
     });
   }
@@ -73,12 +88,20 @@ class Pairing {
   std::vector<int32_t> anchor_rows() const;
   std::vector<int32_t> column_rows() const;
 
-  int64_t count(int64_t anchor, Role role) const;  // candidates of an anchor that takes part, itself left out
+  int64_t count(int64_t anchor, Role role) const;  // candidates of an anchor that takes part, its own copies left out
 
   // Columns whose rows can never be the lowest of their value among any anchor's negatives.
   const std::vector<int32_t>& barred_negatives() const { return barred_negatives_; }
 
  private:
+  // The candidate that is the anchor itself, -1 for none.
+  int64_t itself(int64_t anchor) const {
+    if (!has_references_) return anchor;
+    return input_.self_indices == nullptr ? -1 : input_.self_indices[anchor];
+  }
+  int32_t sample(int64_t row) const { return sample_of_.empty() ? -1 : sample_of_[row]; }
+  void number_samples(int64_t rows);
+
   template <typename Wanted, typename F>
   void for_each_kind(int64_t anchor, Wanted&& wanted, F&& f) const {
     if (plain_) {  // all but the anchor's own kind are negatives
@@ -102,6 +125,9 @@ class Pairing {
   int64_t total_members_ = 0;
   Groups columns_;
   std::vector<int32_t> barred_negatives_;
+  std::vector<int32_t> sample_of_;     // [N] samples numbered, -1 for none; empty where no ids were given
+  std::vector<int32_t> copies_begin_;  // [samples + 1] into copies_
+  std::vector<int32_t> copies_;        // candidates by sample, ascending in each
 };
 
 }  // namespace fasttriplet::cpu

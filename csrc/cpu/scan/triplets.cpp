@@ -116,9 +116,11 @@ void TripletMiner<T>::run(const TripletOutput& output) {
     queries_ = scored_ = 0;
     const bool done = scan.run([&](const Strip& strip) {
       bool fine_enough = true;
+      OwnColumns own;
       for (int64_t r = 0; r < strip.count && fine_enough; ++r) {
         AnchorKeys keys = strip.keys_of(r);
-        fine_enough = mine(strip.rows[r], keys, strip.found, output) || !may_give_up;
+        Query query{strip.rows[r], keys, strip.found, own};
+        fine_enough = mine(query, output) || !may_give_up;
       }
       return fine_enough;
     });
@@ -127,17 +129,44 @@ void TripletMiner<T>::run(const TripletOutput& output) {
 }
 
 template <typename T>
-bool TripletMiner<T>::mine(int64_t anchor, AnchorKeys& keys, std::vector<int32_t>& found, const TripletOutput& output) {
-  Query query{anchor, keys, found, pairing_.own_copy(anchor), -1, -1, Role::kNone};
-  if (query.own >= 0) query.own_column = pairing_.column_of(query.own);
-  if (query.own_column >= 0) {
-    const Groups& columns = pairing_.columns();
-    const int64_t lowest = columns.source[query.own_column];
-    query.twin = lowest == query.own ? columns.twin[query.own_column] : lowest;
-    query.twin_role = pairing_.role(anchor, columns.class_of[query.own]);
-    keys.keys[query.own_column] = kNan;
+void TripletMiner<T>::leave_own_copies(Query& query) {
+  const Groups& columns = pairing_.columns();
+  OwnColumns& own = query.own;
+  own.columns.clear();
+  own.alone.clear();
+  own.twins.clear();
+  pairing_.for_each_own(query.anchor, [&](int64_t copy) {
+    const int32_t column = pairing_.column_of(copy);
+    if (column < 0 || own.holds(column)) return;
+    own.columns.push_back(column);
+    query.keys.keys[column] = kNan;
+    const int64_t twin = lowest_other(query.anchor, column);
+    if (twin < 0)
+      own.alone.push_back(column);
+    else
+      own.twins.push_back({twin, pairing_.role(query.anchor, columns.class_of[copy])});
+  });
+  std::sort(own.alone.begin(), own.alone.end());
+}
+
+// -1 where the column has nobody but own copies.
+template <typename T>
+int64_t TripletMiner<T>::lowest_other(int64_t anchor, int32_t column) const {
+  const Groups& columns = pairing_.columns();
+  for (const int32_t lowest : {columns.source[column], columns.twin[column]})  // the two lowest, mostly enough
+    if (lowest < 0 || !pairing_.is_own(anchor, lowest)) return lowest;
+  const int32_t kind = columns.representative_class[column];
+  for (int32_t at = columns.class_begin[kind]; at < columns.class_begin[kind + 1]; ++at) {
+    const int32_t member = columns.members[at];
+    if (columns.representative_of[member] == column && !pairing_.is_own(anchor, member)) return member;
   }
-  const int64_t t = first_triplet_[anchor];
+  return -1;
+}
+
+template <typename T>
+bool TripletMiner<T>::mine(Query& query, const TripletOutput& output) {
+  leave_own_copies(query);
+  const int64_t t = first_triplet_[query.anchor];
   const auto put = [&](const Pick& positive, const Pick& negative) {
     if (positive.candidate >= 0) {
       output.positives[t] = positive.candidate;
@@ -196,7 +225,7 @@ typename TripletMiner<T>::Pick TripletMiner<T>::extreme_positive(Query& query, i
     const int32_t begin = columns.representative_begin[kind], end = columns.representative_begin[kind + 1];
     if (end - begin <= kPairwiseClass) {
       for (int32_t column = begin; column < end; ++column)
-        if (column != query.own_column) offer(pick_of(query, column));
+        if (!query.own.holds(column)) offer(pick_of(query, column));
       return;
     }
     const RowOfKeys row = keys.row(begin, end);
@@ -213,7 +242,7 @@ typename TripletMiner<T>::Pick TripletMiner<T>::extreme_positive(Query& query, i
     for (int64_t k = 0; k < found; ++k) offer(pick_of(query, begin + query.found[k]));
     count_work(1, found);
   });
-  if (query.twin >= 0 && query.twin_role == Role::kPositive) offer({query.twin, score_of(query.anchor, query.twin)});
+  query.for_each_twin(Role::kPositive, [&](int64_t twin) { offer({twin, score_of(query.anchor, twin)}); });
   return best;
 }
 
@@ -231,7 +260,6 @@ template <typename T>
 void TripletMiner<T>::nearest_negatives(Query& query, const std::vector<double>& thresholds, std::vector<Pick>& picks) {
   AnchorKeys& keys = query.keys;
   const RowOfKeys row = keys.row();
-  const bool twin = query.twin >= 0 && query.twin_role == Role::kNegative;
   picks.assign(thresholds.size(), Pick());
   int64_t scored = 0;
   for (size_t first = 0; first < thresholds.size(); first += kWindows) {
@@ -269,8 +297,9 @@ void TripletMiner<T>::nearest_negatives(Query& query, const std::vector<double>&
         offer(pick, w);
       }
     }
-    if (twin)
-      for (int w = 0; w < count; ++w) offer({query.twin, score_of(query.anchor, query.twin)}, w);
+    query.for_each_twin(Role::kNegative, [&](int64_t twin) {
+      for (int w = 0; w < count; ++w) offer({twin, score_of(query.anchor, twin)}, w);
+    });
   }
   count_work(static_cast<int64_t>(thresholds.size()), scored);
 }
@@ -293,7 +322,7 @@ typename TripletMiner<T>::Pick TripletMiner<T>::farthest_negative(Query& query) 
     if (best.candidate < 0 || goes_before(-pick.score, pick.candidate, -best.score, best.candidate)) best = pick;
   };
   for (int64_t k = 0; k < found; ++k) offer(pick_of(query, query.found[k]));
-  if (query.twin >= 0 && query.twin_role == Role::kNegative) offer({query.twin, score_of(query.anchor, query.twin)});
+  query.for_each_twin(Role::kNegative, [&](int64_t twin) { offer({twin, score_of(query.anchor, twin)}); });
   count_work(1, found);
   return best;
 }
@@ -315,11 +344,15 @@ void TripletMiner<T>::mine_pairs(Query& query, const TripletOutput& output) {
   };
   std::vector<Positives> kinds;
   std::vector<double> thresholds;
-  const int32_t alone = query.twin < 0 ? query.own_column : -1;  // a column that is the anchor and nothing else
+  const std::vector<int32_t>& alone = query.own.alone;
+  // How many columns from `begin` to before `end` have nobody but own copies.
+  const auto alone_within = [&](int32_t begin, int32_t end) {
+    return std::lower_bound(alone.begin(), alone.end(), end) - std::lower_bound(alone.begin(), alone.end(), begin);
+  };
   pairing_.for_each_positive_kind(query.anchor, [&](int32_t kind) {
     kinds.push_back({kind, thresholds.size()});
     for (int32_t column = columns.representative_begin[kind]; column < columns.representative_begin[kind + 1]; ++column)
-      if (column != alone) thresholds.push_back(score_of(query.anchor, columns.source[column]));
+      if (alone_within(column, column + 1) == 0) thresholds.push_back(score_of(query.anchor, columns.source[column]));
   });
   struct Pair {
     int64_t positive;
@@ -330,8 +363,7 @@ void TripletMiner<T>::mine_pairs(Query& query, const TripletOutput& output) {
   pairing_.for_each_positive(query.anchor, [&](int32_t candidate, int32_t column) {
     while (kinds[of_kind].kind != columns.representative_class[column]) ++of_kind;
     const int32_t begin = columns.representative_begin[kinds[of_kind].kind];
-    const bool behind_alone = begin <= alone && alone < column;
-    pairs.push_back({candidate, kinds[of_kind].first + (column - begin) - behind_alone});
+    pairs.push_back({candidate, kinds[of_kind].first + (column - begin) - alone_within(begin, column)});
   });
   if (pairs.empty()) return;
   if (kinds.size() > 1)

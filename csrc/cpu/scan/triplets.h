@@ -2,6 +2,7 @@
 // in O(N * D) memory beside the triplets themselves.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -36,18 +37,36 @@ class TripletMiner {
     int64_t candidate = -1;
     double score = 0;
   };
-  // An anchor while it is mined: what the scan knows of it, and the other member of its own column.
+  // The columns that an anchor's own copies are in: no candidates as a whole, but other rows of theirs may be.
+  struct OwnColumns {
+    struct Twin {
+      int64_t candidate;  // the lowest of a column that is no own copy
+      Role role;
+    };
+    std::vector<int32_t> columns, alone;  // all; ascending those in which there is nobody else
+    std::vector<Twin> twins;
+
+    bool holds(int32_t column) const { return std::find(columns.begin(), columns.end(), column) != columns.end(); }
+  };
+  // An anchor while it is mined, and what the scan knows of it.
   struct Query {
     int64_t anchor;
     AnchorKeys& keys;
     std::vector<int32_t>& found;
-    int64_t own, twin;   // candidates, -1 where there is none
-    int32_t own_column;  // -1 where there is none
-    Role twin_role;
+    OwnColumns& own;
+
+    // Calls f(candidate) for what own columns have of one role.
+    template <typename F>
+    void for_each_twin(Role role, F&& f) const {
+      for (const auto& twin : own.twins)
+        if (twin.role == role) f(twin.candidate);
+    }
   };
   static constexpr double kNoThreshold = -std::numeric_limits<double>::infinity();
 
-  bool mine(int64_t anchor, AnchorKeys& keys, std::vector<int32_t>& found, const TripletOutput& output);
+  bool mine(Query& query, const TripletOutput& output);
+  void leave_own_copies(Query& query);  // makes their columns' keys NaN
+  int64_t lowest_other(int64_t anchor, int32_t column) const;
   void mine_pairs(Query& query, const TripletOutput& output);
   void mine_ranks(Query& query, const Pick& positive, const TripletOutput& output);
 
