@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, Pairing, takes, told
 from fasttriplet.autograd import BatchHardLoss
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
@@ -55,8 +56,8 @@ def batch_hard_triplet_loss(
         Its gradient has the dtype and the shape of ``embeddings`` and is
         zero for a pair at distance 0. If any entry is NaN or infinite, every counted loss, each reduction and
         the whole gradient are NaN; a difference of distances that overflows float64 makes the loss NaN.
-        With several labels a row, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is not finite
-        takes part in nothing, so that it does not count itself; the rest is the same.
+        With several labels a row, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is
+        not finite takes part in nothing, so that it does not count itself; the rest is the same.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -77,7 +78,7 @@ def batch_hard_triplet_loss(
     """
     given = told("batch_hard_triplet_loss", arguments, LossArguments)
     check_tensors(embeddings, labels)
-    if given or labels.dim() != 1:
+    if given or labels.dim() != 1 or transforms.active():
         batch = batch_of("batch_hard_triplet_loss with more than labels [N]", embeddings, labels, given, LossArguments)
         options = checked_options(margin, distance, soft_margin, reduction, on_missing)
         return loss_of_mined(batch, HARDEST, options)
@@ -115,8 +116,9 @@ def mine_batch_hard(
         :class:`MinedTriplets` of [N] tensors: positives and negatives (int64 indices into the batch or the references,
         -1 where there is none) and their distances (NaN where there is none). The indices are those float64 arithmetic
         picks; equal distances go to the lowest index. A row with a NaN or infinite entry is at distance NaN from every
-        row, and a NaN distance is the hardest of all, among positives and among negatives. With several labels a row or arguments
-        about who pairs with whom such a row takes part in nothing, and one that is not ignored makes all distances NaN.
+        row, and a NaN distance is the hardest of all, among positives and among negatives. With several labels a row or
+        arguments about who pairs with whom such a row takes part in nothing, and one that is not ignored makes all
+        distances NaN.
 
     Raises:
         TypeError: an argument is of the wrong type.

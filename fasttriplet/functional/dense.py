@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, takes
 from fasttriplet.autograd import BatchAllSums, WeightedDistances
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, refuse_missing
-from fasttriplet.pairing import Batch, batch_of
+from fasttriplet.pairing import Batch, batch_of, poison_of
 from fasttriplet.reduction import Losses, Options, losses_of, reduced
 from fasttriplet.stats import TripletStats, stats_of
 
@@ -71,9 +72,13 @@ def batch_all_triplet_loss(
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
     uniform = batch.weights is None and reduction != "none" and torch.is_grad_enabled()
-    sums, (active, counted), negative_counts, poison = BatchAllSums.apply(
-        *batch.arguments, options.distance, options.margin, options.soft_margin, uniform
-    )
+    told = (*batch.arguments, options.distance, options.margin, options.soft_margin)
+    if transforms.active():
+        transforms.refuse_compiled("batch_all_triplet_loss")
+        sums, (active, counted), negative_counts = transforms.BatchAllSums.apply(*told)
+        poison, uniform = poison_of(*batch.arguments), False
+    else:
+        sums, (active, counted), negative_counts, poison = BatchAllSums.apply(*told, uniform)
     if on_missing == "error":
         refuse_missing(batch, counted > 0, poison)
     # Where one number is to go back to all anchors none may be masked: those without triplets have sums of 0.
@@ -140,7 +145,12 @@ def weighted_triplet_loss(
     """
     batch = batch_of("weighted_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
-    distances, poison = WeightedDistances.apply(*batch.arguments, options.distance)
+    if transforms.active():
+        transforms.refuse_compiled("weighted_triplet_loss")
+        distances = transforms.WeightedDistances.apply(*batch.arguments, options.distance)[:2]
+        poison = poison_of(*batch.arguments)
+    else:
+        distances, poison = WeightedDistances.apply(*batch.arguments, options.distance)
     found = ~distances.detach().isnan()
     takes_part = batch.takes_part()
     unknown = poison.isnan().expand(found.shape)  # all distances are NaN then: every anchor counts, and its loss is NaN

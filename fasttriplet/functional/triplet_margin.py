@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fasttriplet import transforms
 from fasttriplet.autograd import TripletMargin
 from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin, check_triplets
 from fasttriplet.pairing import HALF_DTYPES, widened
@@ -73,7 +74,8 @@ def triplet_margin_loss(
     check_triplets(anchor, positive, negative, weights)
     if anchor.dtype in HALF_DTYPES and anchor.dtype == positive.dtype == negative.dtype:  # else the operator refuses
         anchor, positive, negative = widened(anchor), widened(positive), widened(negative)
-    return TripletMargin.apply(
+    loss = transforms.triplet_margin if transforms.active() else TripletMargin.apply
+    return loss(
         anchor,
         positive,
         negative,
