@@ -39,9 +39,13 @@ def batch(step: int, num_labels: int | None = None, n: int = 8) -> tuple[Tensor,
 def train(model: Net, step: int) -> Tensor:
     """One step of gradient descent on the batch of that number."""
     loss = model(*batch(step, model.memory.num_labels))["loss"]
+    descend(model, loss)
+    return loss.detach()
+
+
+def descend(model: torch.nn.Module, loss: Tensor) -> None:
     model.zero_grad()
     loss.backward()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 0.1 * parameter.grad
-    return loss.detach()
