@@ -8,7 +8,7 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``.
 - :mod:`fasttriplet.explicit`: the loss of explicit triplets whole, :func:`triplet_margin_loss` and
   :class:`TripletMarginLoss`; beside ``losses`` and ``functional`` in one.
-- :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before, and what it gives, ``References``.
+- :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before.
 - :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets` and :class:`Triplets`.
 - :mod:`fasttriplet.stats`: :class:`TripletStats`, what a loss tells about its triplets.
 - :mod:`fasttriplet.pairing`: who pairs with whom, and the rows as the operators take them.
