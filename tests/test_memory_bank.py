@@ -144,8 +144,7 @@ def test_nothing_is_kept_in_eval_mode():
         memory.train(training)
         assert memory.references().self_indices.tolist() == [-1, -1, -1] and len(memory) == 4
         assert memory.references().ref_sample_ids is None
-    for name, value in memory.state_dict().items():
-        assert name == "counters" or torch.equal(value, before[name])
+    assert all(torch.equal(value, before[name]) for name, value in memory.state_dict().items())
     memory.enqueue(*rows(4, 4))
     assert memory.references().ref_labels.tolist() == list(range(8)) and memory.ages().tolist() == [1] * 4 + [0] * 4
     memory.eval()  # a batch of validation that was not enqueued is not the one of training

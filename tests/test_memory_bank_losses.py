@@ -1,5 +1,7 @@
 """Losses and miners over the references of a CrossBatchMemory."""
 
+import warnings
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -94,6 +96,8 @@ def test_a_stale_copy_is_no_easy_positive():
         new.double(), y, sample_ids=ids, **{**arguments, "ref_embeddings": arguments["ref_embeddings"].double()}
     )
     assert torch.equal(mined.positives, expected.positives) and torch.equal(mined.negatives, expected.negatives)
+    with pytest.raises(ValueError, match="sample_ids"):  # forgotten for the anchors
+        fasttriplet.mine_easy_positive(new, y, **arguments)
     unnumbered = torch.full_like(ids, -1)  # of no sample: nothing is left out
     memory.reset()
     memory.enqueue(old, y, sample_ids=unnumbered)
@@ -164,17 +168,41 @@ def test_enqueue_between_loss_and_backward_is_an_error():
 
 
 def test_losses_over_the_references_are_traced():
-    """Two graphs serve any number of batches, also while the ring fills."""
+    """Two graphs serve any number of batches, also while the ring fills; with the memory inside, each batch wants one."""
     torch._dynamo.reset()
-    memory, twin = CrossBatchMemory(40, 4), CrossBatchMemory(40, 4)
-    counted = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(
+    memory, inner, twin = (CrossBatchMemory(40, 4) for _ in range(3))
+
+    def step_inside(x, y):
+        inner.enqueue(x, y)
+        return fasttriplet.batch_hard_triplet_loss(x, y, **inner.references()._asdict())
+
+    counted, counted_inside = CompileCounterWithBackend("aot_eager"), CompileCounterWithBackend("aot_eager")
+    inside = torch.compile(step_inside, backend=counted_inside)
+    outside = torch.compile(
         lambda x, y, found: fasttriplet.batch_hard_triplet_loss(x, y, **found), backend=counted, fullgraph=True
     )
-    for step in range(10):
+    for step in range(7):
         x, y = random_batch(8, 4, 3, step)
         memory.enqueue(x, y)
         twin.enqueue(x, y)
-        loss = compiled(x, y, memory.references()._asdict())
-        assert torch.equal(loss, fasttriplet.batch_hard_triplet_loss(x, y, **twin.references()._asdict()))
-    assert counted.frame_count <= 2
+        expected = fasttriplet.batch_hard_triplet_loss(x, y, **twin.references()._asdict())
+        assert torch.equal(outside(x, y, memory.references()._asdict()), expected)
+        assert torch.equal(inside(x, y), expected)
+    assert counted.frame_count <= 2 and counted_inside.frame_count >= 7
+
+
+def test_a_model_that_holds_a_memory_is_scripted_and_exported():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.memory = torch.nn.Linear(4, 4), CrossBatchMemory(8, 4)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    model, x = Net(), torch.ones(2, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(model)
+    assert torch.equal(scripted(x), model(x))
+    assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
