@@ -94,10 +94,6 @@ class CrossBatchMemory(nn.Module):
     https://arxiv.org/abs/1912.06798.
     """
 
-    _ring: dict[str, Tensor]  # by what a slot holds
-    _own: Tensor  # [N] the self_indices of the batch enqueued last
-    _counters: _Counters
-
     def __init__(
         self, size: int, dim: int, *, num_labels: int | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
@@ -199,15 +195,15 @@ class CrossBatchMemory(nn.Module):
         rows = self.size + 1  # see enqueue
         labels = (rows,) if self.num_labels is None else (rows, self.num_labels)
         kind = torch.int64 if self.num_labels is None else torch.bool
-        self._ring = {
+        self._ring: dict[str, Tensor] = {
             "embeddings": torch.zeros(rows, self.dim, dtype=self.dtype, device=device),
             "labels": torch.zeros(labels, dtype=kind, device=device),
             "steps": torch.full((rows,), -1, device=device),
             "sample_ids": torch.full((rows,), -1, device=device),
             "groups": torch.zeros(rows, dtype=torch.int64, device=device),
         }
-        self._own = torch.zeros(0, dtype=torch.int64, device=device)
-        self._counters = _Counters()
+        self._own: Tensor = torch.zeros(0, dtype=torch.int64, device=device)  # [N] slots of the batch enqueued last
+        self._counters: _Counters = _Counters()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossBatchMemory:
         """``.to``, ``.cuda`` and the like: the device, not the dtype."""

@@ -168,7 +168,7 @@ def test_enqueue_between_loss_and_backward_is_an_error():
 
 
 def test_losses_over_the_references_are_traced():
-    """Two graphs serve any number of batches, also while the ring fills; with the memory inside, each batch wants one."""
+    """Two graphs serve any number of batches, also while the ring fills; with the memory inside each wants its own."""
     torch._dynamo.reset()
     memory, inner, twin = (CrossBatchMemory(40, 4) for _ in range(3))
 
