@@ -105,7 +105,7 @@ class CrossBatchMemory(nn.Module):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating dtype; got {dtype}")
         self.dtype = dtype
-        self._clear(None)
+        self._ring, self._own, self._counters = self._empty(None)
 
     def __len__(self) -> int:
         """Slots in use, those too whose row was not finite: that is known on the device alone, see ``ref_mask``."""
@@ -161,7 +161,8 @@ class CrossBatchMemory(nn.Module):
     def references(self) -> References:
         """The slots in use, as arguments of a loss or a miner whose anchors are the batch enqueued last.
 
-        The anchors' own ``sample_ids`` and ``groups`` are passed beside them, where the memory was given those.
+        Where the memory was given ``sample_ids`` or ``groups``, the loss wants those of its anchors too: -1 is the
+        sample id of rows from another data set, as in validation.
         ``self_indices`` is of that batch and all -1 in eval mode. For other anchors, and where the loss comes before
         :meth:`enqueue`, use ``references()._replace(self_indices=None)``. Embeddings, labels, ids and groups are views
         of the ring.
@@ -185,25 +186,25 @@ class CrossBatchMemory(nn.Module):
 
     def reset(self) -> None:
         """Empties all slots; whether batches come with sample ids and groups is open again."""
-        self._clear(self._own.device)
+        self._ring, self._own, self._counters = self._empty(self._own.device)
 
     def extra_repr(self) -> str:
         labels = "" if self.num_labels is None else f", num_labels={self.num_labels}"
         return f"size={self.size}, dim={self.dim}{labels}, dtype={self.dtype}"
 
-    def _clear(self, device: torch.device | None) -> None:
+    def _empty(self, device: torch.device | None) -> tuple[dict[str, Tensor], Tensor, _Counters]:
+        """The ring, the slots of the batch enqueued last [N], and the counters."""
         rows = self.size + 1  # see enqueue
         labels = (rows,) if self.num_labels is None else (rows, self.num_labels)
         kind = torch.int64 if self.num_labels is None else torch.bool
-        self._ring: dict[str, Tensor] = {
+        ring = {
             "embeddings": torch.zeros(rows, self.dim, dtype=self.dtype, device=device),
             "labels": torch.zeros(labels, dtype=kind, device=device),
             "steps": torch.full((rows,), -1, device=device),
             "sample_ids": torch.full((rows,), -1, device=device),
             "groups": torch.zeros(rows, dtype=torch.int64, device=device),
         }
-        self._own: Tensor = torch.zeros(0, dtype=torch.int64, device=device)  # [N] slots of the batch enqueued last
-        self._counters: _Counters = _Counters()
+        return ring, torch.zeros(0, dtype=torch.int64, device=device), _Counters()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossBatchMemory:
         """``.to``, ``.cuda`` and the like: the device, not the dtype."""
@@ -211,7 +212,7 @@ class CrossBatchMemory(nn.Module):
         before = self._own.device
         device = fn(self._own.new_empty(1)).device
         if before.type == "meta" and device != before:  # there is nothing to be moved
-            self._clear(device)
+            self._ring, self._own, self._counters = self._empty(device)
         elif device != before:
             self._ring = {name: rows.to(device) for name, rows in self._ring.items()}
             self._own = self._own.to(device)
@@ -260,7 +261,8 @@ class CrossBatchMemory(nn.Module):
             errors += wrong
             return
         # A model made on the meta device is brought from there by load_state_dict(assign=True).
-        self._clear(saved["steps"].device if self._own.is_meta else self._own.device)
+        device = saved["steps"].device if self._own.is_meta else self._own.device
+        self._ring, self._own, self._counters = self._empty(device)
         for name, rows in self._ring.items():
             rows[: self.size] = saved[name]
         finite = _finite(self._ring["embeddings"])  # a narrower dtype makes large values infinite
