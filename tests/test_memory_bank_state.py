@@ -7,6 +7,8 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed.checkpoint
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fasttriplet import CrossBatchMemory
@@ -137,6 +139,7 @@ def test_a_subclass_has_more_state():
     assert other.load_state_dict(memory.state_dict()) == ([], [])
     assert torch.equal(other.seen, memory.seen) and torch.equal(other.scale.weight, memory.scale.weight)
     assert torch.equal(other.references().ref_labels, memory.references().ref_labels)
+    assert memory.double().scale.weight.dtype == torch.float64
 
 
 def test_a_narrower_dtype_leaves_out_what_it_cannot_hold():
@@ -223,6 +226,21 @@ def test_safetensors(tmp_path):
     safetensors.save_file(trained().state_dict(), tmp_path / "state.safetensors")
     loaded.load_state_dict(safetensors.load_file(tmp_path / "state.safetensors"))
     assert_same(loaded.memory, trained().memory)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_distributed_checkpoint(tmp_path):
+    model = trained()
+    for name, value in model.memory.state_dict().items():  # it looks for the attribute of each name
+        assert torch.equal(getattr(model.memory, name), value)
+    state = get_model_state_dict(model)
+    torch.distributed.checkpoint.save(state, checkpoint_id=tmp_path, no_dist=True)
+    loaded = Net()
+    read = get_model_state_dict(loaded)
+    torch.distributed.checkpoint.load(read, checkpoint_id=tmp_path, no_dist=True)
+    assert len(loaded.memory) == 0  # a state is a copy
+    assert set_model_state_dict(loaded, read) == ([], [])
+    assert_same(loaded.memory, model.memory)
 
 
 def test_accelerate(tmp_path):
