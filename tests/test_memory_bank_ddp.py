@@ -55,6 +55,7 @@ def by_one_process():
     return losses, states
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this PyTorch has no gloo")
 def test_each_process_has_its_own_memory(tmp_path):
     torch.multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=RANKS)
