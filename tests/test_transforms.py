@@ -152,17 +152,17 @@ def test_nothing_to_choose_from(name):
 
 
 def test_what_cannot_be_is_refused_by_name():
-    with pytest.raises(ValueError, match="embeddings must be one batch .* for semi-hard mining"):
+    with pytest.raises(ValueError, match=r"embeddings must be one batch .* for semi-hard mining"):
         vmap(function("semi_hard"))(MANY)
-    with pytest.raises(ValueError, match="on_missing must be 'skip' or 'zero' under torch.vmap"):
+    with pytest.raises(ValueError, match=r"on_missing must be 'skip' or 'zero' under torch.vmap"):
         vmap(function("batch_hard", on_missing="error"))(MANY)
     for name in OF_PAIRS:
         loss = function(name)
-        with pytest.raises(NotImplementedError, match="have no derivative in forward mode"):
+        with pytest.raises(NotImplementedError, match=r"have no derivative in forward mode"):
             jvp(loss, (ROWS,), (ROWS,))
-        with pytest.raises(NotImplementedError, match="are differentiable once"):
+        with pytest.raises(NotImplementedError, match=r"are differentiable once"):
             grad(lambda rows, loss=loss: grad(loss)(rows).sum())(ROWS)
-    with pytest.raises(ValueError, match="got 12 of 12 anchors without"):
+    with pytest.raises(ValueError, match=r"got 12 of 12 anchors without"):
         grad(lambda rows: function("k_hardest", on_missing="error")(rows, torch.arange(12)))(ROWS)
 
 
@@ -177,7 +177,7 @@ def test_a_compiled_transform_is_the_transform(name):
 @pytest.mark.parametrize("name", OF_PAIRS)
 def test_a_compiled_transform_over_all_pairs_is_refused(name):
     torch.compiler.reset()
-    with pytest.raises(Exception, match="cannot be traced by torch.compile"):
+    with pytest.raises(Exception, match=r"cannot be traced by torch.compile"):
         torch.compile(grad(function(name)), fullgraph=True, backend="aot_eager")(ROWS)
 
 

@@ -58,9 +58,8 @@ def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
     if options.on_missing == "error":
         complete = (triplets[1:] >= 0).all(0).long()
         refuse_missing(batch, triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], complete) > 0, poison)
-    if (
-        weights is None and not batch.return_stats and not transformed
-    ):  # in one operator: plain PyTorch's many take longer than mining
+    # In one operator where that will do: plain PyTorch's many take longer than mining.
+    if weights is None and not batch.return_stats and not transformed:
         codes = REDUCTIONS.index(options.reduction), ON_MISSING.index(options.on_missing)
         loss = TripletLosses.apply(distances, triplets, poison, options.margin, options.soft_margin, *codes)
         return loss.to(batch.embeddings.dtype)
