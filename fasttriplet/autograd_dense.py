@@ -17,8 +17,8 @@ class BatchAllSums(torch.autograd.Function):
     """Sums [N] of every anchor's losses, counts [2, N] of its active and of all its triplets, how often each candidate
     is the negative of an active one [M], and the batch's poison [].
 
-    ``uniform``: the gradient that comes back is one number for all anchors, so that the gradient of the sums' sum is
-    made on the way forward, when the pairs are at hand.
+    ``uniform``: the gradient that comes back is one number for all anchors, so that the gradient of the sums' sum,
+    divided by N * M to stay inside the range of its dtype, is made on the way forward, when the pairs are at hand.
     """
 
     @staticmethod
@@ -52,7 +52,9 @@ class BatchAllSums(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         arguments, factor, gradients = _saved(ctx)
         if ctx.uniform:
-            factor = factor * grad[:1].sum()  # the same number everywhere; 0 in an empty batch
+            candidates = arguments[0] if arguments[2] is None else arguments[2]
+            number = len(arguments[0]) * len(candidates)
+            factor = factor * (grad[:1].sum() * number)  # the same number everywhere; 0 in an empty batch
         else:
             gradients = torch.ops.fasttriplet._batch_all_backward(grad, *arguments, *ctx.options)
         return *_results("batch_all_triplet_loss", grad, arguments, factor, *gradients), *[None] * 9
