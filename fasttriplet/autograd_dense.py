@@ -18,7 +18,7 @@ class BatchAllSums(torch.autograd.Function):
     is the negative of an active one [M], and the batch's poison [].
 
     ``uniform``: the gradient that comes back is one number for all anchors, so that the gradient of the sums' sum,
-    divided by N * M to stay inside the range of its dtype, is made on the way forward, when the pairs are at hand.
+    divided by the number of triplets as a mean is, is made on the way forward, when the pairs are at hand.
     """
 
     @staticmethod
@@ -45,16 +45,15 @@ class BatchAllSums(torch.autograd.Function):
         )
         poison = poison_of(embeddings, labels, ref_embeddings, ref_labels, ignore_index)
         ctx.mark_non_differentiable(counts, negative_counts, poison)
-        ctx.save_for_backward(*tensors, poison, *(gradients if ctx.uniform else ()))
+        ctx.save_for_backward(*tensors, poison, *((counts[1].sum(), *gradients) if ctx.uniform else ()))
         return sums, counts, negative_counts, poison
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         arguments, factor, gradients = _saved(ctx)
         if ctx.uniform:
-            candidates = arguments[0] if arguments[2] is None else arguments[2]
-            number = len(arguments[0]) * len(candidates)
-            factor = factor * (grad[:1].sum() * number)  # the same number everywhere; 0 in an empty batch
+            triplets, *gradients = gradients
+            factor = factor * (grad[:1].sum() * triplets)  # the same number everywhere; 0 in an empty batch
         else:
             gradients = torch.ops.fasttriplet._batch_all_backward(grad, *arguments, *ctx.options)
         return *_results("batch_all_triplet_loss", grad, arguments, factor, *gradients), *[None] * 9

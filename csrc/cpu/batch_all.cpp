@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "core/loss.h"
@@ -224,8 +225,9 @@ bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, 
     std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, value);
   };
   fill_gradients(0);
-  const double number = static_cast<double>(anchors) * static_cast<double>(pairing.candidates());
-  const BatchAllData data{pairs, pairing, margin, upstream, 1 / std::max(number, 1.0), output, slopes};
+  const int64_t triplets = std::accumulate(output.triplets, output.triplets + anchors, int64_t{0});
+  const double uniform = 1 / static_cast<double>(std::max<int64_t>(triplets, 1));
+  const BatchAllData data{pairs, pairing, margin, upstream, uniform, output, slopes};
   const auto walk = [&](auto policy) {
     DenseWalk<T, decltype(policy)>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
   };

@@ -18,7 +18,7 @@ struct BatchAllOutput {
 };
 
 // The gradients, both null where none are wanted, are those of sum upstream[i] sums[i]; `upstream` null: of the sums'
-// sum divided by anchors * candidates, for the sum's own may leave float32's range where that of a mean does not.
+// sum divided by the number of triplets, for the sum's own may leave float32's range where that of a mean does not.
 // Returns whether every row that takes part is finite; where one is not, sums and gradients are NaN. Where a loss
 // overflows its anchor's sum is NaN and so are the gradients, as they are where `upstream` has a NaN.
 //
