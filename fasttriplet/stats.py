@@ -106,11 +106,9 @@ def _collapse(batch: Batch, distances: Tensor, triplets: Tensor, distance: int) 
         others = squares if batch.ref_embeddings is None else _squares(batch.ref_embeddings, name)
         padded = torch.cat([others, others.new_zeros(1)])
         own, other = squares[anchors], padded[torch.where(exists, negatives, batch.candidates)]
-        if name == "cosine":  # twice the distance, which is 1 where a row is zero
-            apart = (own + other) * distances
-        else:  # |a - n|^2 = |a|^2 + |n|^2 - 2 a.n
-            apart = own + other + 2 * distances
-        apart = apart.clamp_min(0).sqrt()
+        # |a - n|^2 = |a|^2 + |n|^2 - 2 a.n; of rows at length 1 twice the cosine distance, which is 1 beside a zero row
+        squared = (own + other) * distances if name == "cosine" else own + other + 2 * distances
+        apart = squared.clamp_min(0).sqrt()
     takes_part = batch.takes_part()
     mean_square = squares.mean() if takes_part is None else _mean(squares, takes_part)
     mean = _mean(apart, exists)
