@@ -184,10 +184,12 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
   row.others_total = of_columns.total;
   row.weight_total = weights.total;
   row.shrink = slope_distance.total;
-  float keys[kLanes];
-  Vec::store(keys, largest_key);
-  row.largest_key = keys[0];
-  for (const float key : keys) row.largest_key = key > row.largest_key ? key : row.largest_key;
+  if constexpr (kKind == DenseKind::kSoftplus) {
+    float keys[kLanes];
+    Vec::store(keys, largest_key);
+    row.largest_key = keys[0];
+    for (const float key : keys) row.largest_key = key > row.largest_key ? key : row.largest_key;
+  }
 }
 
 // What softmax(-d) of a row needs: the smallest distance, sum exp(smallest - d), and that times d - smallest; what is
