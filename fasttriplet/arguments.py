@@ -67,7 +67,9 @@ class Weights(TypedDict, total=False):
 
     Attributes:
         weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+            weights of what they run over, 0 where that sum is 0. Gradients flow to them. Negative ones are taken as
+            they are. With one that is NaN every reduction is NaN, with an infinite one no reduction is finite, even
+            where its anchor does not count. Default None: all 1.
     """
 
     weights: Tensor | None

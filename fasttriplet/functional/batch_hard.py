@@ -41,21 +41,25 @@ def batch_hard_triplet_loss(
             negative one.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the
-            cosine of a zero row is 0) or ``"inner_product"`` (-x.y).
+            cosine of a zero row is 0, and of float64 rows shorter than its smallest normal number, 2.2e-308) or
+            ``"inner_product"`` (-x.y).
         soft_margin: softplus in place of the hinge; stable for any difference.
         reduction: ``"none"`` gives [N]; ``"sum"``; ``"mean"`` over the anchors that count; ``"mean_nonzero"`` over the
             losses above zero. Where nothing counts the result is 0, joined to the graph.
         on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its
             entry in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing
-            negative still skips. ``"error"``: ``ValueError``; on CUDA this waits for the device, as nothing else does.
+            negative still skips. ``"error"``: ``ValueError``, but not in a batch with a row that is not finite, whose
+            loss is NaN; on CUDA this waits for the device, as nothing else does.
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
-        The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for
-        ``reduction="none"``, otherwise a scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`).
-        Its gradient has the dtype and the shape of ``embeddings`` and is
-        zero for a pair at distance 0. If any entry is NaN or infinite, every counted loss, each reduction and
-        the whole gradient are NaN; a difference of distances that overflows float64 makes the loss NaN.
+        The loss, float64 where embeddings or references are float64, else float32 (also for half precision and under
+        autocast): [N] for ``reduction="none"``, otherwise a scalar; with ``return_stats=True``
+        (loss, :class:`fasttriplet.TripletStats`). Gradients have the dtype and the shape of ``embeddings`` and
+        ``ref_embeddings``; a pair at distance 0 brings them nothing, but by inner product, which does not see where
+        rows coincide. If any entry is NaN or infinite, every counted loss, each reduction and the whole gradient are
+        NaN. Where ``d(a, p) - d(a, n) + margin`` leaves float64's range, towards either end, that loss, each reduction
+        and the whole gradient are. A softplus that float64 rounds to zero is not above zero.
         With several labels a row, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is
         not finite takes part in nothing, so that it does not count itself; the rest is the same.
 

@@ -40,16 +40,18 @@ def batch_all_triplet_loss(
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
         reduction: ``"none"`` gives [N], the sum over each anchor's triplets; ``"sum"``; ``"mean"`` over all triplets;
-            ``"mean_nonzero"``, the default, over those with a loss above zero. Where nothing counts the result is 0,
-            joined to the graph.
+            ``"mean_nonzero"``, the default, over those with a loss above zero, which a softplus that float64 rounds to
+            zero is not (``d(a, n) - d(a, p)`` of 745.13 or more). Where nothing counts the result is 0, joined to the
+            graph.
         on_missing: ``"skip"`` and ``"zero"``: an anchor without triplets brings 0. ``"error"``: ``ValueError`` where an
             anchor that is not ignored has no triplet.
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
-        The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
-        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
-        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+        The loss, float64 where rows or references are float64, else float32: [N] for ``reduction="none"``, otherwise a
+        scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not
+        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN; where a
+        difference of distances overflows float64, that anchor's loss, each reduction and the whole gradient.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -122,9 +124,10 @@ def weighted_triplet_loss(
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
-        The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
-        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
-        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+        The loss, float64 where rows or references are float64, else float32: [N] for ``reduction="none"``, otherwise a
+        scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not
+        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN; where a
+        difference of distances overflows float64, that anchor's loss, each reduction and the whole gradient.
 
     Raises:
         TypeError: an argument is of the wrong type.
