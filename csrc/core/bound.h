@@ -12,13 +12,17 @@
 // The scan looks for the smallest key of each anchor; a policy says which:
 //   nearest   key = h              h = |x|^2 / 2 + |y|^2 / 2 - x.y, or -c.y - x.y for inner products
 //   farthest  key = -h
-// Both are written  lower = anchor[i] + candidate[j] - sign * dot  with  lower <= key <= lower + anchor_slack[i] +
-// candidate_slack[j]  (up to a constant of the anchor), so the smallest upper bound S seen by an anchor rejects every
-// pair with lower > S, and the pair with the smallest key is never rejected. E is split between the two rows so that
-// the test needs one number a row: for differences E <= kappa ((|x^| + tiny)^2 + (|y^| + tiny)^2) / 2, which never
-// exceeds a few roundings of the key's own terms; inner products have no such terms, so the anchor carries E against
-// the usual norm and the few longer candidates theirs (ProductScale). Inner products can be centred as well: -(x +
-// c).(y + c) is -x.y - c.y up to a constant of the anchor.
+// Both are written, up to a constant of the anchor,
+//
+//   lower = anchor[i] + candidate[j] - sign * dot,   lower <= key <= lower + anchor_slack[i] + candidate_slack[j]
+//
+// So the smallest upper bound S seen by an anchor rejects every pair with lower > S, and the pair with the smallest key
+// is never rejected.
+//
+// E is split between the two rows, so that the test needs one number a row. For differences E <= kappa ((|x^| + tiny)^2
+// + (|y^| + tiny)^2) / 2, which never exceeds a few roundings of the key's own terms. Inner products have no such
+// terms: the anchor carries E against the usual norm, and the few longer candidates theirs (ProductScale). Inner
+// products can be centred as well: -(x + c).(y + c) is -x.y - c.y up to a constant of the anchor.
 #pragma once
 
 #include <algorithm>
@@ -41,20 +45,20 @@ FT_SHARED inline double accumulation_error(int64_t d) {
   return nu / (1 - nu);
 }
 
-// g of NVIDIA's tensor cores, which add 16 exact products and the accumulator at once: each of the 17 is cut off, not
+// g of NVIDIA's tensor cores, which add 16 exact products and the accumulator at once. Each of the 17 is cut off, not
 // rounded, one unit below the last place of the largest, and so is their sum (Fasi, Higham, Mikaitis and Pranesh 2021,
-// "Numerical behavior of NVIDIA tensor cores"). That is at most 18 * 2^-23 |x^| |y^| a step and D / 16 steps, 2.25 D
-// 2^-24 in all; nearly twice as much is allowed.
+// "Numerical behavior of NVIDIA tensor cores"). That is at most 18 * 2^-23 |x^| |y^| a step. D / 16 steps make it
+// 2.25 D 2^-24 in all; nearly twice as much is allowed.
 FT_SHARED inline double tensor_core_error(int64_t d) { return 4 * static_cast<double>(d + 16) * kUnitRoundoff; }
 
 // g of sums of integer products, which are exact: only their conversion to float32 and the product with the unit round.
 inline constexpr double kConversionError = 3 * kUnitRoundoff;
 inline constexpr int64_t kMaxColumns = int64_t{1} << 22;  // keeps n u at 1/4 or less
 
-// Fixed point: x^ = q step with int16 q, whose products are summed in int32. With |q| <= R / step + sqrt(D) / 2 for all
-// rows, R the largest norm, every sum of products, one over part of the entries as well, is at most |q|^2 <= 46340^2 <
-// 2^31 (Cauchy-Schwarz). The other half of sqrt(D) takes up a few roundings in float32. A step of eight significant
-// bits makes q step and step^2 float32 numbers; below 2^-60 the latter would vanish.
+// Fixed point: x^ = q step with int16 q, whose products are summed in int32. For all rows |q| <= R / step + sqrt(D) /
+// 2, R the largest norm. So every sum of products is at most |q|^2 <= 46340^2 < 2^31 (Cauchy-Schwarz), one over part of
+// the entries as well. The other half of sqrt(D) takes up a few roundings in float32. A step of eight significant bits
+// makes q step and step^2 float32 numbers; below 2^-60 the latter would vanish.
 inline constexpr double kLargestFixedNorm = 46340, kLargestFixedEntry = 32767, kSmallestStep = 0x1p-60;
 inline double fixed_point_step(double largest_norm, double largest_entry, int64_t d) {
   const double norm_step = largest_norm / (kLargestFixedNorm - std::sqrt(static_cast<double>(d)));
@@ -81,8 +85,8 @@ struct RowTerms {
   double anchor, candidate, anchor_slack, candidate_slack;
 };
 
-// Slack for what happens after the dot product: float64 roundings of the exact score that the settle step will compare,
-// and of these terms themselves. A few float32 roundings are far above both.
+// Slack for what happens after the dot product: float64 roundings of these terms, and of the exact score that the
+// settle step will compare. A few float32 roundings are far above both.
 FT_SHARED inline double roundings(double half_square) { return 8 * kUnitRoundoff * half_square; }
 
 FT_SHARED inline RowTerms difference_terms(const RowNorms& row, double kappa) {
@@ -92,10 +96,11 @@ FT_SHARED inline RowTerms difference_terms(const RowNorms& row, double kappa) {
   return {lower, lower, 2 * e, 2 * e};
 }
 
-// An anchor's share is E against `usual_norm`, which all but a few rows keep to; a longer candidate brings E against
-// the largest norm itself, so that it is always looked at, and the others are not made coarse by it. The exact scores
-// are of the rows themselves, not of the centred ones, and so are their float64 roundings, each at most D 2^-53 times
-// the product of the rows' norms with the centre put back; likewise for c.y.
+// An anchor's share is E against `usual_norm`, which all but a few rows keep to. A longer candidate brings E against
+// the largest norm itself: it is always looked at, and does not make the others coarse.
+//
+// The exact scores are of the rows themselves, not of the centred ones, and so are their float64 roundings. Each of
+// those is at most D 2^-53 times the product of the rows' norms with the centre put back; likewise for c.y.
 struct ProductScale {
   double usual_norm, largest_norm, centre_norm;
   int64_t d;
@@ -137,8 +142,8 @@ struct KeyTerms {
   double term, anchor_width, candidate_width;
 };
 
-// The float32 roundings of a key: of both terms, their sum, the difference, and of key - width and key + width, each of
-// numbers that are at most 2 (|x|^2 / 2 + |y|^2 / 2) for differences. Twice as much is allowed.
+// The float32 roundings of a key: of both terms, their sum, the difference, and of key - width and key + width. Each is
+// of a number that is at most 2 (|x|^2 / 2 + |y|^2 / 2) for differences. Twice as much is allowed.
 inline constexpr double kKeyRoundings = 24 * kUnitRoundoff;
 
 FT_SHARED inline KeyTerms difference_key_terms(const RowNorms& row, double kappa) {
@@ -184,9 +189,8 @@ FT_SHARED inline float float_below(double value) {
 FT_SHARED inline float float_above(double value) { return -float_below(-value); }
 
 // The scan tests  sign * dot >= key_of_candidate + threshold_of_anchor  in float32, and must not fail where
-// anchor + candidate - sign * dot <= best  holds. Both terms are rounded down, their sum is rounded to nearest, and
-// rounding is monotone: a sum that is at most the float32 number `dot` stays so. Only the subtraction in float64 can
-// round up.
+// anchor + candidate - sign * dot <= best  holds. Both terms are rounded down and their sum to nearest. Rounding is
+// monotone: a sum that is at most the float32 number `dot` stays so. Only the subtraction in float64 can round up.
 inline float candidate_key(double candidate) { return float_below(candidate); }
 
 // Finite where nothing has been seen yet: added to the infinite key of a row that is no candidate it must stay

@@ -27,7 +27,7 @@ FT_SHARED inline double normalising_factor(const T* row, int64_t d, double large
 }
 
 // A centre changes no winner, only how tight the bound is. Entry by entry it is the median of three medians of three
-// rows: it sits inside the batch as the mean does, but a few far rows do not move it. Where it would not at least halve
+// rows. Like the mean it sits inside the batch, but a few far rows do not move it. Where it would not at least halve
 // the norm of most of those rows there is none: rows of very different norms must each keep their own precision.
 inline constexpr int kCentreSamples = 9;
 FT_SHARED inline int64_t centre_sample(int s, int64_t rows) { return (2 * s + 1) * rows / (2 * kCentreSamples); }
@@ -48,13 +48,13 @@ FT_SHARED inline bool centre_pays(const double square[kCentreSamples], const dou
   return 2 * halved >= kCentreSamples;
 }
 
-// What a normalised row of norm zero needs beyond its |x|^2 / 2: |0 - v|^2 / 2 is 1/2 where the score is 1; between two
-// zero rows it is 0, and the score likewise 1.
+// What a normalised row of norm zero needs beyond its |x|^2 / 2. Its score with any row is 1, but |0 - v|^2 / 2 is 1/2,
+// and between two zero rows 0.
 FT_SHARED inline double zero_row_half_square(double scale) { return scale * scale / 2; }
 
-// The power of two that brings every entry below 1; `largest` is the largest of them. Zero, which makes the screen pass
-// every pair on to exact scoring, where float64 itself is close to overflow or underflow and scores may tie that the
-// screen would tell apart.
+// The power of two that brings every entry below 1; `largest` is the largest of them. Zero where float64 itself is
+// close to overflow or underflow: there scores may tie that the screen would tell apart, so it passes every pair on to
+// exact scoring.
 FT_SHARED inline double scale_for(double largest) {
   if (largest == 0) return 1;
   if (largest < 0x1p-400 || largest > 0x1p400) return 0;

@@ -22,8 +22,8 @@ struct BatchAllOutput {
 // Returns whether every row that takes part is finite; where one is not, sums and gradients are NaN. Where a loss
 // overflows its anchor's sum is NaN and so are the gradients, as they are where `upstream` has a NaN.
 //
-// float32 rows: active triplets and counts are those of float64; a distance of a negative, sqrt(2 key) / scale for
-// euclidean, has the error of its key, core/bound.h KeyTerms, unless it was scored exactly. float64 rows: all exact.
+// float64 rows: all exact. float32 rows: active triplets and counts are those of float64. A distance of a negative,
+// sqrt(2 key) / scale for euclidean, has the error of its key (core/bound.h, KeyTerms) unless it was scored exactly.
 template <typename T>
 bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, bool soft_margin,
                const double* upstream, const Parallel& parallel, const BatchAllOutput& output, T* gradient,

@@ -1,4 +1,4 @@
-// Losses over all pairs: a walk over every anchor's negatives that leaves the slope of each pair in place of its key,
+// Losses over all pairs: a walk over every anchor's negatives. It leaves the slope of each pair in place of its key,
 // multiplies the slopes with the rows, and keeps neither. In memory O(N * D) and a strip of keys a thread.
 //
 // A policy says what an anchor's loss is:

@@ -1,5 +1,5 @@
 // Softmax-weighted distances: for every anchor the mean distance of its positives, far ones weighing more, and that of
-// its negatives, near ones weighing more; in O(N^2 D) operations and O(N * D) memory beside the ordered positive pairs.
+// its negatives, near ones weighing more. O(N^2 D) operations, O(N * D) memory beside the ordered positive pairs.
 //
 //   d_ap = sum w d,  w = softmax(d) over the positives       slope of d_ap for a d: w (1 + d - d_ap)
 //   d_an = sum w d,  w = softmax(-d) over the negatives      slope of d_an for a d: w (1 - d + d_an)
@@ -16,11 +16,13 @@ namespace fasttriplet::cpu {
 
 inline constexpr int64_t kWeightedValues = 8;
 
-// values [8, anchors], each first of the positives and then of the negatives, NaN where an anchor has none: d_ap and
-// d_an; a pivot, the largest and the smallest distance; log sum exp(d - pivot) and log sum exp(pivot - d); and d_ap and
-// d_an less their pivot, since distances may be far larger than they differ by. All NaN where a row that takes part is
-// not finite. float32 rows: distances of negatives
-// have the error of their keys; float64 rows: all exact.
+// values [8, anchors], in each line first that of the positives and then that of the negatives:
+//   the mean distance  d_ap, d_an
+//   a pivot            the largest distance, the smallest distance
+//   of the weights     log sum exp(d - pivot), log sum exp(pivot - d)
+//   mean less pivot    d_ap - pivot, d_an - pivot: distances may be far larger than they differ by
+// NaN where an anchor has none, all NaN where a row that takes part is not finite. float64 rows: all exact. float32
+// rows: distances of negatives have the error of their keys.
 template <typename T>
 void weighted_distances(const Batch<T>& batch, const PairingInput& input, const Parallel& parallel, double* values);
 

@@ -30,8 +30,9 @@ const Tier& tier_named(const std::string& name);
 // Throws likewise where FASTTRIPLET_ISA names a missing tier.
 const Tier& chosen_tier();
 
-// The tier to scan with, in place of `tier`, where a threshold amid the distances is asked about: bfloat16 would leave
-// hundreds of columns a question. Fixed point where the CPU has it, else float32; a tier without bfloat16 is its own.
+// The tier to scan with, in place of `tier`, where a threshold amid the distances is asked about. There bfloat16 would
+// leave hundreds of columns a question. Fixed point where the CPU has it, else float32; a tier without bfloat16 is its
+// own.
 const Tier& threshold_tier(const Tier& tier);
 
 }  // namespace fasttriplet::cpu

@@ -7,13 +7,14 @@
 //
 // Four products a step of 32 entries, 64 cycles, need two tiles of rows and two of columns, 4 KB: 32 cycles from the
 // first cache, 64 from the second. So of each task the columns' panel, 64 D bytes, stays in the first cache and the
-// rows stream. The unit wants its operands in two orders, rows as [row, word] and columns as [word, column]; each panel
-// holds both, as tiles of 1 KB that lie one behind the other, [depth / 16, 2 halves, 16, 16] words of rows and then of
-// columns.
+// rows stream.
 //
-// Sums: products are exact, 16 of the even and 16 of the odd entries are added in float32, then both to the tile; no
-// more roundings on any way than core/bound.h counts. Denormals count as zero going in and coming out, as kTiny allows
-// for.
+// The unit wants its operands in two orders, rows as [row, word] and columns as [word, column]. Each panel holds both,
+// as tiles of 1 KB: [depth / 16, 2 halves, 16, 16] words of rows, then as many of columns.
+//
+// Sums: products are exact. 16 of the even and 16 of the odd entries are added in float32, then both to the tile. On no
+// way are there more roundings than core/bound.h counts. Denormals count as zero going in and coming out, as kTiny
+// allows for.
 
 namespace fasttriplet::cpu::FT_TIER {
 

@@ -1,10 +1,10 @@
-// A tile of dot products in vector registers, from one packed copy: a panel is [depth, width] words, so that it serves
-// as columns of a tile and, any kHeight neighbouring lanes of it, as rows; a broadcast moves a word whole.
+// A tile of dot products in vector registers, from one packed copy. A panel is [depth, width] words: whole it serves as
+// columns of a tile, and any kHeight neighbouring lanes of it serve as rows. A broadcast moves a word whole.
 //
-// Register tile: kHeight rows x 3 vectors. kHeight x 3 accumulators + 3 columns + 1 broadcast fill the register file:
-// 8 x 3 + 4 = 28 of 32 with AVX-512, 4 x 3 + 4 = 16 of 16 with AVX2 and SSE2. Twelve or more independent sums hide the
-// latency of the fused multiply-add, 4 cycles at 2 per cycle. A step of the depth loads 3 vectors and kHeight words for
-// 3 kHeight products.
+// Register tile: kHeight rows x 3 vectors. kHeight x 3 accumulators + 3 columns + 1 broadcast fill the register file.
+// That is 8 x 3 + 4 = 28 of 32 with AVX-512, and 4 x 3 + 4 = 16 of 16 with AVX2 and SSE2. Twelve or more independent
+// sums hide the latency of the fused multiply-add, 4 cycles at 2 per cycle. A step of the depth loads 3 vectors and
+// kHeight words for 3 kHeight products.
 
 namespace fasttriplet::cpu::FT_TIER {
 

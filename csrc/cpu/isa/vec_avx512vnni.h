@@ -15,9 +15,9 @@ struct Avx512VnniVec : Avx512Vec {
   static constexpr int kPerWord = 2;
   static constexpr bool kFixedPoint = true;
 
-  // a and b hold two int16 entries a lane, c and the result an int32 sum: all exact, core/bound.h says why none
-  // overflows. Not by its intrinsic: it changes the type of the sums at every step, and gcc 12 with -O3 then copies and
-  // spills each of them, half the speed.
+  // a and b hold two int16 entries a lane, c and the result an int32 sum. All is exact; core/bound.h says why none
+  // overflows. Not by its intrinsic, which changes the type of the sums at every step: gcc 12 with -O3 then copies and
+  // spills each of them, at half the speed.
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
     asm("vpdpwssd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
     return c;

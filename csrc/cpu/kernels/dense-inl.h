@@ -1,5 +1,5 @@
-// Sums over all negatives of a row, as a whole row of keys at a time: the slope of every pair, and the product of the
-// slopes with the rows, neither of them ever [N, N]. Compiled once per instruction set that screens in float32.
+// Sums over all negatives of a row, a whole row of keys at a time: the slope of every pair, and the product of the
+// slopes with the rows. Neither is ever [N, N]. Compiled once per instruction set that screens in float32.
 
 namespace fasttriplet::cpu::FT_TIER {
 
@@ -192,8 +192,8 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
   }
 }
 
-// What softmax(-d) of a row needs: the smallest distance, sum exp(smallest - d), and that times d - smallest; what is
-// too close goes to `unsure`.
+// What softmax(-d) of a row needs: the smallest distance, sum exp(smallest - d), and that sum with each term times
+// d - smallest. What is too close goes to `unsure`.
 template <bool kRoot>
 inline void softmax_row(const DenseTask& task, DenseRow& row) {
   const Lanes zero = Vec::zero(), scale = Vec::set1(task.key_scale);
@@ -238,7 +238,7 @@ inline void softmax_row(const DenseTask& task, DenseRow& row) {
 }
 
 // sums[r][k] += sum over columns of weights[r][j] * rows[j][k]. Register tile: kTall rows of weights x 3 vectors of
-// entries; columns by 256, whose entries of 3 vectors, 48 KB with AVX-512, stay in the second cache for all rows.
+// entries. Columns go by 256: 3 vectors of entries of each, 48 KB with AVX-512, stay in the second cache for all rows.
 constexpr int kTall = kLanes == 16 ? 8 : 4;
 constexpr int64_t kDeep = 256;
 

@@ -119,9 +119,9 @@ FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, const do
   return {sum(square), sum(residual), sum(centre_dot)};
 }
 
-// Likewise of a float32 row that is scaled only, several times as fast: x scale and its distance to the rounded value
-// are float32 numbers themselves, but for a rounding of the distance, or vanish beside kTiny. Returns |x - x^|^2, a
-// little too large; |x|^2 is known from the survey and there is no centre.
+// Likewise of a float32 row that is scaled only, several times as fast. x scale is a float32 number itself, and so is
+// its distance to the rounded value but for a rounding; else they vanish beside kTiny. Returns |x - x^|^2, a little too
+// large. |x|^2 is known from the survey, and there is no centre.
 FT_INLINE double pack_plain_entries(const float* row, double scale, float step, int64_t length, float* words) {
   typedef float Entries __attribute__((vector_size(4 * kStep)));
   const float factor = static_cast<float>(scale);
@@ -147,8 +147,8 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, float step, 
   return ((four[0] + four[2]) + (four[1] + four[3])) * (1 + 0x1p-18);  // above the roundings of a chunk's sum
 }
 
-// One panel: (x factor - centre) scale, rounded to float32, bfloat16 or int16, in the words and the order of the tier's
-// tiles, and the norms of its rows.
+// One panel: (x factor - centre) scale, rounded to float32, bfloat16 or int16, and the norms of its rows. Words and
+// their order are those of the tier's tiles.
 template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
   constexpr int64_t kChunk = 64;  // entries of a row at a time: 48 rows of them are 12 KB of the first cache
@@ -189,8 +189,8 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
   }
 }
 
-// gradient = sum over edges of weight (x - y); for cosine (sum weight (u - v) - u sum weight distance) / |x|; -sum
-// weight y.
+// gradient = sum over edges of weight (x - y) for differences; (sum weight (u - v) - u sum weight distance) / |x| for
+// cosine; -sum weight y for products.
 template <typename Kind, typename T>
 inline void gather(const Rows<T>& rows, const double* factors, int64_t target, const Edge* edges, int64_t count,
                    T* gradient) {

@@ -5,8 +5,8 @@
 #define FT_INLINE_LAMBDA __attribute__((always_inline))
 
 // A region whose functions are compiled for an instruction set: FT_TARGET_BEGIN("avx2,fma") ... FT_TARGET_END.
-// Include every header above the region; nothing from the standard library may be instantiated inside it, since the
-// linker could keep that copy for callers on older CPUs.
+// Include every header above the region. Nothing from the standard library may be instantiated inside it: the linker
+// could keep that copy for callers on older CPUs.
 #define FT_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define FT_TARGET_BEGIN(isa) FT_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))

@@ -1,5 +1,5 @@
-// What every tier compiles for its instruction set, after its vectors: FT_TIER names the tier, FT_VEC its vectors and
-// FT_TILE the file of its tile; FT_DENSE is defined where it screens in float32. In the order of use.
+// What every tier compiles for its instruction set, after its vectors, in the order of use. FT_TIER names the tier,
+// FT_VEC its vectors and FT_TILE the file of its tile. FT_DENSE is defined where it screens in float32.
 namespace fasttriplet::cpu::FT_TIER {
 
 using Vec = FT_VEC;

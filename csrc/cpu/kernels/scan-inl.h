@@ -1,5 +1,5 @@
-// Whole rows of keys, and what is looked for in one: a strip of rows against all columns, written out so that a miner
-// may ask of each row what it needs. Needs a Tile (tile_*-inl.h). Compiled once per instruction set.
+// Whole rows of keys, and what is looked for in one. A strip of rows against all columns is written out, so that a
+// miner may ask of each row what it needs. Needs a Tile (tile_*-inl.h). Compiled once per instruction set.
 
 namespace fasttriplet::cpu::FT_TIER {
 

@@ -1,4 +1,4 @@
-// Eight float64 lanes, the ones that every exact sum runs over in every tier, as one to four native vectors: left to
+// Eight float64 lanes, the ones that every exact sum runs over in every tier, as one to four native vectors. Left to
 // the compiler, vectors wider than the machine's are spilled at every step (gcc 12: four times slower under AVX2).
 // Compiled once per instruction set.
 

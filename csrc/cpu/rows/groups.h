@@ -1,6 +1,6 @@
-// Who may pair with whom: rows grouped by label and by value, in O(N * D).
+// Rows grouped by label and by value, in O(N * D).
 //
-// Rows that are equal in value and label are interchangeable but for their index, and ties go to the lowest index, so
+// Rows that are equal in value and label are interchangeable but for their index, and ties go to the lowest index. So
 // one representative stands for all of them in every search. Without this, a batch of few distinct rows would make
 // every pair a tie, and each tie has to be scored exactly.
 #pragma once
@@ -31,7 +31,7 @@ struct Groups {
 };
 
 // Positives in classes up to this many representatives are scored pair by pair, about n_c D / 2 float64 operations an
-// anchor; of larger classes a screen leaves the few that can be the extreme.
+// anchor. Of larger classes a screen leaves the few that can be the extreme.
 inline constexpr int32_t kPairwiseClass = 48;
 
 // Whether rows of one class and one value share a representative, or each row has its own.

@@ -27,8 +27,8 @@ struct AnchorKeys {
   RowOfKeys row() const { return {keys, widths, count}; }
   RowOfKeys row(int64_t begin, int64_t end) const { return {keys + begin, widths + begin, end - begin}; }
 
-  // Floors such that a column with key - width >= surely_above(score) has a score above `score`, and one with a score
-  // above it has key + width >= maybe_above(score). minus infinity: every column is above.
+  // Floors: a column with key - width >= surely_above(score) has a score above `score`. A column whose score is above
+  // it has key + width >= maybe_above(score). With minus infinity every column is above.
   float surely_above(double score) const;
   float maybe_above(double score) const;
   // No column with key - width above this can have the smallest key, where `bound` is the key + width of one that is

@@ -100,8 +100,8 @@ class Miner {
     const int32_t* representatives;  // [R], or null: all
   };
 
-  // The nearest negatives, and the farthest positives of large classes: in one walk, or these in one of their own where
-  // each class then has its own centre.
+  // The nearest negatives, and the farthest positives of large classes, in one walk. The positives have a walk of their
+  // own where each class then has its own centre.
   void screen() {
     const bool negatives = groups_.classes() > 1 && groups_.representatives() > 1;
     const bool positives = largest_class() > kPairwiseClass;
@@ -204,7 +204,7 @@ class Miner {
     output.distances[batch_.n + i] = value(negative);
   }
 
-  // Every distance of a row that is not finite is NaN, the hardest: the lowest such row wins, and such a row itself
+  // Every distance of a row that is not finite is NaN, the hardest. So the lowest such row wins, and such a row itself
   // takes the lowest of all. Where a finite row's distance is NaN too, since it overflows, the lower of both wins.
   void override_non_finite(const MineOutput& output) const {
     std::vector<int64_t> bad_of_class(groups_.classes(), -1);

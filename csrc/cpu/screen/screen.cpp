@@ -16,7 +16,7 @@ constexpr float kNever = std::numeric_limits<float>::infinity();
 constexpr double kNothingSeen = std::numeric_limits<double>::max();  // below the infinity that marks "no candidate"
 
 // Rows of a block: a common multiple of the tiers' panel widths. At D = 128 a block is 196 KB, so the two of a task fit
-// a second-level cache; a task is 384 x 384 x 128 multiply-adds, about 0.3 ms, long against a lock.
+// a second-level cache. A task is 384 x 384 x 128 multiply-adds, about 0.3 ms, long against a lock.
 constexpr int64_t kBlock = 384;
 
 // What a task knows of one block's anchors in one search.

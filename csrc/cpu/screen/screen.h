@@ -2,9 +2,11 @@
 // among.
 //
 // Two searches share the walk: the nearest negative of every anchor, and the farthest positive of anchors in classes
-// too large to score pair by pair. Tasks are squares of blocks; each works on its own copy of its anchors' thresholds
-// and merges what it found under the blocks' locks. Which candidates end up in a list depends on timing, which of them
-// wins does not: a list always holds the winner (core/bound.h), and the winner is settled by exact scores.
+// too large to score pair by pair. Tasks are squares of blocks. Each works on its own copy of its anchors' thresholds
+// and merges what it found under the blocks' locks.
+//
+// Which candidates end up in a list depends on timing. Which of them wins does not: a list always holds the winner
+// (core/bound.h), and the winner is settled by exact scores.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +32,8 @@ struct Winner {
   double score = std::numeric_limits<double>::infinity();  // times the search's sign
 };
 
-// Measured on random unit vectors an anchor keeps 1 candidate in float32, in bfloat16 1.3 at D = 128 and 5 at D = 2048;
-// a full list is settled on the spot.
+// Measured on random unit vectors an anchor keeps 1 candidate in float32, in bfloat16 1.3 at D = 128 and 5 at D = 2048.
+// A full list is settled on the spot.
 inline constexpr int32_t kListLength = 8;
 
 struct Anchor {
@@ -62,9 +64,9 @@ class Search {
   std::vector<Anchor> anchors;  // [M]
 };
 
-// Walks all pairs of `classes` [M], ascending, that a search which is not empty may want; afterwards every anchor's
-// list holds its winner. With `may_give_up` it stops early, and returns false, once an anchor in the mean has had a
-// full list settled: then the products are too coarse for these rows.
+// Walks all pairs of `classes` [M], ascending, that a search which is not empty may want. Afterwards every anchor's
+// list holds its winner. With `may_give_up` it returns false, early, once an anchor in the mean has had a full list
+// settled: then the products are too coarse for these rows.
 bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& nearest,
                 Search& farthest, const Settler& settler, const Parallel& parallel, bool may_give_up);
 

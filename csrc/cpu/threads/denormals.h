@@ -1,4 +1,4 @@
-// Keeps denormal numbers while it lives: kernels must see the same values on every thread, and torch.set_flush_denormal
+// Keeps denormal numbers while it lives. Kernels must see the same values on every thread, but torch.set_flush_denormal
 // changes the mode of the calling thread only.
 #pragma once
 

@@ -19,13 +19,13 @@ class Parallel {
   virtual void run(int64_t workers, const std::function<void()>& body) const = 0;
 };
 
-// Waking a thread costs about 10 us, more on a busy machine, so a worker must have some 50 us of work: 2^17 float64
-// operations. Measured at N = 256, D = 128: a quarter of this gains nothing on a quiet machine, and on a busy one the
-// call takes 0.4 ms instead of 0.15.
+// Waking a thread costs about 10 us, more on a busy machine. So a worker must have some 50 us of work, 2^17 float64
+// operations. Measured at N = 256, D = 128: a quarter of this gains nothing on a quiet machine. On a busy one the call
+// then takes 0.4 ms instead of 0.15.
 inline constexpr double kOperationsPerWorker = 1 << 17;
 
-// Calls f(task) for every task in [0, tasks), each once, in no particular order; alone where there is too little to
-// share.
+// Calls f(task) for every task in [0, tasks), each once, in no particular order. Where there is too little to share,
+// the caller's thread works alone.
 template <typename F>
 void for_each_task(const Parallel& parallel, int64_t tasks, double operations, F&& f) {
   const double worthwhile = std::min(operations / kOperationsPerWorker, 1e6);
