@@ -121,13 +121,12 @@ def takes(arguments: Any) -> Callable[[_Function], _Function]:
     def written_out(function: _Function) -> _Function:
         signature = inspect.signature(function)
         written = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        for name, annotation in arguments.__annotations__.items():
+        for name, annotation in annotations_of(arguments).items():
             kind, default = inspect.Parameter.KEYWORD_ONLY, DEFAULTS.get(name)
-            text = annotation.__forward_arg__ if hasattr(annotation, "__forward_arg__") else annotation
-            written.append(inspect.Parameter(name, kind, default=default, annotation=text))
+            written.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
         function.__signature__ = signature.replace(parameters=written)  # type: ignore[attr-defined]
         if function.__doc__ is not None:  # it is under python -OO
-            function.__doc__ = _with_entries(function.__doc__, _entries(arguments))
+            function.__doc__ = with_entries(function.__doc__, entries_of(arguments))
         return function
 
     return written_out
@@ -156,14 +155,19 @@ def as_lists(pairing: Mapping[str, Any]) -> tuple[tuple[Tensor | None, ...], tup
     return tensors, (exclude,) if index is None else (exclude, int(index))
 
 
-def _entries(arguments: Any) -> str:
+def annotations_of(arguments: Any) -> dict[str, str]:
+    """The fields of ``arguments`` and their types, as they are written."""
+    return {name: getattr(to, "__forward_arg__", str(to)) for name, to in arguments.__annotations__.items()}
+
+
+def entries_of(arguments: Any) -> str:
     """What the docstrings say of the fields of ``arguments``, those of what it is made of first; not indented."""
     bases = [base for base in get_original_bases(arguments) if base is not TypedDict]
     _, _, attributes = inspect.cleandoc(arguments.__doc__ or "").partition("Attributes:\n")
-    return "".join(map(_entries, bases)) + textwrap.dedent(attributes.rstrip() + "\n" if attributes else "")
+    return "".join(map(entries_of, bases)) + textwrap.dedent(attributes.rstrip() + "\n" if attributes else "")
 
 
-def _with_entries(docstring: str, entries: str) -> str:
+def with_entries(docstring: str, entries: str) -> str:
     """The entry ``**...`` of the Args of ``docstring``, which stands for them all, gives way to ``entries``."""
     kept: list[str] = []
     indent = None  # of that entry, while its lines go by
