@@ -9,6 +9,7 @@ does with it.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -66,7 +67,9 @@ class Weights(TypedDict, total=False):
 
     Attributes:
         weights: [N] of a floating dtype: multiplies the loss of each anchor's triplets; means divide by the sum of the
-            weights of what they run over, 0 where that sum is 0. Default None: all 1.
+            weights of what they run over, 0 where that sum is 0. Gradients flow to them. Negative ones are taken as
+            they are. With one that is NaN every reduction is NaN, with an infinite one no reduction is finite, even
+            where its anchor does not count. Default None: all 1.
     """
 
     weights: Tensor | None
@@ -118,13 +121,12 @@ def takes(arguments: Any) -> Callable[[_Function], _Function]:
     def written_out(function: _Function) -> _Function:
         signature = inspect.signature(function)
         written = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        for name, annotation in arguments.__annotations__.items():
+        for name, annotation in annotations_of(arguments).items():
             kind, default = inspect.Parameter.KEYWORD_ONLY, DEFAULTS.get(name)
-            text = annotation.__forward_arg__ if hasattr(annotation, "__forward_arg__") else annotation
-            written.append(inspect.Parameter(name, kind, default=default, annotation=text))
+            written.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
         function.__signature__ = signature.replace(parameters=written)  # type: ignore[attr-defined]
         if function.__doc__ is not None:  # it is under python -OO
-            function.__doc__ = _with_entries(function.__doc__, "".join(_entries(arguments)))
+            function.__doc__ = with_entries(function.__doc__, entries_of(arguments))
         return function
 
     return written_out
@@ -153,22 +155,28 @@ def as_lists(pairing: Mapping[str, Any]) -> tuple[tuple[Tensor | None, ...], tup
     return tensors, (exclude,) if index is None else (exclude, int(index))
 
 
-def _entries(arguments: Any) -> list[str]:
-    """The lines of the docstrings about the fields of ``arguments``, those of what it is made of first."""
-    lines = [line for base in get_original_bases(arguments) if base is not TypedDict for line in _entries(base)]
-    _, _, attributes = (arguments.__doc__ or "").partition("Attributes:\n")
-    return lines + [line for line in attributes.splitlines(keepends=True) if line.strip()]
+def annotations_of(arguments: Any) -> dict[str, str]:
+    """The fields of ``arguments`` and their types, as they are written."""
+    return {name: getattr(to, "__forward_arg__", str(to)) for name, to in arguments.__annotations__.items()}
 
 
-def _with_entries(docstring: str, entries: str) -> str:
+def entries_of(arguments: Any) -> str:
+    """What the docstrings say of the fields of ``arguments``, those of what it is made of first; not indented."""
+    bases = [base for base in get_original_bases(arguments) if base is not TypedDict]
+    _, _, attributes = inspect.cleandoc(arguments.__doc__ or "").partition("Attributes:\n")
+    return "".join(map(entries_of, bases)) + textwrap.dedent(attributes.rstrip() + "\n" if attributes else "")
+
+
+def with_entries(docstring: str, entries: str) -> str:
     """The entry ``**...`` of the Args of ``docstring``, which stands for them all, gives way to ``entries``."""
-    lines, kept, inside = docstring.splitlines(keepends=True), [], False
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        if line.strip().startswith("**") and indent == 8:
-            kept.append(entries)
-            inside = True
-        elif not inside or indent <= 8 or not line.strip():
-            inside = False
+    kept: list[str] = []
+    indent = None  # of that entry, while its lines go by
+    for line in docstring.splitlines(keepends=True):
+        blank = line[: len(line) - len(line.lstrip())]
+        if line.lstrip().startswith("**"):
+            indent = blank
+            kept.append(textwrap.indent(entries, indent))
+        elif indent is None or not line.strip() or len(blank) <= len(indent):
+            indent = None
             kept.append(line)
     return "".join(kept)

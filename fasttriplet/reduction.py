@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+#: A softplus is above zero down to this difference of distances, exclusively: ln 2^-1075, as in ``csrc/core/loss.h``.
+SOFTPLUS_VANISHES = -745.1332191019412
+
 
 class Options(NamedTuple):
     """What a loss is told beside its batch, checked."""
@@ -29,14 +32,15 @@ class Losses(NamedTuple):
 def losses_of(distances: Tensor, found: Tensor, poison: Tensor, options: Options) -> Losses:
     """Of ``distances`` [2, T] to positives and negatives, of which those ``found`` [2, T] are there."""
     counted = found[1] if options.on_missing == "zero" else found.all(0)
-    positive, negative = torch.where(found, distances, 0).unbind(0)
-    difference = positive - negative
+    positive, negative = torch.where(found & counted, distances, 0).unbind(0)
+    difference = positive - negative if options.soft_margin else positive - negative + options.margin
+    difference = difference * (poison + 0 * difference.detach())  # NaN, as is its slope, also where it overflows
     if options.soft_margin:
         values = torch.logaddexp(difference, torch.zeros_like(difference))  # softplus is cut off at 20
+        active = difference > SOFTPLUS_VANISHES  # vectorised exponentials lose the last numbers before zero
     else:
-        values = torch.relu(difference + options.margin)
-    values = torch.where(counted, values * poison, 0)
-    return Losses(values, counted, counted & (values > 0))
+        values, active = torch.relu(difference), difference > 0
+    return Losses(torch.where(counted, values, 0), counted, counted & active)
 
 
 def reduced(losses: Losses, weights: Tensor | None, poison: Tensor, reduction: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES
+from fasttriplet.pair_distances import zero_rows
 from fasttriplet.pairing import Batch
 
 
@@ -21,24 +22,29 @@ class TripletStats(NamedTuple):
     Attributes:
         active_fraction: [], triplets with a loss above zero as a share of those that count; 0 where none counts. Near 0
             there is little left to learn from these triplets: mine harder, enlarge the batch or the memory, or raise
-            the margin. With ``soft_margin`` it is 1, but for losses
-            that underflow.
+            the margin. With ``soft_margin`` it is 1, but for losses that float64 rounds to zero, from a difference of
+            distances of -745.13 on.
         missing_positive: [] int64, anchors (ignored ones aside) for which no positive was mined. Let the sampler draw
             at least two of each class.
-        missing_negative: [] int64, anchors for which no negative was mined. Let the sampler draw several classes; with
-            ``otherwise="skip"`` it also tells of anchors without a semi-hard negative.
-        mean_positive_distance: [], over mined positives, NaN where there is none. Classes spread while it rises.
-        mean_negative_distance: [], over mined negatives, NaN where there is none. Classes part while it rises.
-        collapse: [], mean euclidean distance of mined anchors and negatives, divided by the root mean square norm of
-            the anchors; of rows at length 1 for ``"cosine"``. About 1 is healthy (1.41: at right angles). On its way to
-            0 all classes become one point: mine easier (semi-hard), use ``soft_margin``, or lower the learning rate.
-            NaN where no negative was mined.
-        negative_counts: [N], with references [M], int64: how often each candidate is a negative; for
-            :func:`fasttriplet.batch_all_triplet_loss` in triplets with a loss above zero. A few large numbers are hubs:
-            look at those samples for wrong labels, or use ``skip_fraction`` of
+        missing_negative: [] int64, anchors (ignored ones aside) for which no negative was mined. Let the sampler draw
+            several classes. The semi-hard loss mines negatives for positive pairs, so that an anchor without a positive
+            is counted here as well; with ``otherwise="skip"`` it also tells of anchors without a semi-hard negative.
+        mean_positive_distance: [], over the positives of all triplets mined, each as often as it is in one and whether
+            or not that counts; NaN where there is none. Classes spread while it rises.
+        mean_negative_distance: [], likewise over their negatives: those of an anchor without a positive are among them.
+            Classes part while it rises.
+        collapse: [], mean euclidean distance of anchors and the negatives of ``mean_negative_distance``, divided by the
+            root mean square norm of all anchors that are not ignored, with or without a negative; for ``"cosine"`` of
+            rows at length 1, among which a zero row stays zero. About 1 is healthy (1.41: at right angles). On its way
+            to 0 all classes become one point, as they are where all rows are zero: mine easier (semi-hard), use
+            ``soft_margin``, or lower the learning rate. NaN where no negative was mined.
+        negative_counts: [N], with references [M], int64: how often each candidate is a negative, whether or not the
+            triplet counts; for :func:`fasttriplet.batch_all_triplet_loss` in triplets with a loss above zero. A few
+            large numbers are hubs: look at those samples for wrong labels, or use ``skip_fraction`` of
             :func:`fasttriplet.k_hardest_triplet_loss`.
 
-    Distances and shares have the dtype of the loss. They are NaN where a row is not finite.
+    A row that is not finite is in no triplet, but an anchor still: distances and shares are NaN then.
+    They have the dtype of the loss.
     """
 
     active_fraction: Tensor
@@ -91,20 +97,26 @@ def _mean(values: Tensor, exists: Tensor) -> Tensor:
 def _collapse(batch: Batch, distances: Tensor, triplets: Tensor, distance: int) -> Tensor:
     anchors, _, negatives = triplets
     exists, name = negatives >= 0, DISTANCES[distance]
-    if name == "cosine":
-        return _mean((2 * distances).clamp_min(0).sqrt(), exists)
-    squares = torch.linalg.vector_norm(batch.embeddings, dim=1, dtype=torch.float64).square()
+    squares = _squares(batch.embeddings, name)
     if name == "euclidean":
         apart = distances
     elif name == "squared_euclidean":
         apart = distances.sqrt()
-    else:  # |a - n|^2 = |a|^2 + |n|^2 - 2 a.n
-        others = squares
-        if batch.ref_embeddings is not None:
-            others = torch.linalg.vector_norm(batch.ref_embeddings, dim=1, dtype=torch.float64).square()
+    else:
+        others = squares if batch.ref_embeddings is None else _squares(batch.ref_embeddings, name)
         padded = torch.cat([others, others.new_zeros(1)])
-        apart = squares[anchors] + padded[torch.where(exists, negatives, batch.candidates)] + 2 * distances
-        apart = apart.clamp_min(0).sqrt()
+        own, other = squares[anchors], padded[torch.where(exists, negatives, batch.candidates)]
+        # |a - n|^2 = |a|^2 + |n|^2 - 2 a.n; of rows at length 1 twice the cosine distance, which is 1 beside a zero row
+        squared = (own + other) * distances if name == "cosine" else own + other + 2 * distances
+        apart = squared.clamp_min(0).sqrt()
     takes_part = batch.takes_part()
     mean_square = squares.mean() if takes_part is None else _mean(squares, takes_part)
-    return _mean(apart, exists) / mean_square.sqrt()
+    mean = _mean(apart, exists)
+    return torch.where(mean == 0, mean, mean / mean_square.sqrt())
+
+
+def _squares(rows: Tensor, distance: str) -> Tensor:
+    """Squared norms [N] in float64; by cosine those of rows at length 1."""
+    if distance == "cosine":
+        return (~zero_rows(rows)).double()
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()

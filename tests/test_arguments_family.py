@@ -233,8 +233,8 @@ def test_what_all_take_is_written_out(name):
         for argument, parameter in parameters.items():
             assert parameter.default == {"groups_exclude": "pairs", "return_stats": False}.get(argument), argument
             if function is not module.__init__:
-                assert f"\n        {argument}: " in function.__doc__
-        assert "**" not in (function.__doc__ or "")
+                assert f"\n    {argument}: " in inspect.getdoc(function)
+        assert "\n    **" not in (inspect.getdoc(function) or "")
 
 
 @pytest.mark.parametrize("name", NAMES)

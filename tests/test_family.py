@@ -113,6 +113,32 @@ def test_rows_and_references_of_two_dtypes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_float64_references_make_half_precision_rows_float64(name):
+    """The loss is float64 and that of the values given: not of references rounded to the rows' dtype."""
+    rows, labels = batch(BY_NAME["edge-48"], torch.float16)
+    references = rows.double() + 1e-9
+    options = dict(ref_labels=labels, margin=1.0)
+    loss, gradients = loss_and_gradients(fasttriplet, name, rows, labels, ref_embeddings=references, **options)
+    expected, _ = loss_and_gradients(reference, name, rows.double(), labels, ref_embeddings=references, **options)
+    assert loss.dtype == torch.float64 and [gradient.dtype for gradient in gradients] == [torch.float16, torch.float64]
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pair_at_distance_zero_has_no_gradient_but_by_inner_product(name, distance):
+    """A positive that is equal to its anchor, by inner product at right angles, and what it gets."""
+    anchor = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    positive = torch.tensor([[0.0, 1.0]], dtype=torch.float64) if distance == "inner_product" else anchor
+    references = torch.cat([positive, torch.tensor([[-3.0, -9.0]])])
+    arguments = dict(ref_embeddings=references, ref_labels=torch.tensor([0, 1]), distance=distance, margin=999.0)
+    loss, gradients = loss_and_gradients(fasttriplet, name, anchor, torch.tensor([0]), **arguments)
+    assert loss > 0
+    expected = -anchor[0] if distance == "inner_product" else torch.zeros(2, dtype=torch.float64)
+    torch.testing.assert_close(gradients[1][0], expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_upstream_gradients_are_carried(name):
     embeddings, labels = batch(BY_NAME["edge-25"])
     generator = torch.Generator().manual_seed(3)

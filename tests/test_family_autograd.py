@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fasttriplet
-from fasttriplet.arguments import as_lists
+from fasttriplet.arguments import PairingRules, as_lists
 from fasttriplet.check import MINERS
 from tests.family import LOSSES, MODULES, NAMES
 from tests.inputs import DISTANCES, PAIRINGS, REDUCTIONS, pair_up
@@ -215,7 +215,8 @@ def test_opcheck(pairing, dtype):
 def test_compiles_without_a_graph_break(name, pairing):
     torch.compiler.reset()
     labels, arguments = pair_up(pairing, leaf(dtype=torch.float32).detach(), LABELS)
-    module = getattr(fasttriplet, MODULES[name])(ignore_index=arguments.pop("ignore_index", None), return_stats=True)
+    rules = {rule: arguments.pop(rule) for rule in PairingRules.__annotations__ if rule in arguments}
+    module = getattr(fasttriplet, MODULES[name])(**rules, return_stats=True)
     function = torch.compile(lambda rows: module(2 * rows, labels, **arguments), fullgraph=True)
     rows, twin = leaf(dtype=torch.float32), leaf(dtype=torch.float32)
     (loss, stats), (expected, wanted) = function(rows), module(2 * twin, labels, **arguments)

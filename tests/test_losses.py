@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fasttriplet
+from tests.family import MODULES
 from tests.inputs import CASES, DISTANCES, ON_MISSING, REDUCTIONS, batch
 
 EMBEDDINGS, LABELS = batch(next(case for case in CASES if case.name == "edge-100"))
@@ -42,3 +43,20 @@ def test_it_has_no_state_and_trains_a_model():
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.9 * values[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("name", [*MODULES.values(), "TripletMarginLoss"])
+def test_a_model_that_holds_one_can_be_scripted(name):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+            self.held = getattr(fasttriplet, name)()
+
+        def forward(self, x):
+            return self.layer(x)
+
+    model = Model()
+    rows = torch.randn(3, 4)
+    assert torch.equal(torch.jit.script(model)(rows), model(rows))

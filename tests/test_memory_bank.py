@@ -1,15 +1,13 @@
-"""CrossBatchMemory: a ring of slots, as references of any loss."""
+"""CrossBatchMemory: what its slots hold, and what it refuses."""
 
-import copy
-import io
-import pickle
+import random
 
 import pytest
 import torch
 
-import fasttriplet
 from fasttriplet import CrossBatchMemory
-from tests.family import NAMES
+
+INF, NAN = float("inf"), float("nan")
 
 
 def rows(n, start=0, dim=2):
@@ -23,6 +21,9 @@ def filled(size, *counts, dtype=torch.float32):
         memory.enqueue(*rows(count, start))
         start += count
     return memory
+
+
+# The ring.
 
 
 @pytest.mark.parametrize(
@@ -41,108 +42,140 @@ def filled(size, *counts, dtype=torch.float32):
 )
 def test_slots(counts, labels, ages, own):
     memory = filled(5, *counts)
-    embeddings, found = memory.references()
-    assert found.tolist() == labels and embeddings[:, 1].tolist() == labels
-    assert memory.ages().tolist() == ages and memory.self_indices().tolist() == own
-    assert len(memory) == len(labels)
+    found = memory.references()
+    assert found.ref_labels.tolist() == labels and found.ref_embeddings[:, 1].tolist() == labels
+    assert memory.ages().tolist() == ages and found.self_indices.tolist() == own
+    assert found.ref_mask.tolist() == [True] * len(labels) and len(memory) == len(labels)
+    assert found.ref_sample_ids is None and found.ref_groups is None
+
+
+class Ring:
+    """What a memory is to hold, slot by slot in plain Python: (row, label, sample id, group, step), or None."""
+
+    def __init__(self, size):
+        self.slots, self.place, self.step, self.reached = [None] * size, 0, 0, 0
+
+    def enqueue(self, batch):
+        """The slots of the batch's rows."""
+        own = []
+        for at, (row, *rest) in enumerate(batch):
+            if at < len(batch) - len(self.slots):
+                own.append(-1)
+                continue
+            finite = all(-INF < value < INF for value in row)
+            if finite:
+                self.slots[self.place] = (row, *rest, self.step)
+            own.append(self.place if finite else -1)
+            self.place = (self.place + 1) % len(self.slots)
+            self.reached = min(self.reached + 1, len(self.slots))
+        self.step += 1
+        return own
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_memory_is_the_ring(seed):
+    chance = random.Random(seed)
+    size, count, multi_hot = chance.randint(1, 9), 0, seed % 2 == 1
+    memory, ring = CrossBatchMemory(size, 3, num_labels=4 if multi_hot else None), Ring(size)
+    for _ in range(12):
+        n = chance.randint(0, 7)
+        x = torch.arange(count, count + n)[:, None].expand(n, 3).double().clone()
+        for row in range(n):
+            if chance.random() < 0.3:
+                x[row, chance.randrange(3)] = chance.choice([INF, -INF, NAN])
+        y = torch.rand(n, 4) < 0.5 if multi_hot else torch.arange(count, count + n, dtype=torch.int32)
+        ids, groups = torch.arange(n) + 100 * count, torch.arange(n, dtype=torch.int16) % 3
+        own = ring.enqueue(list(zip(x.tolist(), y.tolist(), ids.tolist(), groups.tolist(), strict=True)))
+        memory.enqueue(x, y, sample_ids=ids, groups=groups)
+        count += n
+
+        found = memory.references()
+        assert found.self_indices.tolist() == own and len(memory) == ring.reached == len(found.ref_labels)
+        expected = ring.slots[: ring.reached]
+        assert found.ref_mask.tolist() == [slot is not None for slot in expected]
+        kept = (found.ref_embeddings, found.ref_labels, found.ref_sample_ids, found.ref_groups, memory.ages())
+        for slot, *values in zip(expected, *(value.tolist() for value in kept), strict=True):
+            if slot is None:
+                assert values[-1] == -1
+            else:
+                assert values == [*slot[:4], ring.step - 1 - slot[4]]
 
 
 def test_references_are_views_written_in_place():
     memory = filled(4, 4)
-    embeddings, labels = memory.references()
+    before = memory.references()
     memory.enqueue(*rows(1, 9))
-    assert embeddings[0, 0] == 9 and labels[0] == 9
-    assert embeddings.data_ptr() == memory.embeddings.data_ptr() and not embeddings.requires_grad
+    assert before.ref_embeddings[0, 0] == 9 and before.ref_labels[0] == 9
+    assert before.ref_embeddings.data_ptr() == memory.references().ref_embeddings.data_ptr()
+    assert not before.ref_embeddings.requires_grad
 
 
 def test_reset():
-    memory = filled(4, 3)
+    memory = CrossBatchMemory(4, 2)
+    memory.enqueue(*rows(3), groups=torch.arange(3))
     memory.reset()
-    assert len(memory) == 0 and memory.references()[0].shape == (0, 2) and memory.self_indices().shape == (0,)
+    assert len(memory) == 0 and memory.references().ref_embeddings.shape == (0, 2)
+    assert memory.references().self_indices.shape == (0,) and memory.references().ref_groups is None
     memory.enqueue(*rows(1))
     assert memory.ages().tolist() == [0]
 
 
-def test_state_goes_with_the_state_dict():
-    memory = filled(5, 3, 4)
-    stream = io.BytesIO()
-    torch.save(memory.state_dict(), stream)
-    stream.seek(0)
-    loaded = CrossBatchMemory(5, 2)
-    loaded.load_state_dict(torch.load(stream, weights_only=True))
-    for twin in (loaded, copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
-        assert set(twin.state_dict()) == {"embeddings", "labels", "steps", "_extra_state"}
-        assert torch.equal(twin.ages(), memory.ages()) and torch.equal(twin.self_indices(), memory.self_indices())
-        twin.enqueue(*rows(2, 7))
-        assert twin.references()[1].tolist() == [5, 6, 7, 8, 4]
-    assert memory.references()[1].tolist() == [5, 6, 2, 3, 4]
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        CrossBatchMemory(6, 2).load_state_dict(memory.state_dict())
+@pytest.mark.parametrize("name", ["sample_ids", "groups"])
+def test_batches_come_with_the_same(name):
+    memory = CrossBatchMemory(8, 2)
+    assert memory.references()._asdict()[f"ref_{name}"] is None
+    memory.enqueue(*rows(2), **{name: torch.tensor([5, 6], dtype=torch.int8)})
+    assert memory.references()._asdict()[f"ref_{name}"].tolist() == [5, 6]
+    with pytest.raises(ValueError, match=rf"{name} must come with each batch or with none .* got none after batches w"):
+        memory.enqueue(*rows(2))
+    memory.reset()
+    memory.enqueue(*rows(2))
+    with pytest.raises(ValueError, match=rf"{name} must come with .* got {name} after batches without"):
+        memory.enqueue(*rows(2), **{name: torch.tensor([5, 6])})
+    assert len(memory) == 2 and memory.references()._asdict()[f"ref_{name}"] is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_a_batch_in_memory_is_the_batch(dtype):
-    generator = torch.Generator().manual_seed(0)
-    embeddings, labels = torch.randn(12, 4, generator=generator), torch.arange(12) // 3
-    embeddings = embeddings.bfloat16().float() if dtype == torch.bfloat16 else embeddings.half().float()
-    memory = CrossBatchMemory(20, 4, dtype=dtype)
-    memory.enqueue(embeddings, labels)
-    references, ref_labels = memory.references()
-    for name in NAMES:
-        function = getattr(fasttriplet, f"{name}_triplet_loss")
-        loss = function(
-            embeddings, labels, ref_embeddings=references, ref_labels=ref_labels, self_indices=memory.self_indices()
-        )
-        torch.testing.assert_close(loss.float(), function(embeddings, labels), rtol=1e-5, atol=1e-6)
+def test_nothing_is_kept_in_eval_mode():
+    memory = filled(8, 4)
+    before = memory.state_dict()
+    memory.eval()
+    memory.enqueue(*rows(3, 90), sample_ids=torch.arange(3))  # no batch of training: it may come with other things
+    for training in (False, True):
+        memory.train(training)
+        assert memory.references().self_indices.tolist() == [-1, -1, -1] and len(memory) == 4
+        assert memory.references().ref_sample_ids is None
+    assert all(torch.equal(value, before[name]) for name, value in memory.state_dict().items())
+    memory.enqueue(*rows(4, 4))
+    assert memory.references().ref_labels.tolist() == list(range(8)) and memory.ages().tolist() == [1] * 4 + [0] * 4
+    memory.eval()  # a batch of validation that was not enqueued is not the one of training
+    assert memory.references().self_indices.tolist() == [-1] * 4
 
 
-def test_training_with_a_memory():
-    torch.manual_seed(0)
-    model, memory = torch.nn.Linear(6, 4), CrossBatchMemory(64, 4)
-    centres = torch.randn(8, 6)
-    loss_function = fasttriplet.BatchHardTripletLoss(soft_margin=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    losses = []
-    for _ in range(60):
-        labels = torch.randint(0, 8, (16,))
-        embeddings = model(centres[labels] + 0.3 * torch.randn(16, 6))
-        memory.enqueue(embeddings, labels)
-        references, ref_labels = memory.references()
-        loss = loss_function(
-            embeddings, labels, ref_embeddings=references, ref_labels=ref_labels, self_indices=memory.self_indices()
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-10:]) < sum(losses[5:15])
+@pytest.mark.parametrize("value", [INF, -INF, NAN, 1e5])
+def test_a_row_that_is_not_finite_as_stored_leaves_its_slot(value):
+    memory = filled(4, 4, dtype=torch.float16)
+    x, y = rows(3, 50)
+    x = x.clone()
+    x[1, 0] = value
+    memory.enqueue(x, y)
+    found = memory.references()
+    assert found.ref_labels.tolist() == [50, 1, 52, 3] and found.ref_embeddings[:, 0].tolist() == [50, 1, 52, 3]
+    assert found.self_indices.tolist() == [0, -1, 2] and memory.ages().tolist() == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("shape", [(16, 2), (4, 2), (8, 3)])
-def test_a_state_of_another_shape_is_refused_and_changes_no_place(shape):
-    memory = filled(8, 5)
-    before = [buffer.clone() for buffer in memory.buffers()]
-    state = CrossBatchMemory(*shape).state_dict()
-    for strict in (True, False):
-        with pytest.raises(
-            RuntimeError, match=rf"embeddings: must have shape \[8, 2\]; got \[{shape[0]}, {shape[1]}\]"
-        ):
-            memory.load_state_dict(state, strict=strict)
-    assert len(memory) == 5
-    for kept, was in zip(memory.buffers(), before, strict=True):
-        assert torch.equal(kept, was)
+def test_nothing_waits_for_the_device():
+    """Whatever reads a value of a tensor raises on the meta device."""
+    device = "meta"
+    memory = CrossBatchMemory(4, 2, num_labels=3).to(device)
+    for n in (3, 6):
+        x, y = torch.zeros(n, 2, device=device), torch.zeros(n, 3, dtype=torch.bool, device=device)
+        numbers = torch.zeros(n, dtype=torch.int64, device=device)
+        memory.enqueue(x, y, sample_ids=numbers, groups=numbers)
+        assert all(value.device.type == device for value in memory.references()) and memory.ages().is_meta
+    assert memory.references().ref_labels.shape == (4, 3)
 
 
-def test_enqueue_between_loss_and_backward_is_an_error():
-    memory = filled(8, 8)
-    embeddings = torch.randn(4, 2, requires_grad=True)
-    references, labels = memory.references()
-    loss = fasttriplet.batch_hard_triplet_loss(
-        embeddings, torch.arange(4), ref_embeddings=references, ref_labels=labels
-    )
-    memory.enqueue(*rows(1))
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+# Arguments.
 
 
 @pytest.mark.parametrize(
@@ -164,20 +197,61 @@ def test_wrong_dtypes():
         CrossBatchMemory(2, 2, dtype=torch.int64)
     with pytest.raises(TypeError, match=r"dtype must be a torch\.dtype; got str"):
         CrossBatchMemory(2, 2, dtype="float32")
+    with pytest.raises(ValueError, match=r"num_labels must be at least 1 and at most 2.31 - 1; got 0"):
+        CrossBatchMemory(2, 2, num_labels=0)
+
+
+X, Y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
     ("embeddings", "labels", "error", "match"),
     [
-        ([[0.0]], torch.zeros(1).long(), TypeError, r"embeddings must be a torch\.Tensor; got list"),
-        (torch.zeros(3, 2), [0, 0, 0], TypeError, r"labels must be a torch\.Tensor; got list"),
-        (torch.zeros(3, 2).long(), torch.zeros(3).long(), ValueError, "embeddings must have a floating dtype; got"),
-        (torch.zeros(3, 2), torch.zeros(3), ValueError, "labels must have an integer dtype or bool; got torch.float32"),
-        (torch.zeros(3, 5), torch.zeros(3).long(), ValueError, r"embeddings must have shape \[N, 2\]; got \[3, 5\]"),
-        (torch.zeros(3, 2), torch.zeros(4).long(), ValueError, r"labels must have shape \[3\] to match .* got \[4\]"),
-        (torch.zeros(3, 2, device="meta"), torch.zeros(3).long(), ValueError, "embeddings must be on the memory's"),
+        ([[0.0]], Y[:1], TypeError, r"embeddings must be a torch\.Tensor; got list"),
+        (X, [0, 0, 0], TypeError, r"labels must be a torch\.Tensor; got list"),
+        (X.long(), Y, ValueError, "embeddings must have a floating dtype; got"),
+        (X, Y.float(), ValueError, "labels must have an integer dtype or bool; got torch.float32"),
+        (torch.zeros(3, 5), Y, ValueError, r"embeddings must have shape \[N, 2\]; got \[3, 5\]"),
+        (X, torch.zeros(4).long(), ValueError, r"labels must have shape \[3\] to match embeddings \[3, 2\]; got \[4\]"),
+        (X, Y[:, None], ValueError, r"labels must have shape \[3\] to .*: squeeze\(1\) makes classes .* got \[3, 1\]"),
+        (X, torch.zeros(3, 7).bool(), ValueError, r"labels must have .*: give num_labels=C to the con.* got \[3, 7\]"),
+        (X.to("meta"), Y, ValueError, "embeddings must be on the memory's device, cpu; got meta"),
     ],
 )
 def test_wrong_batches(embeddings, labels, error, match):
     with pytest.raises(error, match=match):
         CrossBatchMemory(4, 2).enqueue(embeddings, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (torch.zeros(3, 7), "labels must have an integer dtype or bool; got torch.float32"),
+        (
+            torch.zeros(3, 7).long(),
+            r"labels must be bool where they are multi-hot: use labels.bool\(\); got torch.int64",
+        ),
+        (torch.zeros(3, 6).bool(), r"labels must have shape \[3, 7\] to match embeddings \[3, 2\]; got \[3, 6\]"),
+        (Y, r"labels must have shape \[3, 7\] to match embeddings \[3, 2\]; got \[3\]"),
+    ],
+)
+def test_wrong_multi_hot_labels(labels, match):
+    with pytest.raises(ValueError, match=match):
+        CrossBatchMemory(4, 2, num_labels=7).enqueue(X, labels)
+
+
+@pytest.mark.parametrize("name", ["sample_ids", "groups"])
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        ([0, 1, 2], TypeError, r"must be a torch\.Tensor; got list"),
+        (torch.zeros(3), ValueError, "must have an integer dtype; got torch.float32"),
+        (Y[:, None], ValueError, r"must have shape \[3\] to match embeddings \[3, 2\]; got \[3, 1\]"),
+        (Y.to("meta"), ValueError, "must be on the memory's device, cpu; got meta"),
+    ],
+)
+def test_wrong_numbers(name, value, error, match):
+    memory = CrossBatchMemory(4, 2)
+    with pytest.raises(error, match=f"{name} {match}"):
+        memory.enqueue(X, Y, **{name: value})
+    assert len(memory) == 0

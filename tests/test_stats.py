@@ -1,5 +1,7 @@
 """The statistics against the reference's, by example, and what they are there to show."""
 
+import math
+
 import pytest
 import torch
 
@@ -87,3 +89,60 @@ def test_not_finite(name):
     _, stats = getattr(fasttriplet, f"{name}_triplet_loss")(rows, torch.arange(12) // 3, return_stats=True)
     for field in ("active_fraction", "mean_positive_distance", "mean_negative_distance"):
         assert getattr(stats, field).isnan()
+
+
+def stats_of(module, name, rows, labels, **options):
+    return getattr(module, f"{name}_triplet_loss")(rows, labels, return_stats=True, **options)[1]
+
+
+@pytest.mark.parametrize("module", [fasttriplet, reference])
+def test_a_zero_row_has_no_length(module):
+    """Unit rows and zeros: apart by 1 from a unit row, by 0 from each other; the root mean square norm is below 1."""
+    rows = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 3.0], [0.0, 5.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1, 0])
+    for cosine in (True, False):
+        unit = rows if cosine else torch.nn.functional.normalize(rows)
+        distance = "cosine" if cosine else "euclidean"
+        stats = stats_of(module, "batch_hard", unit, labels, distance=distance)
+        # By cosine nearest negatives of 0: 1 and 2 tie, 1; of 1: 0; of 2: 3, the same; of 3: 2. All rows but one: 3/4.
+        assert stats.collapse == pytest.approx((1 + 1 + 0 + 0) / 4 / math.sqrt(3 / 4))
+    only_zero = dict(ref_embeddings=torch.zeros(3, 2).double(), ref_labels=torch.tensor([0, 1, 1]))
+    stats = stats_of(module, "batch_hard", rows, labels, distance="cosine", **only_zero)
+    assert stats.collapse == pytest.approx(3 / 4 / math.sqrt(3 / 4))
+
+
+@pytest.mark.parametrize("module", [fasttriplet, reference])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_zeros_are_collapsed(module, distance):
+    stats = stats_of(module, "batch_hard", torch.zeros(6, 2), torch.arange(6) // 2, distance=distance)
+    assert stats.collapse == 0
+    tiny = torch.full((6, 2), 1e-309, dtype=torch.float64)  # by cosine zero as well
+    assert stats_of(module, "batch_hard", tiny, torch.arange(6) // 2, distance="cosine").collapse == 0
+
+
+@pytest.mark.parametrize("module", [fasttriplet, reference])
+def test_what_counts_as_missing(module):
+    """Rows 0 and 1 are positives, row 2 is alone; semi-hard mines for pairs, and row 2 has none."""
+    rows, labels = torch.tensor([[0.0], [1.0], [5.0], [6.0]]), torch.tensor([0, 0, 1, 9])
+    for name in NAMES:
+        options = dict(k=1) if name == "k_hardest" else {}
+        stats = stats_of(module, name, rows, labels, ignore_index=9, **options)
+        assert stats.missing_positive == 1
+        assert stats.missing_negative == (1 if name == "semi_hard" else 0)
+        # The negative of row 2 is row 1, at 4, though row 2 counts for nothing without a positive.
+        negatives = [5.0, 4.0] if name == "semi_hard" else [5.0, 4.0, 4.0]
+        assert stats.mean_negative_distance == pytest.approx(sum(negatives) / len(negatives))
+        if name not in ("semi_hard", "batch_all"):
+            assert stats.negative_counts.tolist() == [0, 1, 2, 0]
+        # All three anchors that are not ignored are in the norm.
+        root = math.sqrt((0 + 1 + 25) / 3)
+        assert stats.collapse == pytest.approx(sum(negatives) / len(negatives) / root)
+
+
+@pytest.mark.parametrize("module", [fasttriplet, reference])
+def test_k_hardest_counts_a_positive_in_each_of_its_triplets(module):
+    rows = torch.tensor([[0.0], [2.0], [5.0]], dtype=torch.float64)
+    stats = stats_of(module, "k_hardest", rows, torch.tensor([0, 0, 1]), k=2)
+    # Positives: 0 and 1 at 2, in two triplets each, of which the second has no negative. Negatives: 5, 3, and of row 2
+    # both of the others, 3 and 5.
+    assert stats.mean_positive_distance == 2 and stats.mean_negative_distance == 4

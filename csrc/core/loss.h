@@ -2,6 +2,9 @@
 //
 //   loss = max(d_ap - d_an + margin, 0)      slope = 1 where the loss is above zero, else 0
 //   loss = log(1 + exp(d_ap - d_an))         slope = 1 / (1 + exp(d_an - d_ap))
+//
+// Where d_ap - d_an, or with the margin their sum, leaves float64's range, towards either end, both are NaN: an
+// infinite loss would go with a slope of 1, and a triplet of which nothing is known must not count as well apart.
 #pragma once
 
 #include <cmath>
@@ -18,17 +21,25 @@ struct AnchorLoss {
   double slope;  // d loss / d d_ap = -d loss / d d_an
 };
 
+FT_SHARED inline AnchorLoss unknown_loss() {
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  return {kNan, kNan};
+}
+
 FT_SHARED inline AnchorLoss hinge(double difference, double margin) {
   const double loss = difference + margin;
-  if (std::isnan(loss)) return {loss, loss};
+  if (!std::isfinite(loss)) return unknown_loss();
   return loss > 0 ? AnchorLoss{loss, 1.0} : AnchorLoss{0.0, 0.0};
 }
 
-// exp only of what is not above zero, so that no difference overflows.
+// The softplus is above zero down to this difference, exclusively: ln 2^-1075, of which exp is rounded to zero.
+inline constexpr double kSoftplusVanishes = -745.1332191019412;
+
+// exp only of what is not above zero, so that it does not overflow.
 FT_SHARED inline AnchorLoss softplus(double difference) {
   const double decay = std::exp(-std::fabs(difference));
   const double loss = (difference > 0 ? difference : 0) + std::log1p(decay);
-  if (std::isnan(difference)) return {difference, difference};
+  if (!std::isfinite(difference)) return unknown_loss();
   return {loss, difference >= 0 ? 1 / (1 + decay) : decay / (1 + decay)};
 }
 
@@ -47,8 +58,7 @@ FT_SHARED inline AnchorLoss anchor_loss(bool counts, bool has_positive, double t
     anchor = options.soft_margin ? softplus(difference) : hinge(difference, options.margin);
   }
   if (!poisoned) return anchor;
-  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-  return {counts ? kNan : 0, kNan};
+  return {counts ? unknown_loss().loss : 0, unknown_loss().slope};
 }
 
 // Writes losses [N] (before reduction; 0 where the anchor does not count) and slopes [N], the slopes already divided by

@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <optional>
 
 #include "core/loss.h"
@@ -29,11 +28,9 @@ struct TripletShare {
 inline TripletShare triplet_share(double to_positive, double to_negative, bool finite, double weight,
                                   const TripletMarginOptions& options) {
   const double difference = to_positive - to_negative;
-  if (!finite || !std::isfinite(difference)) {
-    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-    return {kNan, kNan, weight};
-  }
-  if (options.mining_margin && !(to_positive > to_negative - *options.mining_margin)) return {0, 0, 0};
+  if (!finite || !std::isfinite(difference)) return {unknown_loss().loss, unknown_loss().slope, weight};
+  if (options.mining_margin && !(to_positive > to_negative - *options.mining_margin))
+    return {0 * weight, 0, 0};  // a weight that is not finite is not passed over
   const AnchorLoss triplet = options.soft_margin ? softplus(difference) : hinge(difference, options.margin);
   const bool counts = options.reduction != Reduction::kMeanNonzero || triplet.loss != 0;
   return {weight * triplet.loss, weight * triplet.slope, counts ? weight : 0};

@@ -120,6 +120,7 @@ void refuse_missing(const CudaDevice& device, const State* on_device, int64_t n)
   check_cuda(cudaMemcpyAsync(&state, on_device, sizeof state, cudaMemcpyDeviceToHost, device.stream()),
              "cudaMemcpyAsync");
   check_cuda(cudaStreamSynchronize(device.stream()), "cudaStreamSynchronize");
+  if (state.bad_rows > 0) return;  // the loss is NaN
   check_none_missing(state.missing, n, n - static_cast<int64_t>(state.first_missing.reversed));
 }
 

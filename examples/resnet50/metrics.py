@@ -7,6 +7,9 @@ With R the number of other images of the query's class:
 
 (K. Musgrave, S. Belongie, S.-N. Lim, "A Metric Learning Reality Check", 2020, https://arxiv.org/abs/2003.08505.)
 Queries whose class has no other image are left out of the means. Equal distances are ranked by index.
+
+A row that is not finite has no distances: NaN sorts behind all numbers, and embeddings that are all NaN would be ranked
+by index, which data sorted by class takes for perfect.
 """
 
 from __future__ import annotations
@@ -15,6 +18,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+class NotFinite(ValueError):
+    """Embeddings that retrieve nothing: a network that has diverged."""
+
 
 _ROWS = 512  # queries at a time: 512 x 4000 distances and their order take 33 MB
 
@@ -31,23 +39,40 @@ class RetrievalMetrics:
 def nearest(embeddings: Tensor, queries: Tensor) -> Tensor:
     """[Q, M - 1] indices of the other rows of ``embeddings`` [M, D], nearest first, for the rows ``queries`` [Q].
 
-    Distances are computed in float64 as differences, so near neighbours are not confused by cancellation.
+    Distances are computed in float64 as differences, so near neighbours are not confused by cancellation. Rows that are
+    not finite come last.
     """
     wide = embeddings.double()
     distances = torch.cdist(wide[queries], wide, compute_mode="donot_use_mm_for_euclid_dist")
-    distances[torch.arange(len(queries)), queries] = torch.inf
+    distances = distances.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    distances[torch.arange(len(queries)), queries] = torch.nan  # behind infinity
     return distances.argsort(dim=1, stable=True)[:, :-1]
 
 
 @torch.no_grad()
-def retrieval_metrics(embeddings: Tensor, labels: Tensor) -> RetrievalMetrics:
-    """The three metrics of ``embeddings`` [M, D] with ``labels`` [M]; NaN where no class has two images."""
+def retrieval_metrics(embeddings: Tensor, labels: Tensor, *, on_nonfinite: str = "error") -> RetrievalMetrics:
+    """The three metrics of ``embeddings`` [M, D] with ``labels`` [M]; NaN where no class has two images.
+
+    ``on_nonfinite``: what becomes of rows with an entry that is NaN or infinite. ``"error"``: :class:`NotFinite`.
+    ``"fail"``: as queries they fail every metric; as neighbours they come last and are never a hit, though they count
+    among the R of their class.
+    """
+    if on_nonfinite not in ("error", "fail"):
+        raise ValueError(f"on_nonfinite must be 'error' or 'fail'; got {on_nonfinite!r}")
+    finite = embeddings.isfinite().all(1)
+    if on_nonfinite == "error" and not finite.all():
+        raise NotFinite(
+            f"embeddings must be finite; got {int((~finite).sum())} of {len(finite)} rows that are not, the first at "
+            f"{int((~finite).int().argmax())}: they retrieve nothing, on_nonfinite='fail' counts them as failures"
+        )
     positions = torch.arange(1, len(labels), dtype=torch.float64)  # rank of each neighbour
     sums = torch.zeros(3, dtype=torch.float64)
     counted = 0
     for queries in torch.arange(len(labels)).split(_ROWS):
-        hits = (labels[nearest(embeddings, queries)] == labels[queries, None]).double()  # [Q, M - 1]
-        number = hits.sum(1)  # R of each query
+        found = nearest(embeddings, queries)  # [Q, M - 1]
+        same = labels[found] == labels[queries, None]
+        number = same.sum(1)  # R of each query
+        hits = (same & finite[found] & finite[queries, None]).double()
         hits, number = hits[number > 0], number[number > 0]
         precision = hits.cumsum(1) / positions
         average = (precision * hits * (positions <= number[:, None])).sum(1) / number

@@ -21,7 +21,7 @@ from examples.resnet50.datasets import Split, read_dataset
 from examples.resnet50.errors import UserError
 from examples.resnet50.evaluate import bounded, pixel_metrics
 from examples.resnet50.interrupt import Interrupt
-from examples.resnet50.metrics import RetrievalMetrics
+from examples.resnet50.metrics import NotFinite, RetrievalMetrics
 from examples.resnet50.options import Options, complete, merge_resumed, parse_options
 from examples.resnet50.record import Record, Row
 from examples.resnet50.run_folder import run_folder
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Disagreement as error:
+    except (Disagreement, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

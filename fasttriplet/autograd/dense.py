@@ -17,8 +17,8 @@ class BatchAllSums(torch.autograd.Function):
     """Sums [N] of every anchor's losses, counts [2, N] of its active and of all its triplets, how often each candidate
     is the negative of an active one [M], and the batch's poison [].
 
-    ``uniform``: the gradient that comes back is one number for all anchors, so that the gradient of the sums' sum is
-    made on the way forward, when the pairs are at hand.
+    ``uniform``: the gradient that comes back is one number for all anchors, so that the gradient of the sums' sum,
+    divided by the number of triplets as a mean is, is made on the way forward, when the pairs are at hand.
     """
 
     @staticmethod
@@ -41,7 +41,7 @@ class BatchAllSums(torch.autograd.Function):
         )
         poison = poison_of(embeddings, labels, ref_embeddings, pairing, numbers)
         ctx.mark_non_differentiable(counts, negative_counts, poison)
-        kept = gradients if ctx.uniform else ()
+        kept = (counts[1].sum(), *gradients) if ctx.uniform else ()
         ctx.kept = len(kept)
         ctx.save_for_backward(embeddings, labels, ref_embeddings, poison, *kept, *pairing)
         return sums, counts, negative_counts, poison
@@ -50,7 +50,8 @@ class BatchAllSums(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         arguments, factor, gradients = _saved(ctx)
         if ctx.uniform:
-            factor = factor * grad[:1].sum()  # the same number everywhere; 0 in an empty batch
+            triplets, *gradients = gradients
+            factor = factor * (grad[:1].sum() * triplets)  # the same number everywhere; 0 in an empty batch
         else:
             gradients = torch.ops.fasttriplet._batch_all_backward(grad, *arguments, *ctx.options)
         return *_results("batch_all_triplet_loss", grad, arguments, factor, *gradients), *[None] * 6

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fasttriplet import transforms
 from fasttriplet.autograd import MinedDistances, TripletLosses
 from fasttriplet.check import (
     DISTANCES,
@@ -21,7 +22,7 @@ from fasttriplet.check import (
     check_margin,
 )
 from fasttriplet.miners import Triplets
-from fasttriplet.pairing import Batch
+from fasttriplet.pairing import Batch, poison_of
 from fasttriplet.reduction import Options, losses_of, reduced
 from fasttriplet.stats import stats_of
 
@@ -45,12 +46,20 @@ def checked_options(margin: float, distance: str, soft_margin: bool, reduction: 
 
 def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
     """The loss of what ``miner`` chooses."""
-    weights = batch.weights
-    distances, triplets, poison = MinedDistances.apply(*batch.arguments, options.distance, *miner)
+    weights, transformed = batch.weights, transforms.active()
+    arguments = batch.arguments
+    if transformed:
+        with torch.no_grad():
+            _, triplets = torch.ops.fasttriplet.mine_triplets(*arguments, options.distance, *miner)
+        poison, rows = poison_of(*arguments), (batch.embeddings, batch.ref_embeddings)
+        distances = transforms.distances_of_mined(*rows, triplets, poison, options.distance)
+    else:
+        distances, triplets, poison = MinedDistances.apply(*arguments, options.distance, *miner)
     if options.on_missing == "error":
         complete = (triplets[1:] >= 0).all(0).long()
         refuse_missing(batch, triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], complete) > 0, poison)
-    if weights is None and not batch.return_stats:  # in one operator: plain PyTorch's many take longer than mining
+    # In one operator where that will do: plain PyTorch's many take longer than mining.
+    if weights is None and not batch.return_stats and not transformed:
         codes = REDUCTIONS.index(options.reduction), ON_MISSING.index(options.on_missing)
         loss = TripletLosses.apply(distances, triplets, poison, options.margin, options.soft_margin, *codes)
         return loss.to(batch.embeddings.dtype)
@@ -64,6 +73,10 @@ def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
 
 def refuse_missing(batch: Batch, complete: Tensor, poison: Tensor) -> None:
     """ValueError where an anchor that is not ignored is not ``complete`` [N]; a batch that is not finite passes."""
+    if transforms.under_vmap(batch.embeddings, batch.labels, complete):
+        raise ValueError(
+            "on_missing must be 'skip' or 'zero' under torch.vmap, where no value can be asked for; got 'error'"
+        )
     takes_part = batch.takes_part()
     missing = ~complete if takes_part is None else takes_part & ~complete
     missing = missing & (poison == 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, Pairing, takes, told
 from fasttriplet.autograd import BatchHardLoss
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
@@ -40,23 +41,27 @@ def batch_hard_triplet_loss(
             negative one.
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the
-            cosine of a zero row is 0) or ``"inner_product"`` (-x.y).
+            cosine of a zero row is 0, and of float64 rows shorter than its smallest normal number, 2.2e-308) or
+            ``"inner_product"`` (-x.y).
         soft_margin: softplus in place of the hinge; stable for any difference.
         reduction: ``"none"`` gives [N]; ``"sum"``; ``"mean"`` over the anchors that count; ``"mean_nonzero"`` over the
             losses above zero. Where nothing counts the result is 0, joined to the graph.
         on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its
             entry in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing
-            negative still skips. ``"error"``: ``ValueError``; on CUDA this waits for the device, as nothing else does.
+            negative still skips. ``"error"``: ``ValueError``, but not in a batch with a row that is not finite, whose
+            loss is NaN; on CUDA this waits for the device, as nothing else does.
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
-        The loss, float64 for float64 embeddings, else float32 (also for half precision and under autocast): [N] for
-        ``reduction="none"``, otherwise a scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`).
-        Its gradient has the dtype and the shape of ``embeddings`` and is
-        zero for a pair at distance 0. If any entry is NaN or infinite, every counted loss, each reduction and
-        the whole gradient are NaN; a difference of distances that overflows float64 makes the loss NaN.
-        With several labels a row, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is not finite
-        takes part in nothing, so that it does not count itself; the rest is the same.
+        The loss, float64 where embeddings or references are float64, else float32 (also for half precision and under
+        autocast): [N] for ``reduction="none"``, otherwise a scalar; with ``return_stats=True``
+        (loss, :class:`fasttriplet.TripletStats`). Gradients have the dtype and the shape of ``embeddings`` and
+        ``ref_embeddings``; a pair at distance 0 brings them nothing, but by inner product, which does not see where
+        rows coincide. If any entry is NaN or infinite, every counted loss, each reduction and the whole gradient are
+        NaN. Where ``d(a, p) - d(a, n) + margin`` leaves float64's range, towards either end, that loss, each reduction
+        and the whole gradient are. A softplus that float64 rounds to zero is not above zero.
+        With several labels a row, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is
+        not finite takes part in nothing, so that it does not count itself; the rest is the same.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -77,7 +82,7 @@ def batch_hard_triplet_loss(
     """
     given = told("batch_hard_triplet_loss", arguments, LossArguments)
     check_tensors(embeddings, labels)
-    if given or labels.dim() != 1:
+    if given or labels.dim() != 1 or transforms.active():
         batch = batch_of("batch_hard_triplet_loss with more than labels [N]", embeddings, labels, given, LossArguments)
         options = checked_options(margin, distance, soft_margin, reduction, on_missing)
         return loss_of_mined(batch, HARDEST, options)
@@ -115,8 +120,9 @@ def mine_batch_hard(
         :class:`MinedTriplets` of [N] tensors: positives and negatives (int64 indices into the batch or the references,
         -1 where there is none) and their distances (NaN where there is none). The indices are those float64 arithmetic
         picks; equal distances go to the lowest index. A row with a NaN or infinite entry is at distance NaN from every
-        row, and a NaN distance is the hardest of all, among positives and among negatives. With several labels a row or arguments
-        about who pairs with whom such a row takes part in nothing, and one that is not ignored makes all distances NaN.
+        row, and a NaN distance is the hardest of all, among positives and among negatives. With several labels a row or
+        arguments about who pairs with whom such a row takes part in nothing, and one that is not ignored makes all
+        distances NaN.
 
     Raises:
         TypeError: an argument is of the wrong type.

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, takes
 from fasttriplet.autograd import BatchAllSums, WeightedDistances
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, refuse_missing
-from fasttriplet.pairing import Batch, batch_of
+from fasttriplet.pairing import Batch, batch_of, poison_of
 from fasttriplet.reduction import Losses, Options, losses_of, reduced
 from fasttriplet.stats import TripletStats, stats_of
 
@@ -39,16 +40,18 @@ def batch_all_triplet_loss(
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
         reduction: ``"none"`` gives [N], the sum over each anchor's triplets; ``"sum"``; ``"mean"`` over all triplets;
-            ``"mean_nonzero"``, the default, over those with a loss above zero. Where nothing counts the result is 0,
-            joined to the graph.
+            ``"mean_nonzero"``, the default, over those with a loss above zero, which a softplus that float64 rounds to
+            zero is not (``d(a, n) - d(a, p)`` of 745.13 or more). Where nothing counts the result is 0, joined to the
+            graph.
         on_missing: ``"skip"`` and ``"zero"``: an anchor without triplets brings 0. ``"error"``: ``ValueError`` where an
             anchor that is not ignored has no triplet.
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
-        The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
-        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
-        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+        The loss, float64 where rows or references are float64, else float32: [N] for ``reduction="none"``, otherwise a
+        scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not
+        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN; where a
+        difference of distances overflows float64, that anchor's loss, each reduction and the whole gradient.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -71,9 +74,13 @@ def batch_all_triplet_loss(
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
     uniform = batch.weights is None and reduction != "none" and torch.is_grad_enabled()
-    sums, (active, counted), negative_counts, poison = BatchAllSums.apply(
-        *batch.arguments, options.distance, options.margin, options.soft_margin, uniform
-    )
+    told = (*batch.arguments, options.distance, options.margin, options.soft_margin)
+    if transforms.active():
+        transforms.refuse_compiled("batch_all_triplet_loss")
+        sums, (active, counted), negative_counts = transforms.BatchAllSums.apply(*told)
+        poison, uniform = poison_of(*batch.arguments), False
+    else:
+        sums, (active, counted), negative_counts, poison = BatchAllSums.apply(*told, uniform)
     if on_missing == "error":
         refuse_missing(batch, counted > 0, poison)
     # Where one number is to go back to all anchors none may be masked: those without triplets have sums of 0.
@@ -117,9 +124,10 @@ def weighted_triplet_loss(
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
-        The loss, float64 for float64 rows, else float32: [N] for ``reduction="none"``, otherwise a scalar; with
-        ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not ignored is
-        NaN or infinite, the losses that count, each reduction and the whole gradient are NaN.
+        The loss, float64 where rows or references are float64, else float32: [N] for ``reduction="none"``, otherwise a
+        scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not
+        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN; where a
+        difference of distances overflows float64, that anchor's loss, each reduction and the whole gradient.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -140,7 +148,12 @@ def weighted_triplet_loss(
     """
     batch = batch_of("weighted_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
-    distances, poison = WeightedDistances.apply(*batch.arguments, options.distance)
+    if transforms.active():
+        transforms.refuse_compiled("weighted_triplet_loss")
+        distances = transforms.WeightedDistances.apply(*batch.arguments, options.distance)[:2]
+        poison = poison_of(*batch.arguments)
+    else:
+        distances, poison = WeightedDistances.apply(*batch.arguments, options.distance)
     found = ~distances.detach().isnan()
     takes_part = batch.takes_part()
     unknown = poison.isnan().expand(found.shape)  # all distances are NaN then: every anchor counts, and its loss is NaN

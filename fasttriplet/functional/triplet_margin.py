@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fasttriplet import transforms
 from fasttriplet.autograd import TripletMargin
 from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin, check_triplets
 from fasttriplet.pairing import HALF_DTYPES, widened
@@ -34,7 +35,8 @@ def triplet_margin_loss(
         negative: [T, D] of the same dtype and device.
         margin: finite number; not used when ``soft_margin`` is true. Default 1.0.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` (1 - cos, rows are normalised inside, the
-            cosine of a zero row is 0) or ``"inner_product"`` (-x.y).
+            cosine of a zero row is 0, and of float64 rows shorter than its smallest normal number, 2.2e-308) or
+            ``"inner_product"`` (-x.y).
         swap: the negative is at distance ``min(d(a, n), d(p, n))``; where they are equal the gradient is that of
             d(a, n).
         soft_margin: softplus in place of the hinge; stable for any difference.
@@ -43,13 +45,16 @@ def triplet_margin_loss(
             count; ``"mean_nonzero"`` over those of them with a loss above zero. Where nothing counts the result is 0,
             joined to the graph.
         weights: [T] of a floating dtype: multiplies the loss of each triplet, and the means divide by the sum of the
-            weights of what they run over; 0 where that sum is 0. No gradient flows to them. None, the default: all 1.
+            weights of what they run over; 0 where that sum is 0. Negative ones are taken as they are; with one that is
+            NaN every reduction is NaN, with an infinite one no reduction is finite, even where its triplet does not
+            count. They must not require grad: unlike those of the batch losses they get none. None, the default: all 1.
 
     Returns:
         The loss, float64 for float64 inputs, else float32 (also for half precision and under autocast): [T] for
-        ``reduction="none"``, otherwise a scalar. The gradients have the dtype and the shape of the inputs and are zero
-        for a pair at distance 0. A triplet with a NaN or infinite entry, or whose difference of distances overflows
-        float64, counts, and its loss and its rows of the gradients are NaN; others are touched by the reduction only.
+        ``reduction="none"``, otherwise a scalar. The gradients have the dtype and the shape of the inputs; a pair at
+        distance 0 brings them nothing, but by inner product. A triplet with a NaN or infinite entry, or whose
+        difference of distances overflows float64, counts, and its loss and its rows of the gradients are NaN; others
+        are touched by the reduction only.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -73,7 +78,8 @@ def triplet_margin_loss(
     check_triplets(anchor, positive, negative, weights)
     if anchor.dtype in HALF_DTYPES and anchor.dtype == positive.dtype == negative.dtype:  # else the operator refuses
         anchor, positive, negative = widened(anchor), widened(positive), widened(negative)
-    return TripletMargin.apply(
+    loss = transforms.triplet_margin if transforms.active() else TripletMargin.apply
+    return loss(
         anchor,
         positive,
         negative,

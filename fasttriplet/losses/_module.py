@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -65,6 +66,7 @@ class TripletLoss(nn.Module):
         for name, value in options.items():
             setattr(self, name, _CHECKS[name](name, value))
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     @takes(ForwardArguments)
     def forward(self, embeddings: Tensor, labels: Tensor, **arguments: Unpack[ForwardArguments]) -> LossResult:
         """The loss of ``embeddings`` [N, D] under ``labels``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
@@ -48,6 +49,7 @@ reduction='mean')
         self.mining_margin = None if mining_margin is None else check_margin(mining_margin, "mining_margin")
         self.reduction = reduction
 
+    @torch.jit.unused  # as in fasttriplet.losses._module
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor, *, weights: Tensor | None = None) -> Tensor:
         """The loss of the triplets, [T, D] each, ``weights`` [T]; see :func:`fasttriplet.triplet_margin_loss`."""
         return functional.triplet_margin_loss(

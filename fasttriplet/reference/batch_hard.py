@@ -67,9 +67,9 @@ def mine_batch_hard(
 ) -> MinedTriplets:
     """For each anchor the farthest positive and the nearest negative; equal distances go to the lowest index.
 
-    Without several labels a row or arguments of :class:`~fasttriplet.reference.Pairing` a NaN distance is the hardest of all,
-    among positives and among negatives, as in ``torch.max`` and ``torch.min``. With any, rows that are not finite take
-    part in nothing.
+    Without several labels a row or arguments of :class:`~fasttriplet.reference.Pairing` a NaN distance is the hardest
+    of all, among positives and among negatives, as in ``torch.max`` and ``torch.min``. With any, rows that are not
+    finite take part in nothing.
     """
     batch = batch_of(embeddings, labels, **pairing)
     given = labels.dim() == 2 or any(value is not None for value in pairing.values())
@@ -95,9 +95,10 @@ def batch_hard_triplet_loss(
 ) -> Tensor | tuple[Tensor, TripletStats]:
     """See :func:`fasttriplet.batch_hard_triplet_loss`: mine without a graph, then differentiate the chosen pairs.
 
-    A single NaN or infinite entry makes every counted loss, each reduction and the whole gradient NaN. With
-    several labels a row, ``weights``, ``return_stats`` or arguments of :class:`~fasttriplet.reference.Pairing`, rows that are not
-    finite take part in nothing, so they count for nothing either; reductions and the gradient are NaN all the same.
+    A single NaN or infinite entry makes every counted loss, each reduction and the whole gradient NaN; a difference of
+    distances that overflows makes its own loss, each reduction and the whole gradient NaN. With several labels a row,
+    ``weights``, ``return_stats`` or arguments of :class:`~fasttriplet.reference.Pairing`, rows that are not finite take
+    part in nothing, so they count for nothing either; reductions and the gradient are NaN all the same.
     """
     batch = batch_of(embeddings, labels, **pairing)
     told = labels.dim() == 2 or any(value is not None for value in pairing.values())
@@ -113,5 +114,4 @@ def batch_hard_triplet_loss(
         on_missing=on_missing,
         weights=weights,
         return_stats=return_stats,
-        must=batch.takes_part if plain else None,
     )

@@ -13,7 +13,17 @@ from torch import Tensor
 
 from fasttriplet.reference.batch_hard import batch_hard
 from fasttriplet.reference.distances import all_pairs
-from fasttriplet.reference.loss import Losses, TripletStats, hinge, losses_of, reduced, refuse_missing, statistics
+from fasttriplet.reference.loss import (
+    Losses,
+    TripletStats,
+    above_zero,
+    hinge,
+    losses_of,
+    reduced,
+    refuse_missing,
+    statistics,
+    unless_overflowed,
+)
 from fasttriplet.reference.pairs import Pairing, batch_of
 
 if TYPE_CHECKING:
@@ -39,11 +49,11 @@ def batch_all_triplet_loss(
     matrix = all_pairs(poisoned.rows, distance, poisoned.references)
     sums, active, negative_counts = [], [], torch.zeros_like(batch.negative[:1].sum(0))
     for distances, positive, negative in zip(matrix, batch.positive, batch.negative, strict=True):
-        losses = hinge(distances[positive][:, None] - distances[negative], margin, soft_margin)  # [P, number of n]
-        sums.append(losses.sum())
-        is_active = (
-            torch.ones_like(losses) if soft_margin else losses > 0
-        )  # a softplus is above zero, but for underflow
+        difference = distances[positive][:, None] - distances[negative]  # [P, number of n]
+        counts = torch.ones_like(difference, dtype=torch.bool)
+        difference = unless_overflowed(poisoned, difference, counts, 0 if soft_margin else margin)
+        sums.append(hinge(difference, margin, soft_margin).sum())
+        is_active = above_zero(difference, margin, soft_margin)
         active.append(is_active.sum().long())
         negative_counts[negative] += is_active.sum(0).long()
     counted = batch.positive.sum(1) * batch.negative.sum(1)

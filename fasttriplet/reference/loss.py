@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fasttriplet.reference.distances import check, paired_distances
+from fasttriplet.reference.distances import check, paired_distances, unit_rows
 from fasttriplet.reference.pairs import Batch
 
 REDUCTIONS = ("none", "sum", "mean", "mean_nonzero")
@@ -61,6 +62,28 @@ def hinge(difference: Tensor, margin: float, soft_margin: bool) -> Tensor:
     return torch.relu(difference + margin)
 
 
+def above_zero(difference: Tensor, margin: float, soft_margin: bool) -> Tensor:
+    """Which losses are above zero once rounded: a softplus is down to a difference of -745.13 in float64.
+
+    Its exponential is compared before it is rounded, for vectorised ones lose the last numbers before zero.
+    """
+    if not soft_margin:
+        return difference + margin > 0
+    numbers = torch.finfo(difference.dtype)  # half of the smallest, smallest_normal * eps, and less is rounded to zero
+    return difference > math.log(numbers.smallest_normal) + math.log(numbers.eps / 2)
+
+
+def unless_overflowed(batch: Batch, difference: Tensor, counted: Tensor, margin: float) -> Tensor:
+    """``difference`` where d_ap - d_an + margin is finite or does not count, else NaN, and so is the whole gradient."""
+    overflowed = counted & ~(difference.detach() + margin).isfinite()
+    if not overflowed.any():
+        return difference
+    everything = (torch.nan * batch.rows).sum()
+    if batch.references is not None:
+        everything = everything + (torch.nan * batch.references).sum()
+    return torch.where(overflowed, everything, difference)
+
+
 def refuse_missing(complete: Tensor, must: Tensor, on_missing: str) -> None:
     """``on_missing="error"``: every anchor of ``must`` [N] needs a triplet of which it is told that it is complete."""
     check("on_missing", on_missing, ON_MISSING)
@@ -86,8 +109,9 @@ def losses_of(
     """
     counted = has[1] if on_missing == "zero" else has[0] & has[1]
     nearby, apart = (torch.where(exists, d, 0 * batch.poison) for d, exists in zip(distances, has, strict=True))
-    values = torch.where(counted, hinge(nearby - apart, margin, soft_margin), 0)
-    return Losses(values, counted, counted & (values > 0))
+    difference = unless_overflowed(batch, nearby - apart, counted, 0 if soft_margin else margin)
+    values = torch.where(counted, hinge(difference, margin, soft_margin), 0)
+    return Losses(values, counted, counted & above_zero(difference, margin, soft_margin))
 
 
 def reduced(batch: Batch, losses: Losses, weights: Tensor | None, reduction: str) -> Tensor:
@@ -117,18 +141,17 @@ def loss_of_triplets(
     on_missing: str,
     weights: Tensor | None = None,
     return_stats: bool = False,
-    must: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, TripletStats]:
     """The loss of triplets already chosen; gradients flow through their distances alone.
 
-    ``must`` [N]: anchors that need a complete triplet under ``on_missing="error"``; by default those that take part,
-    as long as every row is finite.
+    With ``on_missing="error"`` every anchor that takes part needs a complete triplet, but in a batch with a row that is
+    not finite, whose loss is NaN.
     """
     batch = batch.poisoned()
     has = chosen.positives >= 0, chosen.negatives >= 0
     complete = torch.zeros_like(batch.takes_part)
     complete[chosen.anchors[has[0] & has[1]]] = True
-    refuse_missing(complete, batch.takes_part & (batch.poison == 1) if must is None else must, on_missing)
+    refuse_missing(complete, batch.takes_part & (batch.poison == 1), on_missing)
     distances = distances_of(batch, chosen, distance)
     losses = losses_of(batch, distances, has, margin=margin, soft_margin=soft_margin, on_missing=on_missing)
     of_triplets = None if weights is None else weights[chosen.anchors].to(losses.values.dtype)
@@ -166,13 +189,18 @@ def statistics(
 def collapse(batch: Batch, chosen: Chosen, distance: str) -> Tensor:
     """Mean euclidean distance of anchors and negatives, divided by the root mean square norm of the anchors' rows.
 
-    Under ``"cosine"`` of unit rows. 1.41 where anchors and negatives are at right angles, 0 where they coincide.
+    Under ``"cosine"`` of unit rows, of which a zero row is none and stays zero. 1.41 where anchors and negatives are at
+    right angles, 0 where they coincide, zero rows too.
     """
     exists = chosen.negatives >= 0
     only = Chosen(*(indices[exists] for indices in chosen))
-    rows = batch.rows[batch.takes_part]
     if distance == "cosine":
-        _, squared = distances_of(batch, only, "cosine")
-        return (2 * squared).sqrt().mean()
+        unit, zero = unit_rows(batch.rows)
+        references = batch.references
+        if references is not None:
+            unit_references, zero_references = unit_rows(references)
+            references = torch.where(zero_references[:, None], 0 * references, unit_references)
+        batch = batch._replace(rows=torch.where(zero[:, None], 0 * batch.rows, unit), references=references)
     _, apart = distances_of(batch, only, "euclidean")
-    return apart.mean() / rows.square().sum(1).mean().sqrt()
+    mean, rows = apart.mean(), batch.rows[batch.takes_part]
+    return torch.where(mean == 0, mean, mean / rows.square().sum(1).mean().sqrt())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.reference.distances import check, paired_distances
-from fasttriplet.reference.loss import REDUCTIONS
+from fasttriplet.reference.loss import REDUCTIONS, above_zero, hinge
 
 
 def triplet_margin_loss(
@@ -38,20 +38,17 @@ def triplet_margin_loss(
         swapped = paired_distances(rows, p, n, distance)
         to_negative = torch.where(swapped < to_negative, swapped, to_negative)
     difference = to_positive - to_negative
-    finite = difference.detach().isfinite()
+    finite = (difference.detach() + (0 if soft_margin else margin)).isfinite()
     difference = difference * torch.where(finite, 1.0, torch.nan).to(rows.dtype)
 
     kept = torch.ones_like(finite)
     if mining_margin is not None:
         kept = (to_positive > to_negative - mining_margin) | ~finite
-    if soft_margin:
-        losses = torch.logaddexp(difference, torch.zeros_like(difference))
-    else:
-        losses = torch.relu(difference + margin)  # zero gradient where the loss is zero
-    losses = torch.where(kept, losses, 0)
-    shares = (kept & (losses != 0) if reduction == "mean_nonzero" else kept).to(rows.dtype)
+    losses = torch.where(kept, hinge(difference, margin, soft_margin), 0)
+    above = above_zero(difference, margin, soft_margin) | ~finite
+    shares = (kept & above if reduction == "mean_nonzero" else kept).to(rows.dtype)
     if weights is not None:
-        losses, shares = torch.where(kept, losses * weights, 0), torch.where(shares != 0, weights, 0)
+        losses, shares = losses * weights, torch.where(shares != 0, weights, 0)
 
     if reduction == "none":
         return losses

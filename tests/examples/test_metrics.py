@@ -66,3 +66,44 @@ def test_lonely_queries_are_left_out():
     embeddings = torch.tensor([[0.0], [1.0], [0.1]])
     assert retrieval_metrics(embeddings, torch.tensor([0, 0, 1])).recall_at_1 == pytest.approx(0.0)
     assert math.isnan(retrieval_metrics(embeddings, torch.tensor([0, 1, 2])).map_at_r)
+
+
+def test_rows_that_are_not_finite_are_refused():
+    """NaN sorts behind everything: a hit at every rank in embeddings that are all NaN, were it taken for a distance."""
+    embeddings = torch.randn(6, 2)
+    labels = torch.arange(6) // 2
+    for value in (math.nan, math.inf, -math.inf):
+        embeddings[[2, 5], 1] = value
+        with pytest.raises(ValueError, match="embeddings must be finite; got 2 of 6 rows that are not, the first at 2"):
+            retrieval_metrics(embeddings, labels)
+    with pytest.raises(ValueError, match="got 6 of 6 rows that are not, the first at 0"):
+        retrieval_metrics(torch.full((6, 2), math.nan), labels)
+    with pytest.raises(ValueError, match="on_nonfinite must be 'error' or 'fail'; got 'skip'"):
+        retrieval_metrics(torch.zeros(6, 2), labels, on_nonfinite="skip")
+
+
+def test_rows_that_are_not_finite_fail():
+    labels = torch.arange(4).repeat_interleave(3)
+    broken = retrieval_metrics(torch.full((12, 4), math.nan), labels, on_nonfinite="fail")
+    assert (broken.recall_at_1, broken.recall_at_5, broken.map_at_r) == (0, 0, 0)
+    for value in (math.nan, math.inf):
+        embeddings = torch.eye(4).repeat_interleave(3, 0)
+        embeddings[0, 0] = value
+        # Of 12 queries row 0 fails. Rows 1 and 2 find each other first, and one of their R = 2 never: AP@R = 1/2.
+        metrics = retrieval_metrics(embeddings, labels, on_nonfinite="fail")
+        assert metrics.recall_at_1 == metrics.recall_at_5 == pytest.approx(11 / 12)
+        assert metrics.map_at_r == pytest.approx((9 + 2 * 0.5) / 12)
+
+
+def test_a_broken_row_among_perfect_pairs_fails_with_its_partner():
+    embeddings = torch.tensor([[0.0], [0.1], [5.0], [math.nan], [9.0], [9.1]])
+    metrics = retrieval_metrics(embeddings, torch.arange(6) // 2, on_nonfinite="fail")
+    # It stands last in every ranking: row 2, whose partner it is, meets it at rank 5 and does not find it there.
+    assert metrics.recall_at_1 == metrics.recall_at_5 == metrics.map_at_r == pytest.approx(4 / 6)
+    order = nearest(embeddings, torch.arange(6))
+    assert all(query not in row.tolist() for query, row in enumerate(order)) and (order[[0, 1, 2, 4, 5], -1] == 3).all()
+
+
+def test_nothing_changes_where_all_rows_are_finite():
+    embeddings, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 7
+    assert retrieval_metrics(embeddings, labels, on_nonfinite="fail") == retrieval_metrics(embeddings, labels)

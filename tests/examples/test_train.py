@@ -223,3 +223,14 @@ def test_loss_names_what_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "fasttriplet", None)
     with pytest.raises(losses.UserError, match="--loss fused needs fasttriplet installed"):
         losses.loss_function("fused", margin=0.3, distance="euclidean", soft_margin=False)
+
+
+def test_a_network_that_diverged_is_told_of_in_one_line(
+    train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from examples.resnet50 import evaluate
+
+    embed = evaluate.embed
+    monkeypatch.setattr(evaluate, "embed", lambda *arguments: embed(*arguments) * torch.nan)
+    assert train("--steps=1", "--loss=reference") == 1
+    assert "error: embeddings must be finite; got 24 of 24 rows that are not, the first at 0" in capsys.readouterr().err

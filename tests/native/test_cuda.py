@@ -254,6 +254,17 @@ def test_loss_and_slopes(native, reduction, on_missing, soft, n):
         assert mined["missing"] == missing.sum() and mined["first_missing"] == missing.argmax()
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("labels", [[0, 0, 1], [0, 1, 0], [0, 1, 0, 1]])
+def test_differences_that_overflow_are_nan(native, labels, soft):
+    """Towards both ends: an infinite loss would go with a slope of 1, and one of 0 with none."""
+    rows = np.array([[0.0], [1.0], [1e155], [1e155]])[: len(labels)]
+    mined = mine(native, rows, np.array(labels), EUCLIDEAN, "float", setting(native), 0.2, soft)
+    assert np.isnan(mined["loss"]) and np.isnan(mined["slopes"]).any() and mined["bad_rows"] == 0
+    gradient = backward(native, rows, mined, np.array(1.0), EUCLIDEAN, setting(native))
+    assert np.isnan(gradient).all()
+
+
 # Gradient.
 
 

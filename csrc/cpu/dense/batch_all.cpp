@@ -1,13 +1,16 @@
 #include "cpu/dense/batch_all.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "core/loss.h"
 #include "cpu/dense/dense.h"
 #include "cpu/dense/positives.h"
+#include "cpu/rows/lengthen.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -17,12 +20,29 @@ struct BatchAllData {
   const PositivePairs& pairs;
   const Pairing& pairing;
   double margin;
-  const double* upstreams;
+  const double* upstreams;  // [anchors], or null: `uniform` for all
+  double uniform;
   const BatchAllOutput& output;
   std::vector<double>& slopes;  // [pairs] of the anchor's sum, without upstream
 
-  double upstream(int64_t anchor) const { return upstreams == nullptr ? 1 : upstreams[anchor]; }
+  double upstream(int64_t anchor) const { return upstreams == nullptr ? uniform : upstreams[anchor]; }
   const double* distances(int64_t anchor) const { return pairs.distances.data() + pairs.begin[anchor]; }
+
+  // The keys up to which a distance surely is, and perhaps is, below that of a positive plus `margin`.
+  struct KeyLimits {
+    float surely, perhaps;
+  };
+  static KeyLimits limits_of(double positive, double margin, const KeyUnits& units, double width) {
+    const double threshold = positive + margin;
+    const double rounding = 0x1p-48 * (std::fabs(positive) + std::fabs(margin));  // of d_ap - d_an + margin, and more
+    const bool product = units.distance == Distance::kInnerProduct;
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    if (!product && threshold + rounding <= 0) return {kNever, kNever};
+    const double low = product ? threshold - rounding : std::max(threshold - rounding, 0.0);
+    const double least = units.key(low), most = units.key(threshold + rounding);
+    return {float_below(least - width - 0x1p-40 * std::fabs(least)),
+            float_above(most + width + 0x1p-40 * std::fabs(most))};
+  }
 };
 
 class Hinge : private BatchAllData {
@@ -37,20 +57,10 @@ class Hinge : private BatchAllData {
   // A negative is in an active triplet where its distance is below that of the positive plus the margin.
   void write_numbers(int64_t anchor, const KeyUnits& units, double width, int64_t step, float* surely,
                      float* perhaps) const {
-    const double* const d = distances(anchor);
     for (int64_t k = 0; k < numbers(anchor); ++k) {
-      const double threshold = d[k] + margin;
-      const double rounding = 0x1p-48 * (std::fabs(d[k]) + std::fabs(margin));  // of d_ap - d_an + margin, and more
-      const bool none = units.distance == Distance::kInnerProduct ? false : threshold + rounding <= 0;
-      if (none) {
-        surely[k * step] = perhaps[k * step] = -std::numeric_limits<float>::infinity();
-        continue;
-      }
-      const bool product = units.distance == Distance::kInnerProduct;
-      const double low = product ? threshold - rounding : std::max(threshold - rounding, 0.0);
-      const double least = units.key(low), most = units.key(threshold + rounding);
-      surely[k * step] = float_below(least - width - 0x1p-40 * std::fabs(least));
-      perhaps[k * step] = float_above(most + width + 0x1p-40 * std::fabs(most));
+      const KeyLimits limits = limits_of(distances(anchor)[k], margin, units, width);
+      surely[k * step] = limits.surely;
+      perhaps[k * step] = limits.perhaps;
     }
   }
 
@@ -88,9 +98,12 @@ class Hinge : private BatchAllData {
   }
 
  private:
-  // Distances beyond float64's range: their difference is NaN. Rows of float64 only, which are all scored exactly.
+  // Whether a loss is NaN since it overflows; then that of the farthest or the nearest positive does. Rows of float64
+  // only, which are all scored exactly.
   bool overflows(int64_t anchor, double score) const {
-    return numbers(anchor) > 0 && std::isnan(distances(anchor)[0] - score);
+    if (numbers(anchor) == 0) return false;
+    const double farthest = distances(anchor)[0], nearest = distances(anchor)[numbers(anchor) - 1];
+    return std::isnan(hinge(farthest - score, margin).loss) || std::isnan(hinge(nearest - score, margin).loss);
   }
   // Positives whose triplet with a negative at distance `score` has a loss above zero, by the loss's own arithmetic.
   int64_t count_above(int64_t anchor, double score) const {
@@ -101,18 +114,22 @@ class Hinge : private BatchAllData {
   }
 };
 
+// Counts every triplet as active and raises `vanished` where one may not be: its loss is rounded to zero.
 class Softplus : private BatchAllData {
  public:
   static constexpr DenseKind kKind = DenseKind::kSoftplus;
   static constexpr bool kSoftmax = false;
-  explicit Softplus(const BatchAllData& data) : BatchAllData(data) {}
+  Softplus(const BatchAllData& data, std::atomic<bool>& vanished) : BatchAllData(data), vanished_(vanished) {}
   using BatchAllData::upstream;
 
   int64_t numbers(int64_t anchor) const { return pairs.count(anchor); }
 
-  void write_numbers(int64_t anchor, const KeyUnits& units, double, int64_t step, float* surely, float* perhaps) const {
-    for (int64_t k = 0; k < numbers(anchor); ++k)
-      surely[k * step] = perhaps[k * step] = static_cast<float>(distances(anchor)[k] - units.offset());
+  void write_numbers(int64_t anchor, const KeyUnits& units, double width, int64_t step, float* surely,
+                     float* perhaps) const {
+    for (int64_t k = 0; k < numbers(anchor); ++k) {
+      surely[k * step] = limits_of(distances(anchor)[k], -kSoftplusVanishes, units, width).surely;
+      perhaps[k * step] = static_cast<float>(distances(anchor)[k] - units.offset());
+    }
   }
 
   double own(int64_t anchor, double score, DenseSums& row) const {
@@ -121,6 +138,7 @@ class Softplus : private BatchAllData {
       const AnchorLoss loss = softplus(distances(anchor)[k] - score);
       row.value += loss.loss;
       row.slopes[k] += loss.slope;
+      row.vanished = row.vanished || loss.loss == 0;
       total += loss.slope;
     }
     return -upstream(anchor) * total;
@@ -135,8 +153,14 @@ class Softplus : private BatchAllData {
     output.sums[anchor] = row.value + row.kernel.own_total;
     output.active[anchor] = output.triplets[anchor];
     std::copy(row.slopes.begin(), row.slopes.end(), slopes.begin() + pairs.begin[anchor]);
+    // The last positive is the nearest: its triplet with the farthest negative has the smallest loss.
+    const bool screened = !row.surely.empty();
+    if (row.vanished || (screened && !(row.kernel.largest_key + row.widest <= row.surely.back()))) vanished_ = true;
   }
-  void finish_negative(int64_t, const DenseSums&) {}  // every triplet is active: counted at the end
+  void finish_negative(int64_t, const DenseSums&) {}  // counted at the end
+
+ private:
+  std::atomic<bool>& vanished_;
 };
 
 // Of a loss that is above zero for every triplet: as many as the positives of the anchors whose negative a row is.
@@ -158,6 +182,18 @@ void count_negatives(const Pairing& pairing, const PositivePairs& pairs, int64_t
   }
 }
 
+// Of softplus losses, some of which are rounded to zero: they are those that a hinge of this margin leaves out.
+template <typename T>
+void count_softplus(const Batch<T>& batch, const Survey& survey, const Pairing& pairing, const PositivePairs& pairs,
+                    const Parallel& parallel, const BatchAllOutput& output) {
+  std::vector<double> sums(pairing.anchors()), slopes(pairs.candidates.size());
+  const BatchAllOutput counts = {sums.data(), output.active, output.triplets, output.negative_counts};
+  Hinge policy({pairs, pairing, -kSoftplusVanishes, nullptr, 0, counts, slopes});
+  DenseWalk<T, Hinge>(batch, survey, pairing, parallel, policy).run(nullptr, nullptr);
+  for (int64_t i = 0; i < pairing.anchors(); ++i)
+    if (output.active[i] == 0 && !std::isnan(output.sums[i])) output.sums[i] = 0;
+}
+
 }  // namespace
 
 template <typename T>
@@ -166,6 +202,14 @@ bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, 
                T* reference_gradient) {
   const KeepDenormals mode;
   const Survey survey = survey_rows(batch, parallel);
+  const bool wanted = gradient != nullptr || reference_gradient != nullptr;
+  if (Lengthened<T>::wanted(survey)) {
+    const Lengthened<T> longer(batch, survey);
+    const bool finite =
+        batch_all(longer.batch(), input, margin, soft_margin, upstream, parallel, output, gradient, reference_gradient);
+    if (wanted) longer.bring_back(gradient, reference_gradient);
+    return finite;
+  }
   const Pairing pairing(batch, survey, input, EqualRows::kApart);
   const int64_t anchors = pairing.anchors();
   std::fill_n(output.sums, anchors, 0.0);
@@ -176,32 +220,40 @@ bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, 
         pairing.takes_part(i) ? pairing.count(i, Role::kPositive) * pairing.count(i, Role::kNegative) : 0;
   const PositivePairs pairs = positive_pairs(batch, survey, pairing, parallel);
   std::vector<double> slopes(pairs.candidates.size(), 0.0);
-  // One of the two alone may have no rows, and an empty tensor has no address.
-  const bool wanted = gradient != nullptr || reference_gradient != nullptr;
   const auto fill_gradients = [&](T value) {
-    if (!wanted) return;
+    if (!wanted) return;  // of one of the two alone that is null there are no rows
     std::fill_n(gradient, batch.split * batch.d, value);
     std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, value);
   };
   fill_gradients(0);
-  const BatchAllData data{pairs, pairing, margin, upstream, output, slopes};
+  const int64_t triplets = std::accumulate(output.triplets, output.triplets + anchors, int64_t{0});
+  const double uniform = 1 / static_cast<double>(std::max<int64_t>(triplets, 1));
+  const BatchAllData data{pairs, pairing, margin, upstream, uniform, output, slopes};
   const auto walk = [&](auto policy) {
     DenseWalk<T, decltype(policy)>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
   };
+  std::atomic<bool> vanished{false};
   if (soft_margin)
-    walk(Softplus(data));
+    walk(Softplus(data, vanished));
   else
     walk(Hinge(data));
-  if (soft_margin) count_negatives(pairing, pairs, output.negative_counts);
+  if (vanished)
+    count_softplus(batch, survey, pairing, pairs, parallel, output);
+  else if (soft_margin)
+    count_negatives(pairing, pairs, output.negative_counts);
   if (wanted) {
     for (int64_t i = 0; i < anchors; ++i)
       for (int64_t at = pairs.begin[i]; at < pairs.begin[i + 1]; ++at) slopes[at] *= data.upstream(i);
     add_positives_gradient(batch, pairing, pairs, slopes, parallel, gradient, reference_gradient);
   }
-  if (pairing.all_finite()) return true;
-  std::fill_n(output.sums, anchors, std::numeric_limits<double>::quiet_NaN());
-  fill_gradients(std::numeric_limits<T>::quiet_NaN());
-  return false;
+  const auto has_nan = [&](const double* values) {
+    return std::any_of(values, values + anchors, [](double value) { return std::isnan(value); });
+  };
+  const bool finite = pairing.all_finite();
+  if (!finite) std::fill_n(output.sums, anchors, std::numeric_limits<double>::quiet_NaN());
+  if (has_nan(output.sums) || (upstream != nullptr && has_nan(upstream)) || !finite)
+    fill_gradients(std::numeric_limits<T>::quiet_NaN());
+  return finite;
 }
 
 template bool batch_all(const Batch<float>&, const PairingInput&, double, bool, const double*, const Parallel&,

@@ -45,10 +45,12 @@ struct KeyUnits {
 struct DenseSums {
   DenseRow kernel = {};
   double offset = 0;  // of the kernel's distances, KeyUnits
+  float widest = 0;   // of the columns' widths
   std::vector<float> surely, perhaps;
   std::vector<int64_t> counts;
   std::vector<double> slopes;
   double value = 0;                // exact pairs' share of the anchor's sum
+  bool vanished = false;           // whether an exact pair has a loss that is rounded to zero, where that is asked for
   double others = 0;               // how often the row counts as a negative, exact pairs' share
   std::vector<int64_t> histogram;  // exact pairs by how many numbers are above
   std::vector<Edge> edges;         // exact pairs
@@ -112,7 +114,7 @@ class DenseWalk {
         leave_negatives(strip.rows[r], columns, rows_are_anchors, keys.keys);
         std::fill(keys.keys + keys.count, keys.keys + strip.stride, std::numeric_limits<float>::quiet_NaN());
         DenseSums& row = sums[r];
-        begin(strip.rows[r], keys, rows_are_anchors, tables.units, row);
+        begin(strip.rows[r], keys, rows_are_anchors, tables, row);
         row.kernel.unsure = strip.found.data();
         kernel(tables.task, row.kernel);
         settle(strip.rows[r], columns, strip.found.data(), row.kernel.unsure_count, rows_are_anchors,
@@ -153,6 +155,7 @@ class DenseWalk {
 
   struct Tables {
     KeyUnits units;
+    float widest = 0;  // of the columns' widths
     DenseTask task = {};
     std::vector<float> terms, widths, surely, perhaps, upstreams;
     std::vector<float> rows;  // [columns, depth] the prepared columns
@@ -177,6 +180,7 @@ class DenseWalk {
       const KeyTerms& terms = scan.column_terms(column);
       tables.terms[column] = static_cast<float>(terms.term);
       tables.widths[column] = width_of(terms);
+      tables.widest = std::max(tables.widest, tables.widths[column]);
       if (numbers == 0) continue;
       tables.upstreams[column] = static_cast<float>(policy_.upstream(columns[column]));
       policy_.write_numbers(columns[column], tables.units, static_cast<double>(tables.widths[column]), stride,
@@ -229,14 +233,15 @@ class DenseWalk {
         keys[column] = kNan;
   }
 
-  void begin(int32_t row_index, const AnchorKeys& keys, bool is_anchor, const KeyUnits& units, DenseSums& row) const {
+  void begin(int32_t row_index, const AnchorKeys& keys, bool is_anchor, const Tables& tables, DenseSums& row) const {
     const int64_t numbers = is_anchor ? policy_.numbers(row_index) : 0;
     row.surely.resize(numbers);
     row.perhaps.resize(numbers);
     row.counts.assign(numbers, 0);
     row.slopes.assign(numbers, 0);
     row.histogram.assign(numbers + 1, 0);
-    row.offset = units.offset();
+    row.offset = tables.units.offset();
+    row.widest = tables.widest;
     DenseRow& kernel = row.kernel;
     kernel.keys = keys.keys;
     kernel.term = static_cast<float>(keys.terms.term);
@@ -244,7 +249,7 @@ class DenseWalk {
     kernel.upstream = is_anchor ? static_cast<float>(policy_.upstream(row_index)) : 0;
     kernel.thresholds = numbers;
     if (numbers > 0)
-      policy_.write_numbers(row_index, units, static_cast<double>(kernel.width), 1, row.surely.data(),
+      policy_.write_numbers(row_index, tables.units, static_cast<double>(kernel.width), 1, row.surely.data(),
                             row.perhaps.data());
     kernel.surely = row.surely.data();
     kernel.perhaps = row.perhaps.data();

@@ -7,6 +7,7 @@
 
 #include "cpu/dense/dense.h"
 #include "cpu/dense/positives.h"
+#include "cpu/rows/lengthen.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -30,8 +31,9 @@ void put(const Side<double>& side, int64_t anchor, double pivot, double total, d
   side.pivot[anchor] = pivot;
   side.log_total[anchor] = std::log(total);
   side.above_pivot[anchor] = moment / total;
-  // NaN is for anchors without a pair: a distance beyond float64's range stays infinite.
-  side.mean[anchor] = std::isinf(pivot) ? pivot : pivot + moment / total;
+  const double mean = pivot + moment / total;
+  // NaN is for anchors without a pair: with a distance beyond float64's range the mean is infinite and the loss NaN.
+  side.mean[anchor] = std::isfinite(mean) ? mean : std::numeric_limits<double>::infinity();
 }
 
 // Of the mean for a distance d of one of its pairs; sign is +1 for positives, whose weights grow with d, else -1.
@@ -70,7 +72,7 @@ class Softmax {
     for (const double score : row.scores) {
       const double weight = std::exp(pivot - score);
       total += weight;
-      if (weight > 0) moment += weight * (score - pivot);
+      moment += weight * (score - pivot);
     }
     if (from_keys || !row.scores.empty()) put(side_, anchor, pivot, total, moment);
   }
@@ -126,7 +128,7 @@ void weighted_distances(const Batch<T>& batch, const PairingInput& input, const 
       const double above = distances[k] - distances[0];  // the first is the largest
       const double weight = std::exp(above);
       total += weight;
-      if (weight > 0) moment += weight * above;
+      moment += weight * above;
     }
     put(positives, i, distances[0], total, moment);
   }
@@ -139,12 +141,19 @@ void weighted_backward(const Batch<T>& batch, const PairingInput& input, const d
                        const Parallel& parallel, T* gradient, T* reference_gradient) {
   const KeepDenormals mode;
   const Survey survey = survey_rows(batch, parallel);
+  if (Lengthened<T>::wanted(survey)) {
+    const Lengthened<T> longer(batch, survey);
+    weighted_backward(longer.batch(), input, upstream, values, parallel, gradient, reference_gradient);
+    return longer.bring_back(gradient, reference_gradient);
+  }
   const Pairing pairing(batch, survey, input, EqualRows::kApart);
   const int64_t n = pairing.anchors();
-  const T filler = pairing.all_finite() ? T{0} : std::numeric_limits<T>::quiet_NaN();
+  const bool known =
+      pairing.all_finite() && std::none_of(upstream, upstream + 2 * n, [](double value) { return std::isnan(value); });
+  const T filler = known ? T{0} : std::numeric_limits<T>::quiet_NaN();
   std::fill_n(gradient, batch.split * batch.d, filler);
   std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, filler);
-  if (!pairing.all_finite()) return;
+  if (!known) return;
   const Side<const double> positives(values, n, 0), negatives(values, n, 1);
   Weighted policy(upstream + n, negatives);
   DenseWalk<T, Weighted>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
@@ -152,7 +161,7 @@ void weighted_backward(const Batch<T>& batch, const PairingInput& input, const d
   std::vector<double> slopes(pairs.candidates.size());
   for (int64_t i = 0; i < n; ++i)
     for (int64_t at = pairs.begin[i]; at < pairs.begin[i + 1]; ++at)
-      slopes[at] = upstream[i] * slope_of(positives, i, pairs.distances[at], 1);
+      slopes[at] = upstream[i] == 0 ? 0 : upstream[i] * slope_of(positives, i, pairs.distances[at], 1);
   add_positives_gradient(batch, pairing, pairs, slopes, parallel, gradient, reference_gradient);
 }
 

@@ -143,6 +143,7 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
     slope_distance.flush();
   };
   const Lanes row_term = Vec::set1(row.term), close = Vec::set1(task.close);
+  Lanes largest_key = Vec::set1(-__builtin_inff());
   int64_t until_flush = kFlush;
   for (int64_t j = 0; j < task.stride; j += kLanes) {
     const Lanes key = Vec::load(row.keys + j);
@@ -157,10 +158,12 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
       slopes = hinge_slopes(task, row, j, key, distance, unsure, of_row, of_columns);
     } else {
       const Mask kept = Vec::except(valid, unsure);
-      if constexpr (kKind == DenseKind::kSoftplus)
+      if constexpr (kKind == DenseKind::kSoftplus) {
         slopes = soft_slopes(task, row, j, distance, kept, of_row);
-      else
+        largest_key = Vec::larger(key, largest_key);  // a NaN leaves it
+      } else {
         slopes = weighted_slopes(task, row, j, distance);
+      }
     }
     for (unsigned bits = Vec::bits(unsure); __builtin_expect(bits != 0, 0); bits &= bits - 1)
       row.unsure[row.unsure_count++] = static_cast<int32_t>(j + __builtin_ctz(bits));
@@ -181,6 +184,12 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
   row.others_total = of_columns.total;
   row.weight_total = weights.total;
   row.shrink = slope_distance.total;
+  if constexpr (kKind == DenseKind::kSoftplus) {
+    float keys[kLanes];
+    Vec::store(keys, largest_key);
+    row.largest_key = keys[0];
+    for (const float key : keys) row.largest_key = key > row.largest_key ? key : row.largest_key;
+  }
 }
 
 // What softmax(-d) of a row needs: the smallest distance, sum exp(smallest - d), and that sum with each term times

@@ -97,8 +97,8 @@ inline constexpr int kDenseKinds = 3;
 // [column_thresholds, stride] numbers and an upstream gradient each, zero where they are none.
 //   hinge     surely, perhaps: a distance is below the k-th threshold where key + width <= surely, and may be where
 //             key - width <= perhaps; the column's own width is in them
-//   softplus  perhaps: the k-th positive's distance
-//   weighted  surely: log sum exp(-d); perhaps: the mean
+//   softplus  perhaps: the k-th positive's distance; surely, looked at by no kernel: as of a hinge,
+//   DenseRow::largest_key weighted  surely: log sum exp(-d); perhaps: the mean
 struct DenseTask {
   int64_t stride;
   const float* terms;
@@ -127,6 +127,7 @@ struct DenseRow {
   double others_total;  // hinge: how often a column as an anchor counts the row; softmax: sum exp (d - least)
   double weight_total;  // of the edge weights
   double shrink;        // of edge weight times distance
+  float largest_key;    // softplus: of the row's pairs, or -infinity
 };
 
 // sums [count, depth] += weights [count, stride] times rows [columns, depth], depth a multiple of the lanes.

@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_operator(const Tensor& embeddings, const
   const LossResults results(embeddings);
   const bool finite =
       mine(embeddings, labels, distance_of(distance), {results.positives, results.negatives, results.distances});
-  if (options.on_missing == OnMissing::kError) refuse_missing(results.positives, results.negatives, n);
+  if (options.on_missing == OnMissing::kError && finite) refuse_missing(results.positives, results.negatives, n);
   std::vector<double> losses(n);
   const double reduced = reduce_losses(results.positives, results.negatives, results.distances, n, options, !finite,
                                        losses.data(), results.slopes);

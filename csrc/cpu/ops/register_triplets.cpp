@@ -67,12 +67,13 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& e
       count, anchors, anchors + count, anchors + 2 * count, values.const_data_ptr<double>(), references ? n : 0};
   const double* const slopes_in = upstream.const_data_ptr<double>();
   std::vector<double> slopes(2 * count);
-  bool poisoned = false;  // a chosen pair at distance NaN: some row is not finite
+  bool poisoned = false;  // some loss is NaN
   for (int64_t t = 0; t < count; ++t)
     for (int64_t side = 0; side < 2; ++side) {
       const bool chosen = (side == 0 ? edges.positives : edges.negatives)[t] >= 0;
-      slopes[2 * t + side] = chosen ? slopes_in[side * count + t] : 0;
-      poisoned = poisoned || (chosen && std::isnan(edges.distances[side * count + t]));
+      const double slope = chosen ? slopes_in[side * count + t] : 0;
+      slopes[2 * t + side] = slope;
+      poisoned = poisoned || std::isnan(slope);
     }
   dispatch_dtype(rows, [&](auto* typed) {
     using T = Pointee<decltype(typed)>;
