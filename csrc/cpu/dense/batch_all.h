@@ -17,10 +17,12 @@ struct BatchAllOutput {
   int64_t* negative_counts;  // [candidates] active triplets a row is the negative of
 };
 
-// The gradients, both null where none are wanted, are those of sum upstream[i] sums[i]; `upstream` null: of the sums'
-// sum divided by the number of triplets, for the sum's own may leave float32's range where that of a mean does not.
-// Returns whether every row that takes part is finite; where one is not, sums and gradients are NaN. Where a loss
-// overflows its anchor's sum is NaN and so are the gradients, as they are where `upstream` has a NaN.
+// The gradients, both null where none are wanted, are those of sum upstream[i] sums[i]. Where `upstream` is null they
+// are those of the sums' sum divided by the number of triplets: the sum's own gradient may leave float32's range where
+// that of a mean does not.
+//
+// Returns whether every row that takes part is finite. Where one is not, sums and gradients are NaN. Where a loss
+// overflows, its anchor's sum is NaN and so are the gradients, as they are where `upstream` has a NaN.
 //
 // float64 rows: all exact. float32 rows: active triplets and counts are those of float64. A distance of a negative,
 // sqrt(2 key) / scale for euclidean, has the error of its key (core/bound.h, KeyTerms) unless it was scored exactly.

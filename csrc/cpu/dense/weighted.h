@@ -21,6 +21,7 @@ inline constexpr int64_t kWeightedValues = 8;
 //   a pivot            the largest distance, the smallest distance
 //   of the weights     log sum exp(d - pivot), log sum exp(pivot - d)
 //   mean less pivot    d_ap - pivot, d_an - pivot: distances may be far larger than they differ by
+//
 // NaN where an anchor has none, all NaN where a row that takes part is not finite. float64 rows: all exact. float32
 // rows: distances of negatives have the error of their keys.
 template <typename T>

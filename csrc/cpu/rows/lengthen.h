@@ -1,6 +1,6 @@
 // Cosine's gradient grows as 1 / |x|. Near the end of T's range the parts that a sum over all pairs adds up leave it
 // where the sum does not, and infinities of both signs give NaN. Rows that short are lengthened by powers of two, which
-// leaves every bit of their cosines as it is, and the gradient is brought back once it is whole, rounded once.
+// leaves every bit of their cosines as it is. The gradient is brought back once it is whole, rounded once.
 #pragma once
 
 #include <vector>
