@@ -69,7 +69,7 @@ def test_margin_miner_in_blocks_and_with_references(monkeypatch):
     others, ref_labels = BATCHES["large"].rows[:50, :8], BATCHES["large"].labels[:50]
     original = miners.TripletMarginMiner()(rows, labels, others, ref_labels)
     for block in (1, 120, 2**20):  # of pairs with 50 candidates each: one, two, all at a time
-        monkeypatch.setattr("fasttriplet.compat._pml._BLOCK", block)
+        monkeypatch.setattr("fasttriplet.compat._pml_pairing._BLOCK", block)
         ours = pml.TripletMarginMiner()(rows, labels, others, ref_labels)
         assert len(ours[0]) > 100
         assert all(torch.equal(*pair) for pair in zip(ours, original, strict=True))
