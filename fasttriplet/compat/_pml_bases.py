@@ -87,8 +87,11 @@ class StandInLoss(_StandIn):
         embedding_regularizer: Any = None,
         embedding_reg_weight: float = 1,
         collect_stats: bool | None = None,
+        triplets_per_anchor: str | int = "all",
     ) -> None:
         super().__init__(distance, collect_stats)
+        if triplets_per_anchor != "all":
+            raise ValueError(f"triplets_per_anchor must be 'all' without {_NEEDS}; got {triplets_per_anchor!r}")
         if embedding_regularizer is not None:
             raise ValueError(f"embedding_regularizer must be None without {_NEEDS}; got {embedding_regularizer!r}")
         self.reducer = self.get_default_reducer() if reducer is None else copy.deepcopy(reducer)
@@ -116,8 +119,7 @@ class StandInLoss(_StandIn):
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
     ) -> Any:
-        """Reached with a distance that the kernels do not have, or with random triplets."""
-        self._check_distance()
+        """Reached with random triplets."""
         raise ValueError(f"triplets_per_anchor must be 'all' without {_NEEDS}")
 
     def zero_losses(self) -> dict[str, Any]:
@@ -135,15 +137,27 @@ def _with_references(
     return labels, ref_emb, None if ref_labels is None else ref_labels.to(ref_emb.device)
 
 
-class BatchHardMinerBase(StandInMiner):
+class _Adopting(nn.Module):
+    """Looks for the library whenever an object is made, also from a pickle or as a copy."""
+
+    def __init__(self, **options: Any) -> None:
+        adopt()
+        super().__init__(**options)  # what is below, which may have changed in the line before
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        adopt()
+        super().__setstate__(state)
+
+
+class BatchHardMinerBase(_Adopting, StandInMiner):
     """Below it: a stand-in, or the library's ``BatchHardMiner``."""
 
 
-class TripletMarginMinerBase(StandInMiner):
+class TripletMarginMinerBase(_Adopting, StandInMiner):
     """Below it: a stand-in, or the library's ``TripletMarginMiner``."""
 
 
-class TripletMarginLossBase(StandInLoss):
+class TripletMarginLossBase(_Adopting, StandInLoss):
     """Below it: a stand-in, or the library's ``TripletMarginLoss``."""
 
 
@@ -154,14 +168,14 @@ def adopt() -> None:
     of ours name no class but ours.
     """
     library = sys.modules.get("pytorch_metric_learning")
-    if library is None or TripletMarginLossBase.__bases__ != (StandInLoss,):
+    if library is None or StandInLoss not in TripletMarginLossBase.__bases__:
         return
     if str(getattr(library, "__version__", "")).split(".")[0] != _VERSION:
         return
     losses, miners = (importlib.import_module(f"pytorch_metric_learning.{name}") for name in ("losses", "miners"))
-    BatchHardMinerBase.__bases__ = (miners.BatchHardMiner,)
-    TripletMarginMinerBase.__bases__ = (miners.TripletMarginMiner,)
-    TripletMarginLossBase.__bases__ = (losses.TripletMarginLoss,)
+    BatchHardMinerBase.__bases__ = (_Adopting, miners.BatchHardMiner)
+    TripletMarginMinerBase.__bases__ = (_Adopting, miners.TripletMarginMiner)
+    TripletMarginLossBase.__bases__ = (_Adopting, losses.TripletMarginLoss)
 
 
 def as_written(instance: nn.Module, cls: type, *methods: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fasttriplet.compat._labels import integer_labels
-from fasttriplet.compat._pml_objects import Metric
+from fasttriplet.compat._pairs import PairDistances
+from fasttriplet.compat._pml_objects import Metric, metric_of
 
 #: Candidate triplets looked at together: some MiB of float64 distances.
 _BLOCK = 2**20
@@ -88,3 +89,28 @@ def triplets_where(
     found = [of_pairs(*part.unbind(1)) for part in pairs.split(max(1, _BLOCK // max(1, negative.shape[1])))]
     anchors, positives, negatives = (torch.cat(column) for column in zip(*found, strict=True))
     return anchors, positives, negatives
+
+
+def differences(
+    distance: Any, rows: Tensor, others: Tensor, triplets: tuple[Tensor, Tensor, Tensor], *, swap: bool
+) -> Tensor:
+    """By how much the positive of each triplet is farther than its negative, [T].
+
+    Rows [N, D] and others [M, D] are as :meth:`Metric.rows` makes them. A distance that the kernels do not have is
+    called for its matrix; ``swap`` then takes a second one, where positives are others.
+    """
+    anchors, positives, negatives = triplets
+    metric = metric_of(distance)
+    if metric is None:
+        matrix = distance(rows, others)
+        nearby, apart = matrix[anchors, positives], matrix[anchors, negatives]
+        if swap:
+            among = matrix if others is rows else distance(others, others)
+            apart = distance.smallest_dist(apart, among[positives, negatives])
+        return distance.margin(nearby, apart)
+    distances = PairDistances(rows, others, metric.distance, pairs=2 * len(anchors))
+    nearby, apart = distances(anchors, positives), distances(anchors, negatives)
+    if swap:
+        among = PairDistances(others, others, metric.distance, pairs=len(anchors))(positives, negatives)
+        apart = torch.minimum(apart, among)
+    return nearby - apart

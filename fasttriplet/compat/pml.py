@@ -37,12 +37,11 @@ from torch import Tensor, nn
 
 from fasttriplet import functional
 from fasttriplet.check import check_bool, check_choice
-from fasttriplet.compat._pairs import PairDistances, distance_matrix
+from fasttriplet.compat._pairs import distance_matrix
 from fasttriplet.compat._pml_bases import (
     BatchHardMinerBase,
     TripletMarginLossBase,
     TripletMarginMinerBase,
-    adopt,
     as_written,
     full_precision,
 )
@@ -56,7 +55,7 @@ from fasttriplet.compat._pml_objects import (
     reducer_object,
     reduction_of,
 )
-from fasttriplet.compat._pml_pairing import all_triplets, pairing, triplets_of, triplets_where
+from fasttriplet.compat._pml_pairing import all_triplets, differences, pairing, triplets_of, triplets_where
 from fasttriplet.pairing import widened
 
 TYPES_OF_TRIPLETS = ("all", "hard", "semihard", "easy")
@@ -136,7 +135,6 @@ class BatchHardMiner(_Mining, BatchHardMinerBase):
     """
 
     def __init__(self, distance: object = None, collect_stats: bool | None = None) -> None:
-        adopt()
         super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
         self.num_triplets = 0
 
@@ -186,7 +184,6 @@ class TripletMarginMiner(_Mining, TripletMarginMinerBase):
         collect_stats: bool | None = None,
     ) -> None:
         check_choice("type_of_triplets", type_of_triplets, TYPES_OF_TRIPLETS)
-        adopt()
         super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
         self.margin = checked_margin(margin)
         self.type_of_triplets = type_of_triplets
@@ -286,15 +283,17 @@ class TripletMarginLoss(TripletMarginLossBase):
         embedding_reg_weight: float = 1,
         collect_stats: bool | None = None,
     ) -> None:
+        if triplets_per_anchor != "all" and (type(triplets_per_anchor) is not int or triplets_per_anchor < 1):
+            raise ValueError(f"triplets_per_anchor must be 'all' or a positive int; got {triplets_per_anchor!r}")
         if reducer == "none" and embedding_regularizer is not None:
             raise ValueError("reducer must be one that sums with an embedding_regularizer; got 'none'")
-        adopt()
         super().__init__(
             distance=distance_object(distance),
             reducer=reducer_object(reducer),
             embedding_regularizer=embedding_regularizer,
             embedding_reg_weight=embedding_reg_weight,
             collect_stats=collect_stats,
+            triplets_per_anchor=triplets_per_anchor,
         )
         self.margin = checked_margin(margin)
         self.swap = check_bool("swap", swap)
@@ -339,7 +338,7 @@ class TripletMarginLoss(TripletMarginLossBase):
         margin = margin_number(self.margin)
         listed = indices_tuple is not None or self.swap or self.smooth_loss or reduction == "none"
         if listed or labels is None or margin is None:
-            found = self._losses(metric, embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            found = self._losses(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             if reduction == "none":
                 return found.losses
             return reduced(found.losses, reduction) + (found.rows * 0).sum()  # joined to the graph, whatever was mined
@@ -358,42 +357,35 @@ class TripletMarginLoss(TripletMarginLossBase):
         ref_labels: Tensor | None,
     ) -> dict[str, Any]:
         """The losses of the triplets in the dict that reducers take: for subclasses, to override and to call."""
-        metric = metric_of(self.distance)
-        if metric is None or (indices_tuple is None and self.triplets_per_anchor != "all"):
+        if indices_tuple is None and self.triplets_per_anchor != "all":
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
-        losses, triplets, _ = self._losses(metric, embeddings, labels, indices_tuple, others, ref_labels)
+        losses, triplets, _ = self._losses(embeddings, labels, indices_tuple, others, ref_labels)
         if not len(losses):
             return self.zero_losses()
         return {"loss": {"losses": losses, "indices": triplets, "reduction_type": "triplet"}}
 
     def _losses(
         self,
-        metric: Metric,
         embeddings: Tensor,
         labels: Tensor | None,
         indices_tuple: tuple[Tensor, ...] | None,
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
     ) -> _Losses:
-        rows = others = metric.rows(embeddings)
+        of = metric_of(self.distance) or Metric("", False)  # rows as they are, where the distance sees to them
+        rows = others = of.rows(embeddings)
         if indices_tuple is not None:
-            others = rows if ref_emb is None else metric.rows(ref_emb)
+            others = rows if ref_emb is None else of.rows(ref_emb)
             triplets = triplets_of(indices_tuple)
         elif labels is None:
             raise ValueError("labels must be given where indices_tuple is not; got None")
         else:
-            ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
+            ids, references = pairing(of, rows, labels, ref_emb, ref_labels)
             others = rows if references.ref_embeddings is None else references.ref_embeddings
             triplets = all_triplets(ids, references)
-        anchors, positives, negatives = triplets
-        distances = PairDistances(rows, others, metric.distance, pairs=2 * len(anchors))
-        nearby, apart = distances(anchors, positives), distances(anchors, negatives)
-        if self.swap:
-            among = PairDistances(others, others, metric.distance, pairs=len(anchors))
-            apart = torch.minimum(apart, among(positives, negatives))
-        difference = nearby - apart + self.margin
-        losses = torch.nn.functional.softplus(difference) if self.smooth_loss else torch.relu(difference)
+        violation = differences(self.distance, rows, others, triplets, swap=self.swap) + self.margin
+        losses = torch.nn.functional.softplus(violation) if self.smooth_loss else torch.relu(violation)
         return _Losses(losses, triplets, rows)
 
     def extra_repr(self) -> str:
