@@ -11,13 +11,15 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fasttriplet.compat._pml_objects import AvgNonZeroReducer, LpDistance, metric_of
+from fasttriplet.compat._pml_objects import AvgNonZeroReducer, LpDistance, Metric, metric_of
+from fasttriplet.pairing import widened
 
 #: The major version whose classes are built upon.
 _VERSION = "2"
@@ -137,6 +139,57 @@ def _with_references(
     return labels, ref_emb, None if ref_labels is None else ref_labels.to(ref_emb.device)
 
 
+def as_written(instance: nn.Module, cls: type, *methods: str) -> bool:
+    """Whether an instance has these methods as ``cls`` has them, so that what they would do may be done otherwise."""
+    kind = type(instance)
+    return all(
+        name not in instance.__dict__ and getattr(kind, name, None) is getattr(cls, name, None) for name in methods
+    )
+
+
+def full_precision(rows: Tensor) -> AbstractContextManager[None]:
+    """Autocast off for the device of ``rows``, around code that is not ours and may multiply matrices."""
+    kind = rows.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+class Mining(nn.Module):
+    """Who mines: the kernels, a subclass, or the library. Stands before the library's class, which ``super()`` is."""
+
+    distance: Any
+    collect_stats: bool
+    output_assertion: Callable[[tuple[Tensor, ...]], None]  # the bases', which counts the triplets
+
+    @torch.no_grad()
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The triplets, each [T] int64; their number is then in ``num_triplets``."""
+        metric = metric_of(self.distance)
+        if metric is None or self.collect_stats or not as_written(self, Mining, "mine"):
+            with full_precision(embeddings):
+                rows, others = widened(embeddings), None if ref_emb is None else widened(ref_emb)
+                return super().forward(rows, labels, others, ref_labels)
+        mined = self._mined(metric, embeddings, labels, ref_emb, ref_labels)
+        self.output_assertion(mined)
+        return mined
+
+    def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> tuple[Tensor, ...]:
+        """The triplets, as the original's ``forward`` asks for them: for subclasses, to override and to call."""
+        metric = metric_of(self.distance)
+        if metric is None or self.collect_stats:
+            return super().mine(embeddings, labels, ref_emb, ref_labels)  # type: ignore[misc]
+        others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
+        return self._mined(metric, embeddings, labels, others, ref_labels)
+
+    def _mined(
+        self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        raise NotImplementedError
+
+
 class _Adopting(nn.Module):
     """Looks for the library whenever an object is made, also from a pickle or as a copy."""
 
@@ -149,11 +202,11 @@ class _Adopting(nn.Module):
         super().__setstate__(state)
 
 
-class BatchHardMinerBase(_Adopting, StandInMiner):
+class BatchHardMinerBase(Mining, _Adopting, StandInMiner):
     """Below it: a stand-in, or the library's ``BatchHardMiner``."""
 
 
-class TripletMarginMinerBase(_Adopting, StandInMiner):
+class TripletMarginMinerBase(Mining, _Adopting, StandInMiner):
     """Below it: a stand-in, or the library's ``TripletMarginMiner``."""
 
 
@@ -173,22 +226,6 @@ def adopt() -> None:
     if str(getattr(library, "__version__", "")).split(".")[0] != _VERSION:
         return
     losses, miners = (importlib.import_module(f"pytorch_metric_learning.{name}") for name in ("losses", "miners"))
-    BatchHardMinerBase.__bases__ = (_Adopting, miners.BatchHardMiner)
-    TripletMarginMinerBase.__bases__ = (_Adopting, miners.TripletMarginMiner)
+    BatchHardMinerBase.__bases__ = (Mining, _Adopting, miners.BatchHardMiner)
+    TripletMarginMinerBase.__bases__ = (Mining, _Adopting, miners.TripletMarginMiner)
     TripletMarginLossBase.__bases__ = (_Adopting, losses.TripletMarginLoss)
-
-
-def as_written(instance: nn.Module, cls: type, *methods: str) -> bool:
-    """Whether an instance has these methods as ``cls`` has them, so that what they would do may be done otherwise."""
-    kind = type(instance)
-    return all(
-        name not in instance.__dict__ and getattr(kind, name, None) is getattr(cls, name, None) for name in methods
-    )
-
-
-def full_precision(rows: Tensor) -> AbstractContextManager[None]:
-    """Autocast off for the device of ``rows``, around code that is not ours and may multiply matrices."""
-    kind = rows.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()

@@ -29,11 +29,10 @@ Source: https://kevinmusgrave.github.io/pytorch-metric-learning.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fasttriplet import functional
 from fasttriplet.check import check_bool, check_choice
@@ -61,52 +60,7 @@ from fasttriplet.pairing import widened
 TYPES_OF_TRIPLETS = ("all", "hard", "semihard", "easy")
 
 
-class _Mining(nn.Module):
-    """What the miners share: who mines. Stands before their bases, so that ``super()`` is the original."""
-
-    distance: Any
-    collect_stats: bool
-    output_assertion: Callable[[tuple[Tensor, ...]], None]  # the bases', which counts the triplets
-
-    @torch.no_grad()
-    def forward(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """The triplets; their number is then in ``num_triplets``.
-
-        Args:
-            embeddings: [N, D].
-            labels: [N] of any dtype, compared with ``==``.
-            ref_emb: [M, D], where positives and negatives come from; by default the batch.
-            ref_labels: [M]; where it is the very tensor ``labels``, anchor i is kept from pairing with reference i.
-
-        Returns:
-            (anchors, positives, negatives), each [T] int64.
-        """
-        metric = metric_of(self.distance)
-        if metric is None or self.collect_stats or not as_written(self, _Mining, "mine"):
-            with full_precision(embeddings):
-                rows, others = widened(embeddings), None if ref_emb is None else widened(ref_emb)
-                return super().forward(rows, labels, others, ref_labels)
-        mined = self._mined(metric, embeddings, labels, ref_emb, ref_labels)
-        self.output_assertion(mined)
-        return mined
-
-    def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> tuple[Tensor, ...]:
-        """The triplets, as the original's ``forward`` asks for them: for subclasses, to override and to call."""
-        metric = metric_of(self.distance)
-        if metric is None or self.collect_stats:
-            return super().mine(embeddings, labels, ref_emb, ref_labels)  # type: ignore[misc]
-        others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
-        return self._mined(metric, embeddings, labels, others, ref_labels)
-
-    def _mined(
-        self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError
-
-
-class BatchHardMiner(_Mining, BatchHardMinerBase):
+class BatchHardMiner(BatchHardMinerBase):
     """For each anchor the farthest positive and the nearest negative, as indices: of the anchors that have both.
 
     Args:
@@ -138,6 +92,22 @@ class BatchHardMiner(_Mining, BatchHardMinerBase):
         super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
         self.num_triplets = 0
 
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The hardest triplets; their number is then in ``num_triplets``.
+
+        Args:
+            embeddings: [N, D].
+            labels: [N] of any dtype, compared with ``==``.
+            ref_emb: [M, D], where positives and negatives come from; by default the batch.
+            ref_labels: [M]; where it is the very tensor ``labels``, anchor i is kept from pairing with reference i.
+
+        Returns:
+            (anchors, positives, negatives), each [T] int64, of the anchors that have both.
+        """
+        return super().forward(embeddings, labels, ref_emb, ref_labels)
+
     def _mined(
         self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +118,7 @@ class BatchHardMiner(_Mining, BatchHardMinerBase):
         return functional.mine_batch_hard(rows, ids, distance=metric.distance, **given).triplets()
 
 
-class TripletMarginMiner(_Mining, TripletMarginMinerBase):
+class TripletMarginMiner(TripletMarginMinerBase):
     """The triplets that a margin picks, as indices: as many as there are.
 
     Args:
@@ -188,6 +158,12 @@ class TripletMarginMiner(_Mining, TripletMarginMinerBase):
         self.margin = checked_margin(margin)
         self.type_of_triplets = type_of_triplets
         self.num_triplets = 0
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The triplets, (anchors, positives, negatives), each [T] int64; arguments as in :class:`BatchHardMiner`."""
+        return super().forward(embeddings, labels, ref_emb, ref_labels)
 
     def _mined(
         self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
