@@ -20,9 +20,8 @@ def normalized(rows: Tensor) -> Tensor:
     ``torch.nn.functional.normalize``, which the originals call, divides such rows by 1e-12, and their gradient too.
     """
     squares = (rows * rows).sum(1, keepdim=True)
-    short = squares <= _SHORTEST**2  # NaN is not
-    # The root is that of 1 for them: at 0 its derivatives are not finite, and 0 times infinity is NaN.
-    return rows / torch.where(short, torch.inf, torch.where(short, 1, squares).sqrt())
+    # The roots of infinity: at 0 their derivatives would not be finite, and 0 times infinity is NaN. NaN stays NaN.
+    return rows / squares.masked_fill(squares <= _SHORTEST**2, torch.inf).sqrt()
 
 
 def distance_matrix(rows: Tensor, others: Tensor, distance: str) -> Tensor:

@@ -29,22 +29,28 @@ class Metric(NamedTuple):
         return normalized(rows) if self.normalize else rows
 
 
+_REDUCTIONS = {
+    "AvgNonZeroReducer": "mean_nonzero",
+    "ThresholdReducer": "mean_nonzero",
+    "MeanReducer": "mean",
+    "SumReducer": "sum",
+    "LossOfEachTriplet": "none",
+}
+
+
 def _kind(thing: object, folder: str) -> str:
-    """The name of the class where it is the library's or of this file, else ``""``."""
+    """The name of the class where it is of this file or of that folder of the library, else ``""``."""
     cls = type(thing)
-    known = cls.__module__ == __name__ or cls.__module__.startswith(f"pytorch_metric_learning.{folder}.")
-    return cls.__qualname__ if known else ""
+    return cls.__qualname__ if cls.__module__ == __name__ or cls.__module__.startswith(folder) else ""
 
 
-def metric_of(distance: object) -> Metric | None:
+def metric_of(distance: Any) -> Metric | None:
     """What the kernels compute for this distance object, as its attributes are now; ``None``: it must be called."""
-    kind = _kind(distance, "distances")
+    kind = _kind(distance, "pytorch_metric_learning.distances.")
     if kind not in ("LpDistance", "CosineSimilarity", "DotProductSimilarity"):
         return None
-    normalize, p, power, inverted, stats = (
-        getattr(distance, name, None) for name in ("normalize_embeddings", "p", "power", "is_inverted", "collect_stats")
-    )
-    if not isinstance(normalize, bool) or p != 2 or stats or inverted is not (kind != "LpDistance"):
+    normalize, power, stats = distance.normalize_embeddings, distance.power, getattr(distance, "collect_stats", False)
+    if not isinstance(normalize, bool) or distance.p != 2 or stats or distance.is_inverted is (kind == "LpDistance"):
         return None
     if kind == "LpDistance" and power in (1, 2):
         return Metric("euclidean" if power == 1 else "squared_euclidean", normalize)
@@ -53,15 +59,16 @@ def metric_of(distance: object) -> Metric | None:
     return Metric("cosine", False) if kind == "CosineSimilarity" and normalize else Metric("inner_product", normalize)
 
 
-def reduction_of(reducer: object) -> str | None:
+def reduction_of(reducer: Any) -> str | None:
     """The reduction that this reducer object is, as its attributes are now; ``None``: it must be called."""
-    kind = _kind(reducer, "reducers")
-    if not kind or getattr(reducer, "collect_stats", None):
+    reduction = _REDUCTIONS.get(_kind(reducer, "pytorch_metric_learning.reducers."))
+    if reduction is None or getattr(reducer, "collect_stats", False):
         return None
-    if kind in ("AvgNonZeroReducer", "ThresholdReducer"):
-        low, high = getattr(reducer, "low", None), getattr(reducer, "high", None)
-        return "mean_nonzero" if type(low) in (int, float) and low == 0 and high is None else None
-    return {"MeanReducer": "mean", "SumReducer": "sum", "LossOfEachTriplet": "none"}.get(kind)
+    if reduction == "mean_nonzero" and (
+        type(reducer.low) not in (int, float) or reducer.low or reducer.high is not None
+    ):
+        return None
+    return reduction
 
 
 class LpDistance(nn.Module):
@@ -116,7 +123,8 @@ def reduced(losses: Tensor, reduction: str) -> Tensor:
     """[T] to a scalar, 0 for no losses; ``"none"``: [T]."""
     if reduction in ("none", "sum"):
         return losses if reduction == "none" else losses.sum()
-    count = (losses > 0).sum() if reduction == "mean_nonzero" else losses.new_tensor(losses.numel())
+    # Counted by the graph, since where it is traced the number of losses is not known.
+    count = (losses > 0 if reduction == "mean_nonzero" else torch.ones_like(losses)).sum()
     return losses.sum() / count.clamp_min(1)
 
 

@@ -108,9 +108,9 @@ def differences(
             among = matrix if others is rows else distance(others, others)
             apart = distance.smallest_dist(apart, among[positives, negatives])
         return distance.margin(nearby, apart)
-    distances = PairDistances(rows, others, metric.distance, pairs=2 * len(anchors))
+    distances = PairDistances(rows, others, metric.distance, pairs=2 * anchors.shape[0])
     nearby, apart = distances(anchors, positives), distances(anchors, negatives)
     if swap:
-        among = PairDistances(others, others, metric.distance, pairs=len(anchors))(positives, negatives)
+        among = PairDistances(others, others, metric.distance, pairs=anchors.shape[0])(positives, negatives)
         apart = torch.minimum(apart, among)
     return nearby - apart

@@ -345,39 +345,3 @@ def test_normalized():
     assert slope[1:].eq(0).all() and slope[0].ne(0).all()
     (curvature,) = torch.autograd.grad(slope.sum(), leaf)
     assert curvature.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"smooth_loss": True}, {"swap": True, "reducer": "none"}, {"reducer": "mean"}, {"margin": torch.tensor(0.1)}],
-)
-def test_one_graph_of_miner_and_loss(options):
-    """Mined by data: how many triplets there are is not known where the graph is made."""
-    torch.compiler.reset()
-    rows, labels = BATCHES["random"]
-    miner, loss = pml.TripletMarginMiner(type_of_triplets="semihard"), pml.TripletMarginLoss(**options)
-
-    def both(rows, labels):
-        return loss(rows, labels, miner(rows, labels)), loss(rows, labels)
-
-    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
-    for ids in (labels, labels.flip(0), torch.arange(24)):
-        leaves = [rows.clone().requires_grad_() for _ in range(2)]
-        values, counts = [], []
-        for function, leaf in zip((both, compiled), leaves, strict=True):
-            mined, every = function(leaf, ids)
-            (mined.sum() + every.sum()).backward()
-            values.append((mined, every))
-            counts.append(miner.num_triplets)
-        for eager, traced in zip(*values, strict=True):
-            torch.testing.assert_close(traced, eager)
-        torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
-        assert counts[0] == counts[1] and (counts[0] > 0) == (len(ids.unique()) < 24)
-
-
-def test_one_graph_of_batch_hard():
-    torch.compiler.reset()
-    rows, labels = BATCHES["random"]
-    miner = pml.BatchHardMiner()
-    compiled = torch.compile(miner, fullgraph=True, backend="aot_eager")
-    assert all(map(torch.equal, compiled(rows, labels), miner(rows, labels)))
