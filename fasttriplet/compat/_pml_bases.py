@@ -97,7 +97,7 @@ class StandInLoss(_StandIn):
         if embedding_regularizer is not None:
             raise ValueError(f"embedding_regularizer must be None without {_NEEDS}; got {embedding_regularizer!r}")
         self.reducer = self.get_default_reducer() if reducer is None else copy.deepcopy(reducer)
-        self.embedding_regularizer = None
+        self.embedding_regularizer: Any = None
         self.embedding_reg_weight = embedding_reg_weight
 
     def get_default_reducer(self) -> Any:
@@ -113,6 +113,8 @@ class StandInLoss(_StandIn):
         ref_labels: Tensor | None = None,
     ) -> Any:
         """What the reducer makes of the losses that ``compute_loss``, overridden perhaps, gives."""
+        if self.embedding_regularizer is not None:
+            raise ValueError(f"embedding_regularizer must be None without {_NEEDS}")
         labels, ref_emb, ref_labels = _with_references(embeddings, labels, ref_emb, ref_labels)
         return self.reducer(
             self.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels), embeddings, labels

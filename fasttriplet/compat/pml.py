@@ -21,8 +21,9 @@ Deviations, of all:
   precision the original follows. A distance object of one's own is also called in float32.
 - The gradient through the normalisation of a zero row is 0, as is that of a row of norm up to 1e-12, which becomes a
   zero row. The original's is 1e12 times that of the normalised row.
-- ``torch.compile(fullgraph=True)`` and ``torch.export`` go through where the fused pass is taken. ``TripletMarginMiner``
-  then holds its positive pairs times the batch in place of some at a time; an exported miner keeps no ``num_triplets``.
+- ``torch.compile(fullgraph=True)`` and ``torch.export`` go through where the fused pass is taken. For them
+  ``TripletMarginMiner`` holds all positive pairs times the batch, where else it looks at some at a time. An exported
+  miner does not count ``num_triplets``.
 
 Source: https://kevinmusgrave.github.io/pytorch-metric-learning.
 """

@@ -57,7 +57,7 @@ def triplet_hard_loss(
 
     Returns:
         The loss, a scalar of the dtype of ``y_pred``; half precision is computed in float32 and cast back,
-        but under autocast.
+        except under autocast.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -91,7 +91,7 @@ def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: float = 1.0, d
 
     Returns:
         The mean over all ordered positive pairs, a scalar of the dtype of ``y_pred``; half precision is computed in
-        float32 and cast back, but under autocast. A batch of one class takes 0 for the distance of the negative it
+        float32 and cast back, except under autocast. A batch of one class takes 0 for the distance of the negative it
         lacks.
 
     Raises:

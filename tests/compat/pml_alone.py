@@ -145,6 +145,9 @@ def refusals():
     loss.triplets_per_anchor = 3
     with pytest.raises(ValueError, match="triplets_per_anchor must be 'all' without"):
         loss(ROWS, LABELS)
+    loss.triplets_per_anchor, loss.embedding_regularizer = "all", Distance()
+    with pytest.raises(ValueError, match="embedding_regularizer must be None without"):
+        loss(ROWS, LABELS)
     miner.collect_stats = True
     with pytest.raises(ValueError, match="collect_stats must be False without"):
         miner(ROWS, LABELS)

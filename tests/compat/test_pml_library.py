@@ -297,6 +297,12 @@ def test_autocast_over_the_originals_code(name, half):
         assert value.dtype == torch.float32 and torch.equal(value, expected)
         assert each(rows.to(half), labels).dtype == torch.float32
         assert each(rows.to(half), labels, None, rows.to(half), labels).dtype == torch.float32
+    for miner, options in MINERS.items():
+        for distance in (DISTANCES[name](), dot):
+            made = getattr(pml, miner)(distance=distance, **options)
+            mined = made(rows, labels)
+            with torch.autocast("cpu", half):
+                assert all(map(torch.equal, made(rows, labels), mined))
 
 
 def test_wrappers():
