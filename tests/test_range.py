@@ -7,7 +7,8 @@ import torch
 
 import fasttriplet
 from fasttriplet import reference
-from fasttriplet.pairing import Pairing, batch_of
+from fasttriplet.arguments import Pairing
+from fasttriplet.pairing import batch_of
 from fasttriplet.reduction import SOFTPLUS_VANISHES
 from tests.family import NAMES, loss_and_gradients
 from tests.inputs import DISTANCES, DTYPES, PAIRINGS, REDUCTIONS, pair_up
@@ -82,7 +83,7 @@ def test_batch_all_counts_softplus_exactly(dtype, spread, pairing):
     classes = torch.randint(9, (60,), generator=generator)
     classes[:10] = torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 3, 3])
     labels, arguments = pair_up(pairing, rows.to(dtype), classes)
-    given = batch_of("test", rows.to(dtype), labels, Pairing(*map(arguments.get, Pairing._fields)))
+    given = batch_of("test", rows.to(dtype), labels, arguments, Pairing)
     vanished = 0
     for code in (0, 1, 3):
         sums, counts, negatives, *_ = torch.ops.fasttriplet.batch_all(*given.arguments, code, 0.3, True, False)

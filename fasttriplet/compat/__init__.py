@@ -1,7 +1,8 @@
 """Drop-in losses and miners for those who come from another library, on top of :mod:`fasttriplet.functional`.
 
 Each module has the names, the signatures and the numbers of its original; a docstring lists where it deviates. No
-module but ``keras`` imports its original, and ``import fasttriplet`` imports none of them.
+module but ``keras`` imports its original, and ``import fasttriplet`` imports none of them. Losses are float32, from
+float32 distances, under any autocast.
 
 - :mod:`fasttriplet.compat.pml`: pytorch-metric-learning's ``BatchHardMiner``, ``TripletMarginMiner`` and
   ``TripletMarginLoss``.
@@ -11,6 +12,8 @@ module but ``keras`` imports its original, and ``import fasttriplet`` imports no
 - :mod:`fasttriplet.compat.tfa`: TensorFlow Addons' ``TripletHardLoss`` and ``TripletSemiHardLoss``, under PyTorch.
 - :mod:`fasttriplet.compat.keras`: the same two as losses of Keras 3 on its PyTorch backend.
 
-What they share: ``_labels`` makes integers of any labels, ``_pairs`` differentiates distances of given pairs,
-``_whole_batch`` has the rules that sentence-transformers and TensorFlow Addons have for missing partners.
+What they share: ``_labels`` makes integers of any labels, ``_pairs`` normalises rows and differentiates distances of
+given pairs, ``_whole_batch`` has the rules that sentence-transformers and TensorFlow Addons have for missing partners.
+Behind ``pml``: ``_pml_objects`` tells its distances and reducers, ``_pml_pairing`` lists its triplets, ``_pml_bases``
+puts the library's own classes below where they are in use.
 """

@@ -2,56 +2,86 @@
 
     from fasttriplet.compat.pml import BatchHardMiner, TripletMarginLoss
 
-pytorch-metric-learning is not imported here; its distance and reducer objects are taken where it is in use, names where
-it is not. Either half works with the other library's other half: indices are exchanged as it does.
+Names, arguments and defaults are those of version 2 (2.8.1 and 2.9.0 are tested); its loss has the margin 0.05 where
+version 3 has 0.2. Either half works with the other library's other half: indices are exchanged as it does.
+
+pytorch-metric-learning is not imported here. Where somebody has imported it by the time an object is made, the classes
+here are subclasses of its own, in whichever order the imports came. Its wrappers and trainers take them, and
+``distance`` and ``reducer`` are its objects. The fused pass is taken where at the time of the call ``distance`` is an
+``LpDistance`` (p = 2, power 1 or 2), a ``CosineSimilarity`` or a ``DotProductSimilarity`` and nothing is overridden.
+Everything else is the original's own code, in its time and memory: other distances, a ``compute_loss`` or ``mine`` of
+one's own, other reducers, regularisers, random triplets, statistics. Where the library has not been imported,
+``distance`` and ``reducer`` are small objects with the same attributes, and what only the original can do is refused by
+name.
 
 Deviations, of all:
 
 - Distances are exact: from differences, in float64 where rows are chosen; equal distances go to the lowest index.
-- float16 embeddings are computed in float32, and give a float32 loss.
-- Statistics (``collect_stats``), embedding regularisers and random ``triplets_per_anchor`` are not offered.
+- float16 and bfloat16 embeddings are computed in float32 and give a float32 loss, under autocast too, whose half
+  precision the original follows. A distance object of one's own is also called in float32.
+- The gradient through the normalisation of a zero row is 0, as is that of a row of norm up to 1e-12, which becomes a
+  zero row. The original's is 1e12 times that of the normalised row.
+- ``torch.compile(fullgraph=True)`` and ``torch.export`` go through where the fused pass is taken. For them
+  ``TripletMarginMiner`` holds all positive pairs times the batch, where else it looks at some at a time. An exported
+  miner does not count ``num_triplets``.
 
 Source: https://kevinmusgrave.github.io/pytorch-metric-learning.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fasttriplet import functional
-from fasttriplet.check import check_bool, check_choice, check_margin
-from fasttriplet.compat._pairs import PairDistances, distance_matrix
-from fasttriplet.compat._pml import (
-    References,
-    all_triplets,
-    metric_of,
-    pairing,
-    reduction_of,
-    triplets_of,
-    triplets_where,
+from fasttriplet.check import check_bool, check_choice
+from fasttriplet.compat._pairs import distance_matrix
+from fasttriplet.compat._pml_bases import (
+    BatchHardMinerBase,
+    TripletMarginLossBase,
+    TripletMarginMinerBase,
+    as_written,
+    full_precision,
 )
+from fasttriplet.compat._pml_objects import (
+    Metric,
+    checked_margin,
+    distance_object,
+    margin_number,
+    metric_of,
+    reduced,
+    reducer_object,
+    reduction_of,
+)
+from fasttriplet.compat._pml_pairing import all_triplets, differences, pairing, triplets_of, triplets_where
+from fasttriplet.pairing import widened
 
 TYPES_OF_TRIPLETS = ("all", "hard", "semihard", "easy")
 
 
-class BatchHardMiner(nn.Module):
-    """For each anchor the farthest positive and the nearest negative, as indices.
+class BatchHardMiner(BatchHardMinerBase):
+    """For each anchor the farthest positive and the nearest negative, as indices: of the anchors that have both.
 
     Args:
         distance: ``None``, Euclidean distance of rows divided by their norm, as pytorch-metric-learning has it; or one
-            of fasttriplet's distances by name, of rows as they are; or an ``LpDistance`` (p = 2, power 1 or 2),
-            ``CosineSimilarity`` or ``DotProductSimilarity`` of pytorch-metric-learning.
+            of fasttriplet's distances by name, of rows as they are; or a distance object of pytorch-metric-learning.
+        collect_stats: as in the original, whose code then mines. Default ``None``: what it says for all.
 
     Raises:
-        ValueError: any other distance.
+        ValueError: a distance that is none of these, or one that needs pytorch-metric-learning where it is not
+            imported.
 
     Example:
         >>> import torch
         >>> from fasttriplet.compat.pml import BatchHardMiner
         >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]])
-        >>> BatchHardMiner()(embeddings, torch.tensor([0, 0, 1, 1]))
+        >>> miner = BatchHardMiner()
+        >>> miner(embeddings, torch.tensor([0, 0, 1, 1]))
         (tensor([0, 1, 2, 3]), tensor([1, 0, 3, 2]), tensor([2, 2, 1, 1]))
+        >>> miner.num_triplets
+        4
 
     Deviations: those of the module :mod:`fasttriplet.compat.pml`.
 
@@ -59,16 +89,14 @@ class BatchHardMiner(nn.Module):
     https://arxiv.org/abs/1703.07737.
     """
 
-    def __init__(self, distance: object = None) -> None:
-        super().__init__()
-        self.distance = distance
-        self._metric = metric_of(distance)
+    def __init__(self, distance: object = None, collect_stats: bool | None = None) -> None:
+        super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
+        self.num_triplets = 0
 
-    @torch.no_grad()
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The hardest triplets.
+    ) -> tuple[Tensor, ...]:
+        """The hardest triplets; their number is then in ``num_triplets``.
 
         Args:
             embeddings: [N, D].
@@ -79,21 +107,27 @@ class BatchHardMiner(nn.Module):
         Returns:
             (anchors, positives, negatives), each [T] int64, of the anchors that have both.
         """
-        rows = self._metric.rows(embeddings)
-        ids, references = pairing(self._metric, rows, labels, ref_emb, ref_labels)
+        return super().forward(embeddings, labels, ref_emb, ref_labels)
+
+    def _mined(
+        self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = metric.rows(embeddings)
+        ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
         # Without references no argument of theirs is passed: that is the shortest way through.
         given = {} if ref_emb is None else references._asdict()
-        return functional.mine_batch_hard(rows, ids, distance=self._metric.distance, **given).triplets()
+        return functional.mine_batch_hard(rows, ids, distance=metric.distance, **given).triplets()
 
 
-class TripletMarginMiner(nn.Module):
+class TripletMarginMiner(TripletMarginMinerBase):
     """The triplets that a margin picks, as indices: as many as there are.
 
     Args:
-        margin: finite number. Default 0.2.
+        margin: finite number, or a tensor of one. Default 0.2.
         type_of_triplets: ``"all"`` (default): ``d_an - d_ap <= margin``; ``"hard"``: of those ``d_an <= d_ap``,
             ``"semihard"``: ``d_an > d_ap``; ``"easy"``: ``d_an - d_ap > margin``.
         distance: as in :class:`BatchHardMiner`.
+        collect_stats: as in :class:`BatchHardMiner`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -113,23 +147,32 @@ class TripletMarginMiner(nn.Module):
     2015, https://arxiv.org/abs/1503.03832.
     """
 
-    def __init__(self, margin: float = 0.2, type_of_triplets: str = "all", distance: object = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        margin: float | Tensor = 0.2,
+        type_of_triplets: str = "all",
+        distance: object = None,
+        collect_stats: bool | None = None,
+    ) -> None:
         check_choice("type_of_triplets", type_of_triplets, TYPES_OF_TRIPLETS)
-        self.margin = check_margin(margin)
+        super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
+        self.margin = checked_margin(margin)
         self.type_of_triplets = type_of_triplets
-        self.distance = distance
-        self._metric = metric_of(distance)
+        self.num_triplets = 0
 
-    @torch.no_grad()
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """The triplets, (anchors, positives, negatives), each [T] int64; arguments as in :class:`BatchHardMiner`."""
-        rows = self._metric.rows(embeddings)
-        ids, references = pairing(self._metric, rows, labels, ref_emb, ref_labels)
+        return super().forward(embeddings, labels, ref_emb, ref_labels)
+
+    def _mined(
+        self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = metric.rows(embeddings)
+        ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
         others = rows if references.ref_embeddings is None else references.ref_embeddings
-        distances = distance_matrix(rows.double(), others.double(), self._metric.distance)
+        distances = distance_matrix(rows.double(), others.double(), metric.distance)
 
         def chosen(anchors: Tensor, positives: Tensor) -> Tensor:
             gap = distances.index_select(0, anchors) - distances[anchors, positives][:, None]  # [P, M]
@@ -143,26 +186,40 @@ class TripletMarginMiner(nn.Module):
         return triplets_where(ids, references, chosen)
 
     def extra_repr(self) -> str:
-        return f"margin={self.margin}, type_of_triplets={self.type_of_triplets!r}, distance={self.distance!r}"
+        return f"margin={self.margin}, type_of_triplets={self.type_of_triplets!r}"
 
 
-class TripletMarginLoss(nn.Module):
+class _Losses(NamedTuple):
+    """The losses [T] of triplets (anchors, positives, negatives), each [T], of rows [N, D]."""
+
+    losses: Tensor
+    triplets: tuple[Tensor, Tensor, Tensor]
+    rows: Tensor
+
+
+class TripletMarginLoss(TripletMarginLossBase):
     """Hinge on the distances of triplets: those of a miner, or all triplets of the batch.
 
     Args:
-        margin: finite number. Default 0.05.
+        margin: finite number, or a tensor: of one number or of one for each triplet, through which a gradient flows
+            where it asks for one. Default 0.05.
         swap: takes the distance from positive to negative where that is smaller than that from anchor to negative.
             Default false.
         smooth_loss: ``log(1 + exp(d_ap - d_an + margin))`` in place of the hinge. Default false.
-        triplets_per_anchor: ``"all"``, nothing else; what is taken where no miner's indices are given.
+        triplets_per_anchor: what is taken where no miner's indices are given: ``"all"`` (default), or how many random
+            triplets an anchor has, which are the original's.
         distance: as in :class:`BatchHardMiner`.
         reducer: ``None`` or ``"mean_nonzero"``, the mean of the losses above 0, pytorch-metric-learning's default;
-            ``"mean"``, ``"sum"`` or ``"none"``, which gives the loss of each triplet; or its ``AvgNonZeroReducer``,
-            ``MeanReducer``, ``SumReducer`` or ``DoNothingReducer``.
+            ``"mean"``, ``"sum"`` or ``"none"``, which gives the loss of each triplet, [T]; or a reducer object of
+            pytorch-metric-learning; with ``AvgNonZeroReducer``, ``MeanReducer`` and ``SumReducer`` triplets need not be
+            listed.
+        embedding_regularizer: ``None``, or a regulariser of pytorch-metric-learning.
+        embedding_reg_weight: the regulariser's weight. Default 1.
+        collect_stats: as in the original. Default ``None``: what it says for all.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument has a wrong value.
+        ValueError: an argument has a wrong value, or needs pytorch-metric-learning where it is not imported.
 
     Example:
         >>> import torch
@@ -173,41 +230,52 @@ class TripletMarginLoss(nn.Module):
         >>> round(loss(embeddings, labels, BatchHardMiner()(embeddings, labels)).item(), 4)
         0.2
         >>> loss(embeddings, labels).backward()  # all triplets
+        >>> loss.distance.normalize_embeddings, loss.distance.p, loss.distance.power
+        (True, 2, 1)
 
     Deviations: those of the module :mod:`fasttriplet.compat.pml`, and:
 
     - With ``swap`` and references the positive too is a reference; the original looks it up among the anchors.
-    - ``DoNothingReducer`` gives the losses [T], not a dict with them.
     - The gradient of a NaN loss is NaN.
-    - All triplets need memory O(N * D), but with ``swap``, ``smooth_loss`` or ``"none"``, where each is made as the
-      original does.
+    - All triplets need memory O(N * D), but with ``swap``, ``smooth_loss``, ``"none"``, a tensor for a margin that is
+      learned or on a GPU, or what is the original's own code, where each is made as the original does.
 
     Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
     2015, https://arxiv.org/abs/1503.03832; for ``swap`` V. Balntas et al., "Learning local feature descriptors with
     triplets and shallow convolutional neural networks", BMVC 2016.
     """
 
+    margin: float | Tensor
+
     def __init__(
         self,
-        margin: float = 0.05,
+        margin: float | Tensor = 0.05,
         swap: bool = False,
         smooth_loss: bool = False,
-        triplets_per_anchor: str = "all",
+        triplets_per_anchor: str | int = "all",
         *,
         distance: object = None,
         reducer: object = None,
+        embedding_regularizer: object = None,
+        embedding_reg_weight: float = 1,
+        collect_stats: bool | None = None,
     ) -> None:
-        super().__init__()
-        if triplets_per_anchor != "all":
-            raise ValueError(f"triplets_per_anchor must be 'all'; got {triplets_per_anchor!r}")
-        self.margin = check_margin(margin)
+        if triplets_per_anchor != "all" and (type(triplets_per_anchor) is not int or triplets_per_anchor < 1):
+            raise ValueError(f"triplets_per_anchor must be 'all' or a positive int; got {triplets_per_anchor!r}")
+        if reducer == "none" and embedding_regularizer is not None:
+            raise ValueError("reducer must be one that sums with an embedding_regularizer; got 'none'")
+        super().__init__(
+            distance=distance_object(distance),
+            reducer=reducer_object(reducer),
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            collect_stats=collect_stats,
+            triplets_per_anchor=triplets_per_anchor,
+        )
+        self.margin = checked_margin(margin)
         self.swap = check_bool("swap", swap)
         self.smooth_loss = check_bool("smooth_loss", smooth_loss)
         self.triplets_per_anchor = triplets_per_anchor
-        self.distance = distance
-        self.reducer = reducer
-        self._metric = metric_of(distance)
-        self._reduction = reduction_of(reducer)
 
     def forward(
         self,
@@ -216,67 +284,86 @@ class TripletMarginLoss(nn.Module):
         indices_tuple: tuple[Tensor, ...] | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """The loss.
 
         Args:
             embeddings: [N, D].
             labels: [N] of any dtype, compared with ``==``; not needed with ``indices_tuple``.
             indices_tuple: a miner's output: three index tensors (anchors, positives, negatives), or four (anchors,
-                positives, anchors, negatives) of pairs, which are joined by anchor. By default all triplets.
+                positives, anchors, negatives) of pairs, which are joined by anchor; a named tuple of as many does as
+                well. By default all triplets.
             ref_emb: [M, D], where positives and negatives come from; by default the batch.
             ref_labels: [M]; where it is the very tensor ``labels``, anchor i is kept from pairing with reference i.
 
         Returns:
-            A scalar, or [T] with the reducer ``"none"``; 0, joined to the graph, where there is no triplet.
+            A scalar, or [T] with the reducer ``"none"``; 0, joined to the graph, where there is no triplet. With
+            another reducer object what that makes of the losses.
 
         Raises:
             ValueError: neither labels nor ``indices_tuple``, or a wrong shape, dtype, device or value.
         """
-        rows = self._metric.rows(embeddings)
-        if indices_tuple is not None:
-            others = rows if ref_emb is None else self._metric.rows(ref_emb)
-            return self._of_triplets(rows, others, triplets_of(indices_tuple))
-        if labels is None:
-            raise ValueError("labels must be given where indices_tuple is not; got None")
-        ids, references = pairing(self._metric, rows, labels, ref_emb, ref_labels)
-        if self.swap or self.smooth_loss or self._reduction == "none":
-            others = rows if references.ref_embeddings is None else references.ref_embeddings
-            return self._of_triplets(rows, others, all_triplets(ids, references))
-        return self._of_all(rows, ids, references)
-
-    def _of_all(self, rows: Tensor, ids: Tensor, references: References) -> Tensor:
+        metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
+        ours = as_written(
+            self, TripletMarginLoss, "compute_loss", "zero_losses", "add_embedding_regularization_to_loss_dict"
+        )
+        random = indices_tuple is None and self.triplets_per_anchor != "all"
+        if metric is None or reduction is None or random or not ours or self.embedding_regularizer is not None:
+            with full_precision(embeddings):
+                others = None if ref_emb is None else widened(ref_emb)
+                return super().forward(widened(embeddings), labels, indices_tuple, others, ref_labels)
+        margin = margin_number(self.margin)
+        listed = indices_tuple is not None or self.swap or self.smooth_loss or reduction == "none"
+        if listed or labels is None or margin is None:
+            found = self._losses(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            if reduction == "none":
+                return found.losses
+            return reduced(found.losses, reduction) + (found.rows * 0).sum()  # joined to the graph, whatever was mined
+        rows = metric.rows(embeddings)
+        ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
         return functional.batch_all_triplet_loss(
-            rows,
-            ids,
-            margin=self.margin,
-            distance=self._metric.distance,
-            reduction=self._reduction,
-            **references._asdict(),
+            rows, ids, margin=margin, distance=metric.distance, reduction=reduction, **references._asdict()
         )
 
-    def _of_triplets(self, rows: Tensor, others: Tensor, triplets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        anchors, positives, negatives = triplets
-        distances = PairDistances(rows, others, self._metric.distance, pairs=2 * len(anchors))
-        nearby, apart = distances(anchors, positives), distances(anchors, negatives)
-        if self.swap:
-            among = PairDistances(others, others, self._metric.distance, pairs=len(anchors))
-            apart = torch.minimum(apart, among(positives, negatives))
-        difference = nearby - apart + self.margin
-        losses = torch.nn.functional.softplus(difference) if self.smooth_loss else torch.relu(difference)
-        return self._reduced(losses, rows)
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> dict[str, Any]:
+        """The losses of the triplets in the dict that reducers take: for subclasses, to override and to call."""
+        if indices_tuple is None and self.triplets_per_anchor != "all":
+            return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
+        losses, triplets, _ = self._losses(embeddings, labels, indices_tuple, others, ref_labels)
+        if not len(losses):
+            return self.zero_losses()
+        return {"loss": {"losses": losses, "indices": triplets, "reduction_type": "triplet"}}
 
-    def _reduced(self, losses: Tensor, rows: Tensor) -> Tensor:
-        if self._reduction == "none":
-            return losses
-        total = losses.sum() + (rows * 0).sum()  # joined to the graph, whatever was mined
-        if self._reduction == "sum":
-            return total
-        count = (losses > 0).sum() if self._reduction == "mean_nonzero" else losses.new_tensor(losses.numel())
-        return total / count.clamp_min(1)
+    def _losses(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> _Losses:
+        of = metric_of(self.distance) or Metric("", False)  # rows as they are, where the distance sees to them
+        rows = others = of.rows(embeddings)
+        if indices_tuple is not None:
+            others = rows if ref_emb is None else of.rows(ref_emb)
+            triplets = triplets_of(indices_tuple)
+        elif labels is None:
+            raise ValueError("labels must be given where indices_tuple is not; got None")
+        else:
+            ids, references = pairing(of, rows, labels, ref_emb, ref_labels)
+            others = rows if references.ref_embeddings is None else references.ref_embeddings
+            triplets = all_triplets(ids, references)
+        violation = differences(self.distance, rows, others, triplets, swap=self.swap) + self.margin
+        losses = torch.nn.functional.softplus(violation) if self.smooth_loss else torch.relu(violation)
+        return _Losses(losses, triplets, rows)
 
     def extra_repr(self) -> str:
-        return (
-            f"margin={self.margin}, swap={self.swap}, smooth_loss={self.smooth_loss}, distance={self.distance!r}, "
-            f"reducer={self.reducer!r}"
-        )
+        return f"margin={self.margin}, swap={self.swap}, smooth_loss={self.smooth_loss}"

@@ -6,6 +6,8 @@ a batch of one class has the loss that the original has.
 Deviations, of all:
 
 - Distances are exact: from differences, in float64 where rows are chosen, not from a float32 matrix of dot products.
+- Under autocast the loss is float32, from float32 distances, where the original's is cast to the half precision of
+  ``y_pred``.
 - ``distance_metric`` is a name; callables are refused, since a matrix of distances is what is never made here.
 - An empty mean (no positive pair in the batch) is 0 where the original gives NaN; ``log(1 + exp(x))`` does not
   overflow.
@@ -18,6 +20,7 @@ Source: https://www.tensorflow.org/addons/api_docs/python/tfa/losses.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fasttriplet.check import check_bool, check_choice, check_margin
@@ -34,6 +37,12 @@ def distance_of(distance_metric: str) -> str:
     return _NAMES[distance_metric]
 
 
+def _as_given(loss: Tensor, y_pred: Tensor) -> Tensor:
+    """The loss in the dtype of ``y_pred``, but float32 under autocast, where half precision was not the caller's."""
+    kind = y_pred.device.type
+    return loss if kind != "meta" and torch.is_autocast_enabled(kind) else loss.to(y_pred.dtype)
+
+
 def triplet_hard_loss(
     y_true: Tensor, y_pred: Tensor, margin: float = 1.0, soft: bool = False, distance_metric: str = "L2"
 ) -> Tensor:
@@ -47,7 +56,8 @@ def triplet_hard_loss(
         distance_metric: ``"L2"`` (default), ``"squared-L2"`` or ``"angular"`` (1 - cos).
 
     Returns:
-        The loss, a scalar of the dtype of ``y_pred``; half precision is computed in float32 and cast back.
+        The loss, a scalar of the dtype of ``y_pred``; half precision is computed in float32 and cast back,
+        except under autocast.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -67,7 +77,7 @@ def triplet_hard_loss(
     distance, soft = distance_of(distance_metric), check_bool("soft", soft)
     margin = 0.0 if soft else check_margin(margin)
     loss = hard_loss(y_pred, label_vector(y_true, "y_true"), margin=margin, distance=distance, soft_margin=soft)
-    return loss.to(y_pred.dtype)
+    return _as_given(loss, y_pred)
 
 
 def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: float = 1.0, distance_metric: str = "L2") -> Tensor:
@@ -81,7 +91,8 @@ def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: float = 1.0, d
 
     Returns:
         The mean over all ordered positive pairs, a scalar of the dtype of ``y_pred``; half precision is computed in
-        float32 and cast back. A batch of one class takes 0 for the distance of the negative it lacks.
+        float32 and cast back, except under autocast. A batch of one class takes 0 for the distance of the negative it
+        lacks.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -100,7 +111,7 @@ def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: float = 1.0, d
     """
     distance = distance_of(distance_metric)
     loss = semi_hard_loss(y_pred, label_vector(y_true, "y_true"), margin=check_margin(margin), distance=distance)
-    return loss.to(y_pred.dtype)
+    return _as_given(loss, y_pred)
 
 
 class _TripletLoss(nn.Module):

@@ -40,7 +40,7 @@ class TripletLoss(nn.Module):
 
     Deviations: distances are exact, from differences, not from a float32 matrix of dot products. Among positives or
     negatives at the same distance the gradient goes to the lowest index, where torchreid splits it evenly; the value
-    is the same. float16 and bfloat16 inputs give a float32 loss.
+    is the same. float16 and bfloat16 inputs give a float32 loss, under autocast too.
 
     Source: https://github.com/KaiyangZhou/deep-person-reid; A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet
     Loss for Person Re-Identification", 2017, https://arxiv.org/abs/1703.07737.

@@ -1,12 +1,14 @@
 """The miner and the loss of pytorch-metric-learning: indices, value and gradient of the original."""
 
 import itertools
+from collections import namedtuple
 
 import pytest
 import torch
 
 from benchmarks.originals import pytorch_metric_learning
 from fasttriplet.compat import pml
+from fasttriplet.compat._pairs import normalized
 from tests.compat.batches import BATCHES, DTYPES, assert_same
 
 original_library = pytorch_metric_learning()
@@ -69,7 +71,7 @@ def test_margin_miner_in_blocks_and_with_references(monkeypatch):
     others, ref_labels = BATCHES["large"].rows[:50, :8], BATCHES["large"].labels[:50]
     original = miners.TripletMarginMiner()(rows, labels, others, ref_labels)
     for block in (1, 120, 2**20):  # of pairs with 50 candidates each: one, two, all at a time
-        monkeypatch.setattr("fasttriplet.compat._pml._BLOCK", block)
+        monkeypatch.setattr("fasttriplet.compat._pml_pairing._BLOCK", block)
         ours = pml.TripletMarginMiner()(rows, labels, others, ref_labels)
         assert len(ours[0]) > 100
         assert all(torch.equal(*pair) for pair in zip(ours, original, strict=True))
@@ -85,7 +87,9 @@ def test_margin_miner_at_its_thresholds():
     assert negatives == {"all": [2, 3], "hard": [2], "semihard": [3], "easy": [4]}
     with pytest.raises(ValueError, match="type_of_triplets must be one of all, hard, semihard, easy; got 'soft'"):
         pml.TripletMarginMiner(type_of_triplets="soft")
-    assert repr(pml.TripletMarginMiner()) == "TripletMarginMiner(margin=0.2, type_of_triplets='all', distance=None)"
+    assert repr(pml.TripletMarginMiner()) == (
+        "TripletMarginMiner(\n  margin=0.2, type_of_triplets='all'\n  (distance): LpDistance()\n)"
+    )
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -172,10 +176,12 @@ def test_pairs_are_joined_by_their_anchor(swap):
 def test_no_reduction_gives_the_loss_of_every_triplet(mined):
     rows, labels = BATCHES["random"]
     indices = miners.BatchHardMiner()(rows, labels) if mined else None
-    ours = pml.TripletMarginLoss(reducer=reducers.DoNothingReducer())(rows, labels, indices)
-    original = losses.TripletMarginLoss(reducer=reducers.DoNothingReducer())(rows, labels, indices)
-    torch.testing.assert_close(ours, original["loss"]["losses"])
-    assert torch.equal(ours, pml.TripletMarginLoss(reducer="none")(rows, labels, indices))
+    ours = pml.TripletMarginLoss(reducer=reducers.DoNothingReducer())(rows, labels, indices)["loss"]
+    original = losses.TripletMarginLoss(reducer=reducers.DoNothingReducer())(rows, labels, indices)["loss"]
+    torch.testing.assert_close(ours["losses"], original["losses"])
+    assert ours["reduction_type"] == original["reduction_type"] == "triplet"
+    assert all(map(torch.equal, ours["indices"], original["indices"]))
+    assert torch.equal(ours["losses"], pml.TripletMarginLoss(reducer="none")(rows, labels, indices))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -235,20 +241,20 @@ def test_labels_of_floats_and_half_precision():
 def test_defaults_and_names():
     loss = pml.TripletMarginLoss()
     original = losses.TripletMarginLoss()
-    for name in ("margin", "swap", "smooth_loss", "triplets_per_anchor"):
+    for name in ("margin", "swap", "smooth_loss", "triplets_per_anchor", "embedding_regularizer", "collect_stats"):
         assert getattr(loss, name) == getattr(original, name)
+    assert type(loss.distance) is type(original.distance) and type(loss.reducer) is type(original.reducer)
     assert repr(pml.TripletMarginLoss(0.1, distance="cosine", reducer="mean")) == (
-        "TripletMarginLoss(margin=0.1, swap=False, smooth_loss=False, distance='cosine', reducer='mean')"
+        "TripletMarginLoss(\n  margin=0.1, swap=False, smooth_loss=False\n"
+        "  (distance): CosineSimilarity(normalize_embeddings=True, power=1)\n  (reducer): MeanReducer()\n)"
     )
     rows, labels = BATCHES["random"]
     by_name = pml.TripletMarginLoss(distance="cosine")(rows, labels)
     assert torch.equal(by_name, pml.TripletMarginLoss(distance=distances.CosineSimilarity())(rows, labels))
 
 
-@pytest.mark.parametrize(
-    "distance", [distances.SNRDistance(), distances.LpDistance(p=1), distances.LpDistance(power=3), "L2", 2]
-)
-def test_other_distances_are_refused(distance):
+@pytest.mark.parametrize("distance", ["L2", 2, distances.LpDistance, torch.cdist])
+def test_what_is_no_distance_is_refused(distance):
     with pytest.raises(ValueError, match=r"distance must be None, one of euclidean, .*; got "):
         pml.BatchHardMiner(distance)
     with pytest.raises(ValueError, match="distance must be None"):
@@ -257,12 +263,13 @@ def test_other_distances_are_refused(distance):
 
 def test_arguments():
     rows, labels = BATCHES["random"]
-    with pytest.raises(
-        ValueError, match=r"reducer must be None, one of none, sum, mean, mean_nonzero, or .*; got 'avg'"
-    ):
-        pml.TripletMarginLoss(reducer="avg")
-    with pytest.raises(ValueError, match="triplets_per_anchor must be 'all'; got 100"):
-        pml.TripletMarginLoss(triplets_per_anchor=100)
+    for reducer in ("avg", 1, reducers.MeanReducer):
+        with pytest.raises(
+            ValueError, match=r"reducer must be None, one of none, sum, mean, mean_nonzero, or .*; got ('avg'|1|<class)"
+        ):
+            pml.TripletMarginLoss(reducer=reducer)
+    with pytest.raises(ValueError, match="reducer must be one that sums with an embedding_regularizer; got 'none'"):
+        pml.TripletMarginLoss(reducer="none", embedding_regularizer=torch.nn.Identity())
     with pytest.raises(TypeError, match="swap must be a bool; got int"):
         pml.TripletMarginLoss(swap=1)
     with pytest.raises(ValueError, match="labels must be given where indices_tuple is not; got None"):
@@ -271,3 +278,70 @@ def test_arguments():
         pml.TripletMarginLoss()(rows, labels, ref_emb=rows)
     with pytest.raises(ValueError, match=r"indices_tuple must be .*; got 2 tensors"):
         pml.TripletMarginLoss()(rows, labels, (labels, labels))
+    with pytest.raises(ValueError, match="margin must be finite; got nan"):
+        pml.TripletMarginLoss(torch.tensor(torch.nan))
+    with pytest.raises(TypeError, match="margin must be a real number or a tensor of such; got a tensor of torch"):
+        pml.TripletMarginMiner(torch.tensor(True))
+    with pytest.raises(TypeError, match="margin must be a real number; got str"):
+        pml.TripletMarginLoss("0.1")
+
+
+@pytest.mark.parametrize("mined", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_margin_that_is_a_tensor(mined, learned):
+    """Also one that is learned, and one for each triplet."""
+    rows, labels = BATCHES["random"]
+    indices = miners.BatchHardMiner()(rows, labels) if mined else None
+    results = []
+    for library in (pml, losses):
+        leaf = rows.clone().requires_grad_()
+        margin = torch.tensor(0.25)
+        loss = library.TripletMarginLoss(torch.nn.Parameter(margin) if learned else margin)
+        value = loss(leaf, labels, indices)
+        results.append((value, *torch.autograd.grad(value, [leaf, *loss.parameters()])))
+        assert len(list(loss.parameters())) == learned
+    for ours, original in zip(*results, strict=True):
+        torch.testing.assert_close(ours, original, rtol=1e-5, atol=1e-7)
+    each = torch.linspace(0, 1, 24, dtype=torch.float64)
+    triplets = miners.BatchHardMiner()(rows, labels)
+    for library in (pml, losses):
+        results.append(library.TripletMarginLoss(each)(rows, labels, triplets))
+    torch.testing.assert_close(*results[2:])
+    found = (library.TripletMarginMiner(torch.tensor(0.25))(rows, labels) for library in (pml, miners))
+    assert all(map(torch.equal, *found))
+
+
+def test_a_named_tuple_of_indices_is_taken():
+    """Version 3 of the library has them."""
+    rows, labels = BATCHES["random"]
+    mined = pml.BatchHardMiner()(rows, labels)
+    triplets = namedtuple("Triplets", "anchor positive negative")(*mined)
+    pairs = namedtuple("Pairs", "a1 p a2 n")(mined[0], mined[1], mined[0], mined[2])
+    expected = pml.TripletMarginLoss()(rows, labels, mined)
+    assert torch.equal(pml.TripletMarginLoss()(rows, labels, triplets), expected)
+    torch.testing.assert_close(pml.TripletMarginLoss()(rows, labels, pairs), expected)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("smooth_loss", [False, True])
+def test_rows_of_length_zero_have_no_gradient(metric, smooth_loss):
+    rows, labels = BATCHES["random"]
+    rows = torch.cat([rows, torch.zeros(2, 8), torch.full((2, 8), 1e-14)]).float().requires_grad_()
+    loss = pml.TripletMarginLoss(0.3, smooth_loss=smooth_loss, distance=METRICS[metric]())
+    (gradient,) = torch.autograd.grad(loss(rows, torch.cat([labels, torch.tensor([0, 1, 0, 1])])), rows)
+    assert gradient.isfinite().all() and gradient[:24].any()
+    if loss.distance.normalize_embeddings:
+        assert not gradient[24:26].any()
+        assert gradient.abs().max() < 10 or metric == "cosine"  # a slope of 1e13 is that of the cosine there
+
+
+def test_normalized():
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-13, 0.0], [1e-11, 0.0], [torch.nan, 0.0]], dtype=torch.float64)
+    unit = normalized(rows)
+    assert unit[:4].tolist() == [[0.6, 0.8], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]
+    assert unit[4].isnan().all()
+    leaf = rows[:3].clone().requires_grad_()
+    (slope,) = torch.autograd.grad((normalized(leaf) * torch.tensor([1.0, 2.0])).sum(), leaf, create_graph=True)
+    assert slope[1:].eq(0).all() and slope[0].ne(0).all()
+    (curvature,) = torch.autograd.grad(slope.sum(), leaf)
+    assert curvature.isfinite().all()

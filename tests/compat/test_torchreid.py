@@ -66,6 +66,15 @@ def test_fastreid(name, dtype, margin, norm_feat):
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fastreid_has_no_gradient_through_the_norm_of_a_zero_row(dtype):
+    rows, labels = BATCHES["random"]
+    leaf = torch.cat([rows, torch.zeros(2, 8), torch.full((2, 8), 1e-14)]).to(dtype).requires_grad_()
+    loss = fastreid.triplet_loss(leaf, torch.cat([labels, torch.tensor([0, 1, 0, 1])]), 0.3, True, True)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    assert gradient.abs().max() < 10 and gradient[:24].any() and not gradient[24:].any()
+
+
 def test_arguments():
     rows, labels = BATCHES["random"]
     assert torchreid.TripletLoss().margin == 0.3

@@ -1,73 +1,19 @@
-"""What :mod:`fasttriplet.compat.pml` understands of pytorch-metric-learning's objects, without importing them."""
+"""References, triplets and indices as pytorch-metric-learning exchanges them, for :mod:`fasttriplet.compat.pml`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fasttriplet.check import DISTANCES, REDUCTIONS
 from fasttriplet.compat._labels import integer_labels
-from fasttriplet.pairing import widened
+from fasttriplet.compat._pairs import PairDistances
+from fasttriplet.compat._pml_objects import Metric, metric_of
 
 #: Candidate triplets looked at together: some MiB of float64 distances.
 _BLOCK = 2**20
-
-_REDUCERS = {
-    "AvgNonZeroReducer": "mean_nonzero",
-    "MeanReducer": "mean",
-    "SumReducer": "sum",
-    "DoNothingReducer": "none",
-}
-
-
-class Metric(NamedTuple):
-    """A distance of :mod:`fasttriplet`, and whether rows are divided by their norm before."""
-
-    distance: str
-    normalize: bool
-
-    def rows(self, embeddings: Tensor) -> Tensor:
-        """[N, D], half precision widened, and normalised as pytorch-metric-learning does: zero rows stay zero."""
-        rows = widened(embeddings)
-        return torch.nn.functional.normalize(rows, dim=1) if self.normalize else rows
-
-
-def metric_of(distance: object) -> Metric:
-    """Of ``None`` (pytorch-metric-learning's default), a name, or a distance object of pytorch-metric-learning."""
-    if distance is None:
-        return Metric("euclidean", True)
-    if isinstance(distance, str) and distance in DISTANCES:
-        return Metric(distance, False)
-    kind, p, power = type(distance).__name__, getattr(distance, "p", None), getattr(distance, "power", None)
-    normalize = getattr(distance, "normalize_embeddings", None)
-    if isinstance(normalize, bool) and p == 2:
-        if kind == "LpDistance" and power in (1, 2):
-            return Metric("euclidean" if power == 1 else "squared_euclidean", normalize)
-        if kind == "CosineSimilarity" and power == 1:
-            return Metric("cosine", False)
-        if kind == "DotProductSimilarity" and power == 1:
-            return Metric("inner_product", normalize)
-    raise ValueError(
-        f"distance must be None, one of {', '.join(DISTANCES)}, or pytorch-metric-learning's LpDistance (p=2, power 1 "
-        f"or 2), CosineSimilarity or DotProductSimilarity; got {distance!r}"
-    )
-
-
-def reduction_of(reducer: object) -> str:
-    """Of ``None`` (pytorch-metric-learning's default), a name, or a reducer object of pytorch-metric-learning."""
-    if reducer is None:
-        return "mean_nonzero"
-    if isinstance(reducer, str) and reducer in REDUCTIONS:
-        return reducer
-    if type(reducer).__name__ in _REDUCERS:
-        return _REDUCERS[type(reducer).__name__]
-    raise ValueError(
-        f"reducer must be None, one of {', '.join(REDUCTIONS)}, or pytorch-metric-learning's "
-        f"{', '.join(_REDUCERS)}; got {reducer!r}"
-    )
 
 
 class References(NamedTuple):
@@ -126,15 +72,45 @@ def triplets_where(
     """The triplets that ``chosen`` lets through, by anchor, positive and negative ascending.
 
     ``chosen`` is given positive pairs (anchors [P], positives [P]), some at a time, and says which candidates may be
-    their negatives, [P, M] bool; ``None``: all.
+    their negatives, [P, M] bool; ``None``: all. Under ``torch.compile`` it is given all pairs at once, since how often
+    a loop runs must not depend on data there.
     """
     positive, negative = _positive_and_negative(labels, references)
     pairs = positive.nonzero()
-    found = [pairs.new_empty(3, 0)]
-    for anchors, positives in (part.unbind(1) for part in pairs.split(max(1, _BLOCK // max(1, negative.shape[1])))):
+
+    def of_pairs(anchors: Tensor, positives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         allowed = negative.index_select(0, anchors)
         those = chosen(anchors, positives)
         of_pair, negatives = (allowed if those is None else allowed & those).nonzero().unbind(1)
-        found.append(torch.stack([anchors[of_pair], positives[of_pair], negatives]))
-    anchors, positives, negatives = torch.cat(found, 1).unbind(0)
+        return anchors[of_pair], positives[of_pair], negatives
+
+    if torch.compiler.is_compiling():
+        return of_pairs(*pairs.unbind(1))
+    found = [of_pairs(*part.unbind(1)) for part in pairs.split(max(1, _BLOCK // max(1, negative.shape[1])))]
+    anchors, positives, negatives = (torch.cat(column) for column in zip(*found, strict=True))
     return anchors, positives, negatives
+
+
+def differences(
+    distance: Any, rows: Tensor, others: Tensor, triplets: tuple[Tensor, Tensor, Tensor], *, swap: bool
+) -> Tensor:
+    """By how much the positive of each triplet is farther than its negative, [T].
+
+    Rows [N, D] and others [M, D] are as :meth:`Metric.rows` makes them. A distance that the kernels do not have is
+    called for its matrix; ``swap`` then takes a second one, where positives are others.
+    """
+    anchors, positives, negatives = triplets
+    metric = metric_of(distance)
+    if metric is None:
+        matrix = distance(rows, others)
+        nearby, apart = matrix[anchors, positives], matrix[anchors, negatives]
+        if swap:
+            among = matrix if others is rows else distance(others, others)
+            apart = distance.smallest_dist(apart, among[positives, negatives])
+        return distance.margin(nearby, apart)
+    distances = PairDistances(rows, others, metric.distance, pairs=2 * anchors.shape[0])
+    nearby, apart = distances(anchors, positives), distances(anchors, negatives)
+    if swap:
+        among = PairDistances(others, others, metric.distance, pairs=anchors.shape[0])(positives, negatives)
+        apart = torch.minimum(apart, among)
+    return nearby - apart
