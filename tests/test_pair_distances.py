@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fasttriplet.pair_distances import pair_distances
+from fasttriplet.pair_distances import pair_distances, zero_rows
 from fasttriplet.reference.distances import paired_distances
 from tests.inputs import DISTANCES
 
@@ -38,3 +38,19 @@ def test_cosines_do_not_depend_on_the_length_of_rows(scale):
     torch.testing.assert_close(found, pair_distances(rows[first], rows[second], "cosine"))
     found.sum().backward()
     assert leaf.grad.isfinite().all() and leaf.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_which_rows_are_zero(dtype):
+    """By their norm: of float64 below the smallest normal number, as the kernels have it; of float32 zeros alone."""
+    tiny = torch.finfo(torch.float64).smallest_normal
+    rows = torch.zeros(5, 3, dtype=dtype)
+    rows[1:, 0] = torch.tensor([1.0, 1e300, 0.9 * tiny, tiny], dtype=torch.float64) if dtype == torch.float64 else 1e-45
+    rows[3, 1] = rows[3, 0] / 4
+    zero = zero_rows(rows).tolist()
+    assert zero == [True, False, False, dtype == torch.float64, False]
+    leaf = rows.clone().requires_grad_()
+    found = pair_distances(leaf, torch.ones_like(rows), "cosine")
+    assert (found.detach() == 1).tolist() == zero
+    found.sum().backward()
+    assert leaf.grad.any(1).logical_not().tolist() == zero and zero_rows(rows[:, :0]).all()

@@ -50,8 +50,9 @@ def batch_all_triplet_loss(
     Returns:
         The loss, float64 where rows or references are float64, else float32: [N] for ``reduction="none"``, otherwise a
         scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not
-        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN; where a
-        difference of distances overflows float64, that anchor's loss, each reduction and the whole gradient.
+        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN, and
+        ``on_missing="error"`` refuses nothing; where a difference of distances overflows float64, that anchor's loss,
+        each reduction and the whole gradient.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -126,8 +127,9 @@ def weighted_triplet_loss(
     Returns:
         The loss, float64 where rows or references are float64, else float32: [N] for ``reduction="none"``, otherwise a
         scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`). If any entry of a row that is not
-        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN; where a
-        difference of distances overflows float64, that anchor's loss, each reduction and the whole gradient.
+        ignored is NaN or infinite, the losses that count, each reduction and the whole gradient are NaN, and
+        ``on_missing="error"`` refuses nothing; where a difference of distances overflows float64, that anchor's loss,
+        each reduction and the whole gradient.
 
     Raises:
         TypeError: an argument is of the wrong type.

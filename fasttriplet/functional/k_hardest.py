@@ -54,8 +54,8 @@ def k_hardest_triplet_loss(
         The loss, float64 where rows or references are float64, else float32: [N * k] or [N] for
         ``reduction="none"``, otherwise a scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`).
         If any entry of a row that is not ignored is NaN or infinite, the losses that count, each reduction and the
-        whole gradient are NaN; where a difference of distances overflows float64, that loss, each reduction and the
-        whole gradient.
+        whole gradient are NaN, and ``on_missing="error"`` refuses nothing; where a difference of distances overflows
+        float64, that loss, each reduction and the whole gradient.
 
     Raises:
         TypeError: an argument is of the wrong type.
