@@ -77,8 +77,8 @@ def triplet_margin(
         apart = torch.where(between < apart, between, apart)
     distances = torch.stack([nearby, apart])
     found = torch.ones_like(distances, dtype=torch.bool)
-    if mining_margin is not None:  # what is NaN counts
-        found = ~(nearby <= apart - mining_margin).expand_as(found)
+    if mining_margin is not None:  # what is not finite counts
+        found = ~((nearby <= apart - mining_margin) & (nearby - apart).isfinite()).expand_as(found)
     options = Options(margin, distance, soft_margin, REDUCTIONS[reduction], "skip")
     one = distances.new_ones(())
     losses = losses_of(distances, found, one, options)
