@@ -67,15 +67,24 @@ def torchreid(rows: Tensor, labels: Tensor, margin: float) -> Tensor:
     return torch.nn.functional.margin_ranking_loss(apart, nearby, torch.ones_like(apart), margin=margin)
 
 
-def fastreid(rows: Tensor, labels: Tensor, margin: float, norm_feat: bool) -> Tensor:
+def _weights(distances: Tensor, mask: Tensor) -> Tensor:
+    shifted = (distances - (distances * mask).amax(1, keepdim=True)).exp() * mask
+    return shifted / (shifted.sum(1, keepdim=True) + 1e-6)
+
+
+def fastreid(rows: Tensor, labels: Tensor, margin: float, norm_feat: bool, hard_mining: bool = True) -> Tensor:
     if norm_feat:
         unit = torch.nn.functional.normalize(rows, dim=1)
         distances = 2 - 2 * unit @ unit.T
     else:
         distances = _squared(rows).clamp(min=1e-12).sqrt()
     same = (labels[:, None] == labels).to(rows.dtype)
-    nearby = (distances * same).max(1).values
-    apart = (distances * (1 - same) + same * 1e9).min(1).values
+    if hard_mining:
+        nearby = (distances * same).max(1).values
+        apart = (distances * (1 - same) + same * 1e9).min(1).values
+    else:
+        nearby, apart = distances * same, distances * (1 - same)
+        nearby, apart = (nearby * _weights(nearby, same)).sum(1), (apart * _weights(-apart, 1 - same)).sum(1)
     if margin > 0:
         return torch.nn.functional.margin_ranking_loss(apart, nearby, torch.ones_like(apart), margin=margin)
     return torch.nn.functional.soft_margin_loss(apart - nearby, torch.ones_like(apart))

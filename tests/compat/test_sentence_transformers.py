@@ -16,8 +16,8 @@ if original is None:
 Metric = original.BatchHardTripletLossDistanceFunction
 
 METRICS = {
-    "euclidean": Metric.eucledian_distance,
-    "squared_euclidean": functools.partial(Metric.eucledian_distance, squared=True),
+    "euclidean": Metric.euclidean_distance,
+    "squared_euclidean": functools.partial(Metric.euclidean_distance, squared=True),
     "cosine": Metric.cosine_distance,
 }
 WITH_MARGIN = ("BatchHardTripletLoss", "BatchSemiHardTripletLoss", "BatchAllTripletLoss")
