@@ -62,7 +62,7 @@ def _pml_pairs() -> Iterator[Pair]:
 
 
 def _sentence_transformers_pairs() -> Iterator[Pair]:
-    library = originals.sentence_transformers_losses()
+    library = originals.sentence_transformers_module("losses")
     if library is None:
         return
     for name, options, cubic in (

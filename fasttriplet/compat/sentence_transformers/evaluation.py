@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     _Original = Any
 else:
     try:
-        from sentence_transformers.evaluation import TripletEvaluator as _Original
-    except ImportError as error:
+        from sentence_transformers.sentence_transformer.evaluation import TripletEvaluator as _Original
+
+        _Original._get_similarity_functions  # noqa: B018  it is what is replaced; 5 has none
+    except (ImportError, AttributeError) as error:
         raise ImportError(
-            "fasttriplet.compat.sentence_transformers.TripletEvaluator needs sentence-transformers (pip install "
-            f"sentence-transformers); importing it says: {error}"
+            "fasttriplet.compat.sentence_transformers.TripletEvaluator needs sentence-transformers 6 or later (pip "
+            f"install sentence-transformers); importing it says: {error}"
         ) from error
 
 #: Numbers looked at together: some MiB of float64.
@@ -31,8 +33,8 @@ Scores = Callable[[Any, Any, Any], tuple[Tensor, Tensor]]
 class TripletEvaluator(_Original):
     """Which share of triplets has the positive nearer to the anchor than the negative, by a margin if wanted.
 
-    It is a ``sentence_transformers.evaluation.TripletEvaluator``, with all that is there: arguments, prompts, logging, the CSV file, the entry in
-    the model card. Similarities alone are computed here.
+    It is a ``TripletEvaluator`` of sentence-transformers 6, with all that there is in it: arguments, prompts, logging,
+    the CSV file, the entry in the model card. Similarities alone are computed here.
 
     Args:
         anchors, positives, negatives: lists of as many sentences.
@@ -43,8 +45,8 @@ class TripletEvaluator(_Original):
         ImportError: sentence-transformers is missing, or older than this class can stand on.
         ValueError: as the original raises it.
 
-    Deviations: similarities are exact, in float64 and from differences, so that a triplet whose two distances differ by less
-    than the original's rounding may fall on the other side.
+    Deviations: similarities are float64's, from differences, so that a triplet whose two distances differ by less than
+    the original's rounding may fall on the other side.
 
     Source: https://sbert.net/docs/package_reference/sentence_transformer/evaluation.html.
     """
@@ -52,13 +54,6 @@ class TripletEvaluator(_Original):
     def _get_similarity_functions(self) -> dict[str, Scores]:
         """The hook of the original: scores [T] of the positives and of the negatives."""
         return {name: _scores(score) for name, score in SIMILARITIES.items()}
-
-
-if not TYPE_CHECKING and not hasattr(_Original, "_get_similarity_functions"):
-    raise ImportError(
-        "fasttriplet.compat.sentence_transformers.TripletEvaluator needs sentence-transformers 6 or later, whose own "
-        "lets its similarities be replaced; an older one is installed"
-    )
 
 
 def _manhattan(x: Tensor, y: Tensor) -> Tensor:
