@@ -22,10 +22,12 @@ def triplet_loss(embedding: Tensor, targets: Tensor, margin: Margin, norm_feat: 
 
     With ``hard_mining`` an anchor's positive is the farthest, its negative the nearest. Without, they are means of
     distances: of all positives, the anchor itself among them, weighted by softmax(d), and of all negatives, weighted by
-    softmax(-d). To the sum of the negatives' weights exp(-d) fast-reid adds 1e-6, and so does this function: it is more than
-    they are from distances of about 14 on, where the mean goes to 0 and the gradient draws negatives nearer. Features
-    so far apart are better normalised (``norm_feat=True``), mined hard or given to
-    :func:`fasttriplet.weighted_triplet_loss`, which adds nothing.
+    softmax(-d).
+
+    To the sum of the negatives' weights exp(-d) fast-reid adds 1e-6, and so does this function. From distances of about
+    14 on that is more than they are: the mean goes to 0, and the gradient draws negatives nearer. Features so far apart
+    are better normalised (``norm_feat=True``), mined hard or given to :func:`fasttriplet.weighted_triplet_loss`, which
+    adds nothing.
 
     Args:
         embedding: [N, D] features.

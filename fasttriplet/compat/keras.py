@@ -150,8 +150,15 @@ class TripletHardLoss(_TripletLoss):
         self.soft = check_bool("soft", soft)
 
     def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, None]:
-        options = {"margin": self.margin, "distance": self._distance, "soft_margin": self.soft, "reduction": "none"}
-        return hard_loss(rows, labels, **options), None
+        losses = hard_loss(
+            rows,
+            labels,
+            margin=margin_of(self.margin),
+            distance=self._distance,
+            soft_margin=self.soft,
+            reduction="none",
+        )
+        return losses, None
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
@@ -200,7 +207,7 @@ class TripletSemiHardLoss(_TripletLoss):
         super().__init__(margin, distance_metric, name=name, reduction=reduction, dtype=dtype)
 
     def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return semi_hard_loss(rows, labels, margin=self.margin, distance=self._distance, reduction="none")
+        return semi_hard_loss(rows, labels, margin=margin_of(self.margin), distance=self._distance, reduction="none")
 
 
 @keras.saving.register_keras_serializable(package="fasttriplet")

@@ -72,7 +72,7 @@ class TripletLoss(nn.Module):
         nearby = _distances(rows, mined.positives)  # an anchor without a positive is its own
         apart = _distances(rows, mined.negatives)
         loss = torch.relu(nearby - apart + margin_of(self.margin)).mean()
-        return torch.where(alone, torch.nan, loss)
+        return loss * torch.where(alone, torch.nan, 1.0)  # the gradient too
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}"

@@ -79,4 +79,6 @@ def assert_same(
     torch.testing.assert_close(results[0][0], results[1][0], rtol=rtol, atol=max(atol, value_atol))
     if with_gradient:
         rtol, atol = GRADIENT_TOLERANCE[dtype]
-        torch.testing.assert_close(*(by_point(batch.rows, entry[1]) for entry in results), rtol=rtol, atol=max(atol, gradient_atol))
+        torch.testing.assert_close(
+            *(by_point(batch.rows, entry[1]) for entry in results), rtol=rtol, atol=max(atol, gradient_atol)
+        )

@@ -134,7 +134,8 @@ def test_semihard_weights_are_those_of_anchors():
         for given in (weights, weights[:, None], weights.numpy()):
             torch.testing.assert_close(loss(labels, rows, sample_weight=given), value, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
-            loss(labels, rows, sample_weight=2.0), 2 * loss(labels, rows) / (2 if reduction and "_with" in reduction else 1)
+            loss(labels, rows, sample_weight=2.0),
+            2 * loss(labels, rows) / (2 if reduction and "_with" in reduction else 1),
         )
     assert compat.TripletSemiHardLoss(reduction=None).call(labels, rows).shape == losses.shape
     with pytest.raises(ValueError, match=r"sample_weight must be one number or have shape \[24\]; got \[3\]"):

@@ -260,7 +260,12 @@ def test_splade_takes_it(name):
     rows, labels = BATCHES["random"].rows.float().relu(), BATCHES["random"].labels
     values = []
     for module in (compat, original):
-        loss = SpladeLoss(Given(), loss=getattr(module, name)(Given()), document_regularizer_weight=1e-3, use_document_regularizer_only=True)
+        loss = SpladeLoss(
+            Given(),
+            loss=getattr(module, name)(Given()),
+            document_regularizer_weight=1e-3,
+            use_document_regularizer_only=True,
+        )
         parts = loss([{"rows": rows}], labels)
         values.append(torch.stack(list(parts.values())) if isinstance(parts, dict) else parts)
     torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)

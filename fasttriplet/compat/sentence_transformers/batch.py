@@ -130,7 +130,7 @@ class BatchHardTripletLoss(_BatchLoss):
 
     @staticmethod
     def get_triplet_mask(labels: Tensor) -> Tensor:
-        """[N, N, N] bool of ``labels`` [N]: whether anchor, positive and negative make a triplet. No loss here uses it."""
+        """[N, N, N] bool of ``labels`` [N]: anchor, positive and negative make a triplet. No loss here uses it."""
         positive = BatchHardTripletLoss.get_anchor_positive_triplet_mask(labels)
         return positive[:, :, None] & BatchHardTripletLoss.get_anchor_negative_triplet_mask(labels)[:, None, :]
 

@@ -27,8 +27,9 @@ class TripletLoss(nn.Module):
     """Each row of three columns is a triplet: anchor, positive and negative. The mean of
     ``max(d(a, p) - d(a, n) + margin, 0)`` over all.
 
-    Cosine and Euclidean distances are those of :func:`fasttriplet.triplet_margin_loss`, in one fused pass on the CPU. The
-    Manhattan distance and functions of one's own are computed in plain PyTorch, in memory O(T * D), as in the original.
+    Cosine and Euclidean distances are those of :func:`fasttriplet.triplet_margin_loss`, in one fused pass, on the CPU.
+    The Manhattan distance and functions of one's own are computed in plain PyTorch on any device, in memory O(T * D), as
+    in the original.
 
     Args:
         model: maps features to a dict with ``"sentence_embedding"`` [T, D].
@@ -51,7 +52,9 @@ class TripletLoss(nn.Module):
 
     Deviations: distances are exact, in float64 where they are fused. The gradient at distance 0 is 0; by cosine that of
     a zero row is 0 as well, where the original's is some 1e12 times that of others. float16 and bfloat16 embeddings
-    give a float32 loss. A margin that is a tensor is read as a number; one that requires grad is refused.
+    give a float32 loss. A margin that is a tensor is read as a number; one that requires grad is refused. From 5.0 to
+    5.3 the original takes the negatives of the Euclidean and the Manhattan distance for distances, so that positives
+    are pushed away; its members of that time are distances here.
 
     Source: https://sbert.net/docs/package_reference/sentence_transformer/losses.html.
     """
@@ -86,7 +89,7 @@ class TripletLoss(nn.Module):
         margin, metric = margin_of(self.triplet_margin, "triplet_margin"), self._distance_metric
         if self._distance is not None and self._distance != "manhattan":
             return triplet_margin_loss(anchor, positive, negative, margin=margin, distance=self._distance)
-        if isinstance(metric, str):
+        if self._distance == "manhattan" or isinstance(metric, str):
             metric = TripletDistanceMetric.MANHATTAN
         return torch.relu(metric(anchor, positive) - metric(anchor, negative) + margin).mean()
 
