@@ -11,6 +11,12 @@ from types import ModuleType
 LIBRARIES = ("pytorch-metric-learning", "sentence-transformers")
 
 
+def version(name: str) -> tuple[int, int]:
+    """Major and minor of an installed library, by its name as ``pip`` has it."""
+    major, minor = importlib.metadata.version(name).split(".")[:2]
+    return int(major), int(minor)
+
+
 def versions() -> str:
     """What is installed of ``LIBRARIES``, for reports: "pytorch-metric-learning 2.9.0, ..."."""
     found = []

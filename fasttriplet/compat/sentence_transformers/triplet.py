@@ -28,8 +28,8 @@ class TripletLoss(nn.Module):
     ``max(d(a, p) - d(a, n) + margin, 0)`` over all.
 
     Cosine and Euclidean distances are those of :func:`fasttriplet.triplet_margin_loss`, in one fused pass, on the CPU.
-    The Manhattan distance and functions of one's own are computed in plain PyTorch on any device, in memory O(T * D), as
-    in the original.
+    The Manhattan distance and functions of one's own are computed in plain PyTorch, in memory O(T * D), as in the
+    original.
 
     Args:
         model: maps features to a dict with ``"sentence_embedding"`` [T, D].
