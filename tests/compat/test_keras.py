@@ -249,6 +249,7 @@ def test_fit_trains_and_the_model_comes_back_from_a_file(make, tmp_path):
 
 
 def test_configurations():
+    assert compat.TripletHardLoss(torch.tensor(0.25)).get_config()["margin"] == 0.25
     hard = compat.TripletHardLoss(0.3, True, "angular", name="n", reduction="sum")
     again = compat.TripletHardLoss.from_config(hard.get_config())
     assert again.get_config() == hard.get_config()

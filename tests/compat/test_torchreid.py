@@ -108,6 +108,24 @@ def test_fastreid_with_weights_is_joined_to_the_graph_and_not_finite_rows_spoil_
     assert fastreid.triplet_loss(rows.half(), labels, 0.3, False, False).dtype == torch.float32
 
 
+def test_margins_as_tensors():
+    rows, labels = BATCHES["random"]
+    margin = torch.tensor(0.25)
+    assert torch.equal(torchreid.TripletLoss(margin)(rows, labels), torchreid.TripletLoss(0.25)(rows, labels))
+    late = torchreid.TripletLoss()
+    late.margin = margin
+    assert torch.equal(late(rows, labels), torchreid.TripletLoss(0.25)(rows, labels))
+    torch.testing.assert_close(late(rows, labels), published.torchreid(rows, labels, margin))
+    for hard_mining in (False, True):
+        values = [fastreid.triplet_loss(rows, labels, each, False, hard_mining) for each in (margin, 0.25)]
+        assert torch.equal(*values)
+        torch.testing.assert_close(
+            values[0], published.fastreid(rows, labels, margin, False, hard_mining), rtol=1e-5, atol=1e-5
+        )
+    with pytest.raises(ValueError, match="margin must not require grad"):
+        torchreid.TripletLoss(torch.tensor(0.3, requires_grad=True))
+
+
 def test_arguments():
     rows, labels = BATCHES["random"]
     assert torchreid.TripletLoss().margin == 0.3
