@@ -147,6 +147,19 @@ def test_it_trains_as_the_original_does():
     assert values[compat][-1] < values[compat][0] - 0.1
 
 
+def test_columns_are_embedded_in_as_many_passes_as_the_originals():
+    module = sys.modules.get("sentence_transformers.base.losses.merged_forward")
+    if module is None:
+        pytest.skip("this sentence-transformers has one pass a column")
+    passes = {}
+    for which in (compat, losses):
+        model = word_model()
+        passes[which] = []
+        model.register_forward_hook(lambda _, features, __, found=passes[which]: found.append(len(features[0])))
+        which.TripletLoss(model)([model.tokenize(column) for column in sentences().values()], None)
+    assert passes[compat] == passes[losses] and passes[compat]
+
+
 # The evaluator
 
 evaluation = sentence_transformers_module("evaluation")

@@ -1,6 +1,6 @@
 """sentence-transformers' triplet losses and ``TripletEvaluator``: change the import, keep the rest of the script.
 
-Names, arguments, defaults and numbers are those of sentence-transformers 6.2, and 5.1 has the same where it has them.
+Names, arguments, defaults and numbers are those of sentence-transformers 6.2; where 5.1 differs is said below.
 An anchor without a positive keeps its place in the mean, with a positive at distance 0, and a batch of one class has
 the loss that the original has. The losses do not import sentence-transformers: they take its distance functions, or
 names, and any model that maps features to ``{"sentence_embedding": [N, D]}``. ``TripletEvaluator`` is the original's
@@ -17,7 +17,7 @@ Deviations, of the four batch losses:
 
 Where 5.1 parts from 6.2: its semi-hard loss is NaN where there is no positive pair (0 in 6.2 and here), its soft margin
 overflows from differences of 89 on in float32 (not in 6.2, nor here), its semi-hard and batch-all losses make arrays of
-N x N x N numbers, and it takes labels [N] alone.
+N x N x N numbers, it takes labels [N] alone, and two distances of its ``TripletLoss`` have the wrong sign.
 
 Source: https://sbert.net/docs/package_reference/sentence_transformer/losses.html.
 """

@@ -111,8 +111,11 @@ class TripletLoss(nn.Module):
 
 
 def _embedded(model: nn.Module, sentence_features: Iterable[dict[str, Tensor]]) -> list[Tensor]:
-    """The embeddings [T, D] of every column; in as many passes as the original takes, where that is imported."""
-    merged = getattr(sys.modules.get(_MERGED), "embed_columns", None)
+    """The embeddings [T, D] of every column; in as many passes as the original takes, where that is imported.
+
+    In a graph, which the original's own pass cannot be part of, each column takes its own.
+    """
+    merged = None if torch.compiler.is_compiling() else getattr(sys.modules.get(_MERGED), "embed_columns", None)
     if merged is not None:
         columns: list[Tensor] = merged(model, sentence_features)
         return columns
