@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fasttriplet.check import check_bool, check_choice
@@ -148,6 +149,7 @@ class TripletHardLoss(_TripletLoss):
         super().__init__(margin, distance_metric, name, kwargs)
         self.soft = check_bool("soft", soft)
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The loss of labels ``y_true`` [N] and embeddings ``y_pred`` [N, D], a scalar."""
         return triplet_hard_loss(y_true, y_pred, self.margin, self.soft, self.distance_metric)
@@ -181,6 +183,7 @@ class TripletSemiHardLoss(_TripletLoss):
     ) -> None:
         super().__init__(margin, distance_metric, name, kwargs)
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The loss of labels ``y_true`` [N] and embeddings ``y_pred`` [N, D], a scalar."""
         return triplet_semihard_loss(y_true, y_pred, self.margin, self.distance_metric)

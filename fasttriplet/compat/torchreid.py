@@ -52,6 +52,7 @@ class TripletLoss(nn.Module):
         super().__init__()
         self.margin = margin_of(margin)
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss, a scalar.
 

@@ -132,3 +132,39 @@ def test_torchreid_asks_on_the_cpu_alone():
     with pytest.raises(RuntimeError, match="meta"):
         bool((labels.to("meta") == 0).all())
     assert torchreid.TripletLoss()(rows.to("meta"), labels.to("meta")).shape == ()
+
+
+class Holds(torch.nn.Module):
+    """A model that holds a loss and does not call it."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.layer, self.loss = torch.nn.Linear(4, 4), loss
+
+    def forward(self, rows):
+        return self.layer(rows)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [torchreid.TripletLoss, tfa.TripletHardLoss, tfa.TripletSemiHardLoss], ids=str)
+def test_a_model_that_holds_one_can_be_scripted(make):
+    model = Holds(make())
+    rows = torch.randn(2, 4)
+    assert torch.equal(torch.jit.script(model)(rows), model(rows))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BatchHardTripletLoss",
+        "BatchSemiHardTripletLoss",
+        "BatchAllTripletLoss",
+        "BatchHardSoftMarginTripletLoss",
+        "TripletLoss",
+    ],
+)
+def test_a_model_that_holds_one_of_sentences_can_be_scripted(name):
+    model = Holds(getattr(sentence_transformers, name)(torch.nn.Identity()))
+    rows = torch.randn(2, 4)
+    assert torch.equal(torch.jit.script(model)(rows), model(rows))

@@ -39,8 +39,9 @@ from fasttriplet.compat.sentence_transformers.distances import (
 from fasttriplet.compat.sentence_transformers.triplet import TripletLoss
 
 if TYPE_CHECKING:
-    from fasttriplet.compat.sentence_transformers.evaluation import TripletEvaluator
+    from fasttriplet.compat.sentence_transformers.evaluation import TripletEvaluator as TripletEvaluator
 
+#: ``TripletEvaluator`` comes by its name alone: with a star it would import its original.
 __all__ = [
     "BatchAllTripletLoss",
     "BatchHardSoftMarginTripletLoss",
@@ -48,7 +49,6 @@ __all__ = [
     "BatchHardTripletLossDistanceFunction",
     "BatchSemiHardTripletLoss",
     "TripletDistanceMetric",
-    "TripletEvaluator",
     "TripletLoss",
 ]
 

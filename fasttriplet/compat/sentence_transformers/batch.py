@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
@@ -39,6 +40,8 @@ def _classes(labels: Tensor, embeddings: Tensor) -> Tensor:
 class _BatchLoss(nn.Module):
     """A loss of a whole batch of sentences: holds the model, embeds the features and compares all with all."""
 
+    __jit_unused_properties__: tuple[str, ...] = ("distance_metric", "citation")
+
     def __init__(
         self,
         model: nn.Module,
@@ -59,6 +62,7 @@ class _BatchLoss(nn.Module):
     def distance_metric(self, metric: DistanceMetric) -> None:
         self._distance, self._distance_metric = batch_distance(metric), metric
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """The loss, a scalar.
 
@@ -218,6 +222,8 @@ class BatchSemiHardTripletLoss(_BatchLoss):
     Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
     2015, https://arxiv.org/abs/1503.03832.
     """
+
+    __jit_unused_properties__: tuple[str, ...] = ("distance_metric", "citation", "margin")
 
     @property
     def margin(self) -> Margin:

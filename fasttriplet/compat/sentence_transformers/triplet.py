@@ -59,6 +59,8 @@ class TripletLoss(nn.Module):
     Source: https://sbert.net/docs/package_reference/sentence_transformer/losses.html.
     """
 
+    __jit_unused_properties__: tuple[str, ...] = ("distance_metric", "citation")
+
     def __init__(
         self,
         model: nn.Module,
@@ -79,6 +81,7 @@ class TripletLoss(nn.Module):
     def distance_metric(self, metric: str | Callable[[Tensor, Tensor], Tensor]) -> None:
         self._distance, self._distance_metric = triplet_distance(metric), metric
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
         """The loss, a scalar, of the features of three columns; ``labels`` are not used."""
         return self.compute_loss_from_embeddings(_embedded(self.model, sentence_features), labels)
