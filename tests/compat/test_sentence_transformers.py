@@ -172,7 +172,7 @@ def test_labels_of_every_shape(name):
         if CURRENT:
             torch.testing.assert_close(loss_function(theirs)(rows, given), expected)
     for wrong in (labels[:3], labels[:3, None], labels[:, None].expand(-1, 2)):
-        with pytest.raises(ValueError, match=r"labels must have shape \["):
+        with pytest.raises(ValueError, match=r"labels must .*\["):
             loss_function(ours)(rows, wrong)
 
 
