@@ -56,7 +56,7 @@ class _SoftMined(torch.autograd.Function):
 
 
 def _with_a_term_more(values: Tensor) -> Tensor:
-    """The operator's values [8, N] (csrc/cpu/weighted.h) with what fast-reid's divisors have more."""
+    """The operator's values [8, N] (weighted.h among the CPU's kernels) with what fast-reid's divisors have more."""
     mean, pivot, log_total = values[:2], values[2:4], values[4:6]
     # Totals are of exp(d - pivot) and exp(pivot - d): the term is on that scale.
     term = torch.stack([-pivot[0], pivot[1] + math.log(_EPSILON)])
