@@ -22,7 +22,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-shim test-aarch64 test-cuda-load lint format bench docs cuda gpu-bundle native wheel clean help
+.PHONY: demo test test-asan test-shim test-originals test-aarch64 test-cuda-load lint format bench docs cuda gpu-bundle native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -42,6 +42,15 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 
 test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (seven minutes)
 	FASTTRIPLET_TEST_ENGINE=shim $(PY) -m pytest tests
+
+# Laid over .venv by PYTHONPATH, which comes before it: what these need besides is there, and PyTorch is not installed twice.
+test-originals: $(VENV)/.installed build/originals/.installed  ## run the drop-ins' tests beside older versions of their originals
+	PYTHONPATH=$(CURDIR)/build/originals $(PY) -m pytest tests/compat
+
+build/originals/.installed: requirements/originals.txt
+	rm -rf build/originals
+	$(PY) -m pip --disable-pip-version-check install --quiet --no-deps --target build/originals --requirement requirements/originals.txt
+	@touch $@
 
 test-aarch64: $(VENV)/.installed  ## cross-compile for aarch64 Linux and run the tests of the kernels emulated
 	build_tools/aarch64.sh $(BIN)

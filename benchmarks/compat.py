@@ -62,14 +62,15 @@ def _pml_pairs() -> Iterator[Pair]:
 
 
 def _sentence_transformers_pairs() -> Iterator[Pair]:
-    library = originals.sentence_transformers_losses()
+    library = originals.sentence_transformers_module("losses")
     if library is None:
         return
+    cubic_once = originals.version("sentence-transformers") < (6, 2)
     for name, options, cubic in (
         ("BatchHardTripletLoss", {"margin": MARGIN}, False),
         ("BatchHardSoftMarginTripletLoss", {}, False),
-        ("BatchSemiHardTripletLoss", {"margin": MARGIN}, True),
-        ("BatchAllTripletLoss", {"margin": MARGIN}, True),
+        ("BatchSemiHardTripletLoss", {"margin": MARGIN}, cubic_once),
+        ("BatchAllTripletLoss", {"margin": MARGIN}, cubic_once),
     ):
         both = [_of_features(getattr(module, name)(_Given(), **options)) for module in (sentence_transformers, library)]
         yield Pair(f"sentence-transformers {name}", *both, cubic=cubic)
@@ -92,11 +93,12 @@ def _published_pairs() -> Iterator[Pair]:
         torchreid.TripletLoss(MARGIN),
         lambda rows, labels: published.torchreid(rows, labels, MARGIN),
     )
-    yield Pair(
-        "fast-reid triplet_loss, formula",
-        lambda rows, labels: fastreid.triplet_loss(rows, labels, MARGIN, False, True),
-        lambda rows, labels: published.fastreid(rows, labels, MARGIN, False),
-    )
+    for mining, hard_mining in (("hard", True), ("weighted", False)):
+        yield Pair(
+            f"fast-reid triplet_loss, {mining} mining, formula",
+            lambda rows, labels, hard=hard_mining: fastreid.triplet_loss(rows, labels, MARGIN, False, hard),
+            lambda rows, labels, hard=hard_mining: published.fastreid(rows, labels, MARGIN, False, hard),
+        )
 
 
 def pairs() -> list[Pair]:
@@ -147,6 +149,8 @@ def options() -> argparse.Namespace:
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     """Line by line: a size may take a minute."""
+    yield f"Originals: {originals.versions()}; those of TensorFlow Addons, torchreid and fast-reid are their formulas."
+    yield ""
     yield (
         f"{machine()}; float32, margin {MARGIN}, {arguments.samples_per_class} samples per class; forward plus "
         f"backward, median (lowest to highest). An original that makes an array of N x N x N numbers, or lists all "

@@ -1,7 +1,8 @@
 """Formulas of libraries that cannot be installed beside PyTorch here, from their sources, on matrices, in any dtype.
 
 TensorFlow Addons 0.23 ``losses/triplet.py`` and ``losses/metric_learning.py``; torchreid 0.2.5
-``losses/hard_mine_triplet_loss.py``; fast-reid 1.4 ``modeling/losses/triplet_loss.py``.
+``losses/hard_mine_triplet_loss.py``; fast-reid 1.4 ``modeling/losses/triplet_loss.py``; open-metric-learning 4.0
+``losses/triplet.py`` and ``miners``.
 """
 
 from __future__ import annotations
@@ -67,15 +68,63 @@ def torchreid(rows: Tensor, labels: Tensor, margin: float) -> Tensor:
     return torch.nn.functional.margin_ranking_loss(apart, nearby, torch.ones_like(apart), margin=margin)
 
 
-def fastreid(rows: Tensor, labels: Tensor, margin: float, norm_feat: bool) -> Tensor:
+def _weights(distances: Tensor, mask: Tensor) -> Tensor:
+    shifted = (distances - (distances * mask).amax(1, keepdim=True)).exp() * mask
+    return shifted / (shifted.sum(1, keepdim=True) + 1e-6)
+
+
+def fastreid(rows: Tensor, labels: Tensor, margin: float, norm_feat: bool, hard_mining: bool = True) -> Tensor:
     if norm_feat:
         unit = torch.nn.functional.normalize(rows, dim=1)
         distances = 2 - 2 * unit @ unit.T
     else:
         distances = _squared(rows).clamp(min=1e-12).sqrt()
     same = (labels[:, None] == labels).to(rows.dtype)
-    nearby = (distances * same).max(1).values
-    apart = (distances * (1 - same) + same * 1e9).min(1).values
+    if hard_mining:
+        nearby = (distances * same).max(1).values
+        apart = (distances * (1 - same) + same * 1e9).min(1).values
+    else:
+        nearby, apart = distances * same, distances * (1 - same)
+        nearby, apart = (nearby * _weights(nearby, same)).sum(1), (apart * _weights(-apart, 1 - same)).sum(1)
     if margin > 0:
         return torch.nn.functional.margin_ranking_loss(apart, nearby, torch.ones_like(apart), margin=margin)
     return torch.nn.functional.soft_margin_loss(apart - nearby, torch.ones_like(apart))
+
+
+Triplets = tuple[Tensor, Tensor, Tensor]  # anchors, positives and negatives, [T] each
+
+
+def oml_hard(rows: Tensor, labels: Tensor) -> Triplets:
+    """Of its ``HardTripletsMiner``: the anchor itself is a candidate for the positive."""
+    distances, same = torch.cdist(rows, rows), labels[:, None] == labels
+    positives = distances.masked_fill(~same, -torch.inf).argmax(1)
+    return torch.arange(len(rows)), positives, distances.masked_fill(same, torch.inf).argmin(1)
+
+
+def oml_all(labels: Tensor) -> Triplets:
+    """Of its ``AllTripletsMiner``, in another order."""
+    same = labels[:, None] == labels
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool)
+    anchors, positives, negatives = (positive[:, :, None] & ~same[:, None, :]).nonzero().unbind(1)
+    return anchors, positives, negatives
+
+
+def oml_n_hard(rows: Tensor, labels: Tensor, n_positive: slice, n_negative: slice, anchors: int) -> Triplets:
+    """Of its ``NHardTripletsMiner``: of each of the first ``anchors`` rows the positives by distance descending and the
+    negatives ascending, cut by those slices, each with each."""
+    distances, found = torch.cdist(rows, rows), []
+    for anchor in range(anchors):
+        order = distances[anchor].argsort(descending=True)
+        order = order[order != anchor]
+        same = labels[order] == labels[anchor]
+        pairs = torch.cartesian_prod(order[same][n_positive], order[~same].flip(0)[n_negative])
+        found.append(torch.cat([torch.full((len(pairs), 1), anchor), pairs], 1))
+    anchor_ids, positives, negatives = torch.cat(found).unbind(1)
+    return anchor_ids, positives, negatives
+
+
+def oml_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float | None, reduction: str) -> Tensor:
+    """Of its ``TripletLoss``; without a margin it is the soft one."""
+    difference = (anchor - positive).norm(dim=1) - (anchor - negative).norm(dim=1)
+    losses = difference.exp().log1p() if margin is None else (margin + difference).relu()
+    return {"mean": losses.mean(), "sum": losses.sum(), "none": losses}[reduction]

@@ -19,7 +19,8 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.transforms`: losses under the transforms of ``torch.func``, and the operators' rules for ``vmap``.
 - :mod:`fasttriplet.arguments`: the arguments that all losses and miners of a batch share, declared once.
 - :mod:`fasttriplet.reference`: the specification in plain PyTorch; tests import it, the modules above never do.
-- :mod:`fasttriplet.compat`: drop-ins for other libraries' losses, on the public functions; nothing imports them.
+- :mod:`fasttriplet.compat`: drop-ins for other libraries' losses, on the public functions; nothing imports them. A
+  folder in it: :mod:`fasttriplet.compat.sentence_transformers`.
 - :mod:`fasttriplet.info`: :func:`build_info`, what a bug report needs; ``python -m fasttriplet`` prints it.
 - ``fasttriplet._library``: loads the compiled libraries.
 

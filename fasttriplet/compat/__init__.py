@@ -1,19 +1,21 @@
 """Drop-in losses and miners for those who come from another library, on top of :mod:`fasttriplet.functional`.
 
 Each module has the names, the signatures and the numbers of its original; a docstring lists where it deviates. No
-module but ``keras`` imports its original, and ``import fasttriplet`` imports none of them. Losses are float32, from
-float32 distances, under any autocast.
+module but ``keras`` and ``sentence_transformers.evaluation`` imports its original, and ``import fasttriplet`` imports
+none of them. Losses are float32, from float32 distances, under any autocast.
 
 - :mod:`fasttriplet.compat.pml`: pytorch-metric-learning's ``BatchHardMiner``, ``TripletMarginMiner`` and
   ``TripletMarginLoss``.
-- :mod:`fasttriplet.compat.sentence_transformers`: its four ``Batch*TripletLoss``.
+- :mod:`fasttriplet.compat.sentence_transformers`: its four ``Batch*TripletLoss``, its ``TripletLoss`` of explicit
+  triplets and its ``TripletEvaluator``.
 - :mod:`fasttriplet.compat.torchreid`: torchreid's ``TripletLoss``.
 - :mod:`fasttriplet.compat.fastreid`: fast-reid's ``triplet_loss``.
 - :mod:`fasttriplet.compat.tfa`: TensorFlow Addons' ``TripletHardLoss`` and ``TripletSemiHardLoss``, under PyTorch.
 - :mod:`fasttriplet.compat.keras`: the same two as losses of Keras 3 on its PyTorch backend.
 
-What they share: ``_labels`` makes integers of any labels, ``_pairs`` normalises rows and differentiates distances of
-given pairs, ``_whole_batch`` has the rules that sentence-transformers and TensorFlow Addons have for missing partners.
-Behind ``pml``: ``_pml_objects`` tells its distances and reducers, ``_pml_pairing`` lists its triplets, ``_pml_bases``
-puts the library's own classes below where they are in use.
+What they share: ``_labels`` makes integers of any labels and ``_margin`` numbers of margins, ``_pairs`` normalises rows
+and differentiates distances of given pairs, ``_whole_batch`` has the rules of sentence-transformers and TensorFlow
+Addons for missing partners, ``_soft_mining`` fast-reid's weighted means. Behind ``pml``: ``_pml_objects`` tells its
+distances and reducers, ``_pml_pairing`` lists its triplets, ``_pml_bases`` puts the library's own classes below where
+they are in use.
 """

@@ -16,7 +16,7 @@ def integer_labels(labels: Tensor, name: str = "labels") -> Tensor:
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(labels).__name__}")
-    if labels.ndim != 1:  # the functions would take [N, W] for bit masks
+    if labels.ndim != 1:  # bool [N, C] would be several labels a row
         raise ValueError(f"{name} must have shape [N], one label a row; got {list(labels.shape)}")
     if labels.is_floating_point():
         if labels.element_size() == 1:  # float8 knows no arithmetic

@@ -13,9 +13,15 @@ import torch
 from torch import Tensor
 
 from fasttriplet import functional
+from fasttriplet.arguments import Pairing
+from fasttriplet.autograd import MinedDistances, TripletLosses
+from fasttriplet.check import DISTANCES, MINERS, ON_MISSING, OTHERWISE, REDUCTIONS
 from fasttriplet.compat._labels import one_class
-from fasttriplet.pair_distances import unit
-from fasttriplet.pairing import widened
+from fasttriplet.functional._loss import Miner
+from fasttriplet.pairing import batch_of
+
+#: The nearest negative farther than the positive, or else the farthest.
+_SEMI_HARD: Miner = (MINERS.index("semi_hard"), OTHERWISE.index("farthest"), False, 0.0, 1, False, 0.0)
 
 
 def hard_loss(
@@ -41,27 +47,20 @@ def hard_loss(
     return loss + one_class(labels) * at_no_difference  # the loss itself is 0 there
 
 
-def semi_hard_loss(embeddings: Tensor, labels: Tensor, *, margin: float, distance: str) -> Tensor:
-    """The mean over all ordered positive pairs, each with its semi-hard or else the farthest negative.
+def semi_hard_loss(
+    embeddings: Tensor, labels: Tensor, *, margin: float, distance: str, reduction: str = "mean"
+) -> tuple[Tensor, Tensor]:
+    """The loss over all ordered positive pairs, each with its semi-hard or else the farthest negative, and their
+    anchors [T]. ``reduction`` is "mean", or "none" for the losses [T] by anchor, then positive.
 
-    In a batch of one class the originals' mask leaves the row's minimum, which is 0, in place of the negative.
+    In a batch of one class, and only there, a pair lacks a negative. The originals' mask then leaves the row's minimum,
+    which is 0, in its place. Nothing here asks whether that is so: an answer would have to come from the device.
     """
-    if embeddings.ndim == 2 and labels.shape == embeddings.shape[:1] and bool(one_class(labels)):
-        return _mean_without_negatives(widened(embeddings), float(margin), distance)
-    return functional.semi_hard_triplet_loss(
-        embeddings, labels, margin=margin, distance=distance, otherwise="farthest", reduction="mean"
-    )
-
-
-def _mean_without_negatives(rows: Tensor, margin: float, distance: str) -> Tensor:
-    if rows.shape[0] < 2:
-        return (0 * rows).sum()
-    if distance == "cosine":
-        rows, zero = unit(rows)
-    distances = torch.nn.functional.pdist(rows)  # [N (N - 1) / 2], its slope at 0 is 0
-    if distance != "euclidean":
-        distances = distances.square()
-    if distance == "cosine":
-        first, second = torch.triu_indices(len(rows), len(rows), 1, device=rows.device)
-        distances = torch.where(zero[first] | zero[second], 1, distances / 2)  # a zero row is at distance 1
-    return torch.relu(distances + margin).mean()
+    batch = batch_of("semi_hard_triplet_loss", embeddings, labels, {}, Pairing)
+    distances, triplets, poison = MinedDistances.apply(*batch.arguments, DISTANCES.index(distance), *_SEMI_HARD)
+    missing = triplets < 0
+    distances = torch.where(missing[1:], 0, distances)
+    triplets = torch.where(missing, 0, triplets)  # any row: what is not missing counts
+    codes = REDUCTIONS.index(reduction), ON_MISSING.index("skip")
+    loss = TripletLosses.apply(distances, triplets, poison, float(margin), False, *codes)
+    return loss.to(batch.embeddings.dtype), triplets[0]

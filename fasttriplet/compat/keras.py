@@ -3,8 +3,11 @@
 The model's output is the embeddings [N, D], the target the labels [N] or [N, 1]. Importing this module imports Keras,
 and chooses its PyTorch backend where Keras has not been imported yet and the environment does not say otherwise.
 
-Deviations from TensorFlow Addons: those of :mod:`fasttriplet.compat.tfa`, and that Keras 3 casts labels to the dtype of
-the loss, float32, in which integers from 2^24 on are no longer told apart.
+Labels reach the classes as they are given, whatever the ``dtype`` of the loss: integers are compared as integers. Keras
+itself casts the labels of a function to float32 before it calls it, in which integers from 2^24 on are no longer told
+apart.
+
+Deviations from TensorFlow Addons: those of :mod:`fasttriplet.compat.tfa`.
 
 Source: https://www.tensorflow.org/addons/api_docs/python/tfa/losses, https://keras.io/api/losses.
 """
@@ -15,12 +18,14 @@ import os
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fasttriplet.check import check_bool, check_margin
+from fasttriplet.check import check_bool
+from fasttriplet.compat import tfa
 from fasttriplet.compat._labels import label_vector
+from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._whole_batch import hard_loss, semi_hard_loss
-from fasttriplet.compat.tfa import distance_of
 
 if "keras" not in sys.modules:
     os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -38,16 +43,70 @@ if keras.backend.backend() != "torch":
     )
 
 
+def _whole(labels: Any) -> Tensor:
+    """Labels [N] as they are given: without a dtype Keras keeps theirs."""
+    return label_vector(keras.ops.convert_to_tensor(labels), "y_true")
+
+
 class _TripletLoss(keras.losses.Loss):
-    def __init__(self, margin: float, distance_metric: str, **options: Any) -> None:
+    def __init__(self, margin: Margin, distance_metric: str, **options: Any) -> None:
         super().__init__(**options)
-        self.margin = check_margin(margin)
+        self.margin = margin_of(margin)
         self.distance_metric = distance_metric
-        self._distance = distance_of(distance_metric)
+        self._distance = tfa.distance_of(distance_metric)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The reduced loss of labels ``y_true`` [N] or [N, 1] and embeddings ``y_pred`` [N, D].
+
+        ``sample_weight`` is a number or N of them, the weights of anchors.
+        """
+        mask = getattr(y_pred, "_keras_mask", None)
+        with keras.name_scope(self.name):
+            rows = keras.ops.convert_to_tensor(y_pred, dtype=self.dtype)
+            losses, anchors = self._losses(_whole(y_true), rows)
+            losses = keras.ops.cast(losses, self.dtype)
+            weights = _of_anchors("sample_weight", sample_weight, rows, anchors)
+            counted = _of_anchors("the mask of y_pred", mask, rows, anchors)
+            return _reduced(losses, weights, counted, self.reduction)
+
+    def call(self, y_true: Any, y_pred: Tensor) -> Tensor:
+        """The losses that are reduced, of labels ``y_true`` [N] or [N, 1] and embeddings ``y_pred`` [N, D]."""
+        return self._losses(_whole(y_true), y_pred)[0]
+
+    def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Losses, and the anchor of each; ``None``: they are those of the anchors."""
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
         return {**super().get_config(), "margin": self.margin, "distance_metric": self.distance_metric}
+
+
+def _of_anchors(name: str, values: Any, rows: Tensor, anchors: Tensor | None) -> Tensor | None:
+    """``values`` of the N anchors, or one for all, as float32 of each loss; ``None`` stays ``None``."""
+    if values is None:
+        return None
+    given = keras.ops.convert_to_tensor(values).to(rows.device, torch.float32)
+    if given.numel() != 1 and (given.numel() != rows.shape[0] or given.ndim > 2):
+        raise ValueError(f"{name} must be one number or have shape [{rows.shape[0]}]; got {list(given.shape)}")
+    given = given.reshape(-1).expand(rows.shape[0])
+    return given if anchors is None else given.index_select(0, anchors)
+
+
+def _reduced(losses: Tensor, weights: Tensor | None, counted: Tensor | None, reduction: str | None) -> Tensor:
+    """As Keras reduces losses; an empty mean is 0, joined to the graph."""
+    if counted is not None:
+        weights = counted if weights is None else weights * counted
+    if weights is not None:
+        losses = losses * weights.to(losses.dtype)
+    if reduction in (None, "none"):
+        return losses
+    total = losses.sum()
+    if reduction == "sum":
+        return total
+    divisors = weights if reduction == "mean_with_sample_weight" else counted
+    number = (torch.ones_like(losses) if divisors is None else divisors).sum(dtype=torch.float32)
+    return torch.where(number == 0, 0 * total, total / torch.where(number == 0, 1, number).to(total.dtype))
 
 
 @keras.saving.register_keras_serializable(package="fasttriplet")
@@ -55,11 +114,11 @@ class TripletHardLoss(_TripletLoss):
     """Each row against its farthest positive and its nearest negative of the batch.
 
     Args:
-        margin: finite number; not used when ``soft`` is true. Default 1.
+        margin: finite number, or a tensor of one that needs no gradient; not used when ``soft`` is true. Default 1.
         soft: softplus in place of the margin. Default false.
         distance_metric: ``"L2"`` (default), ``"squared-L2"`` or ``"angular"`` (1 - cos).
-        name, reduction, dtype: as in ``keras.losses.Loss``; the losses that are reduced are those of the N anchors, so
-            that ``sample_weight`` [N] weights anchors.
+        name, reduction, dtype: as in ``keras.losses.Loss``. What is reduced are the losses of the N anchors, and
+            ``sample_weight`` [N] are weights of anchors.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -80,7 +139,7 @@ class TripletHardLoss(_TripletLoss):
 
     def __init__(
         self,
-        margin: float = 1.0,
+        margin: Margin = 1.0,
         soft: bool = False,
         distance_metric: str = "L2",
         name: str | None = "triplet_hard_loss",
@@ -90,16 +149,16 @@ class TripletHardLoss(_TripletLoss):
         super().__init__(margin, distance_metric, name=name, reduction=reduction, dtype=dtype)
         self.soft = check_bool("soft", soft)
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The losses [N] of labels ``y_true`` [N] and embeddings ``y_pred`` [N, D]."""
-        return hard_loss(
-            y_pred,
-            label_vector(y_true, "y_true"),
-            margin=self.margin,
+    def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, None]:
+        losses = hard_loss(
+            rows,
+            labels,
+            margin=margin_of(self.margin),
             distance=self._distance,
             soft_margin=self.soft,
             reduction="none",
         )
+        return losses, None
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
@@ -110,16 +169,19 @@ class TripletHardLoss(_TripletLoss):
 class TripletSemiHardLoss(_TripletLoss):
     """Each positive pair with the nearest negative that is farther than the positive, or else the farthest negative.
 
-    The value is the mean over all ordered positive pairs of the batch, a scalar, which no ``reduction`` changes.
+    The value is the mean over all ordered positive pairs of the batch.
 
     Args:
-        margin: finite number. Default 1.
+        margin: finite number, or a tensor of one that needs no gradient. Default 1.
         distance_metric: ``"L2"`` (default), ``"squared-L2"`` or ``"angular"`` (1 - cos).
-        name, reduction, dtype: as in ``keras.losses.Loss``.
+        name, reduction, dtype: as in ``keras.losses.Loss``. What is reduced are the losses of the T ordered positive
+            pairs, by anchor, then positive; ``sample_weight`` [N] and ``class_weight`` are weights of anchors, and each
+            pair has its anchor's: ``"sum_over_batch_size"`` and ``"mean"`` divide the weighted sum by T,
+            ``"mean_with_sample_weight"`` by the sum of the pairs' weights, ``"sum"`` by nothing, ``None`` gives [T].
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument has a wrong value, or ``sample_weight`` is given: pairs, not rows, are what is averaged.
+        ValueError: an argument has a wrong value.
 
     Example:
         >>> import numpy
@@ -136,7 +198,7 @@ class TripletSemiHardLoss(_TripletLoss):
 
     def __init__(
         self,
-        margin: float = 1.0,
+        margin: Margin = 1.0,
         distance_metric: str = "L2",
         name: str | None = "triplet_semihard_loss",
         reduction: str | None = "sum_over_batch_size",
@@ -144,14 +206,55 @@ class TripletSemiHardLoss(_TripletLoss):
     ) -> None:
         super().__init__(margin, distance_metric, name=name, reduction=reduction, dtype=dtype)
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight must be None: this loss is a mean over pairs, not over rows; "
-                f"got {type(sample_weight).__name__}"
-            )
-        return super().__call__(y_true, y_pred)
+    def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return semi_hard_loss(rows, labels, margin=margin_of(self.margin), distance=self._distance, reduction="none")
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The loss of labels ``y_true`` [N] and embeddings ``y_pred`` [N, D], a scalar."""
-        return semi_hard_loss(y_pred, label_vector(y_true, "y_true"), margin=self.margin, distance=self._distance)
+
+@keras.saving.register_keras_serializable(package="fasttriplet")
+def triplet_hard_loss(
+    y_true: Any, y_pred: Any, margin: Margin = 1.0, soft: bool = False, distance_metric: str = "L2"
+) -> Tensor:
+    """:func:`fasttriplet.compat.tfa.triplet_hard_loss` of whatever Keras takes for tensors, arrays too.
+
+    Args: as there.
+
+    Returns:
+        The mean over all rows, a scalar.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value.
+
+    Example:
+        >>> import numpy
+        >>> from fasttriplet.compat.keras import triplet_hard_loss
+        >>> float(triplet_hard_loss(numpy.array([0, 0, 1]), numpy.array([[0.0], [1.0], [1.25]]), margin=0.5))
+        0.5833333333333334
+
+    Deviations: those of the module :mod:`fasttriplet.compat.keras`.
+    """
+    return tfa.triplet_hard_loss(_whole(y_true), keras.ops.convert_to_tensor(y_pred), margin, soft, distance_metric)
+
+
+@keras.saving.register_keras_serializable(package="fasttriplet")
+def triplet_semihard_loss(y_true: Any, y_pred: Any, margin: Margin = 1.0, distance_metric: str = "L2") -> Tensor:
+    """:func:`fasttriplet.compat.tfa.triplet_semihard_loss` of whatever Keras takes for tensors, arrays too.
+
+    Args: as there.
+
+    Returns:
+        The mean over all ordered positive pairs, a scalar.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a wrong shape, dtype, device or value.
+
+    Example:
+        >>> import numpy
+        >>> from fasttriplet.compat.keras import triplet_semihard_loss
+        >>> float(triplet_semihard_loss(numpy.array([0, 0, 1]), numpy.array([[0.0], [1.0], [1.25]]), margin=0.5))
+        0.75
+
+    Deviations: those of the module :mod:`fasttriplet.compat.keras`.
+    """
+    return tfa.triplet_semihard_loss(_whole(y_true), keras.ops.convert_to_tensor(y_pred), margin, distance_metric)

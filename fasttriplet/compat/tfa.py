@@ -20,11 +20,14 @@ Source: https://www.tensorflow.org/addons/api_docs/python/tfa/losses.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from fasttriplet.check import check_bool, check_choice, check_margin
+from fasttriplet.check import check_bool, check_choice
 from fasttriplet.compat._labels import label_vector
+from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._whole_batch import hard_loss, semi_hard_loss
 
 _NAMES = {"L2": "euclidean", "squared-L2": "squared_euclidean", "angular": "cosine"}
@@ -44,14 +47,14 @@ def _as_given(loss: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def triplet_hard_loss(
-    y_true: Tensor, y_pred: Tensor, margin: float = 1.0, soft: bool = False, distance_metric: str = "L2"
+    y_true: Tensor, y_pred: Tensor, margin: Margin = 1.0, soft: bool = False, distance_metric: str = "L2"
 ) -> Tensor:
     """Each row against its farthest positive and its nearest negative of the batch; the mean over all rows.
 
     Args:
         y_true: [N] or [N, 1] labels of any dtype, compared with ``==``.
         y_pred: [N, D] embeddings, float64, float32, float16 or bfloat16.
-        margin: finite number; not used when ``soft`` is true. Default 1.
+        margin: finite number, or a tensor of one that needs no gradient; not used when ``soft`` is true. Default 1.
         soft: softplus in place of the margin. Default false.
         distance_metric: ``"L2"`` (default), ``"squared-L2"`` or ``"angular"`` (1 - cos).
 
@@ -75,18 +78,18 @@ def triplet_hard_loss(
     https://arxiv.org/abs/1703.07737.
     """
     distance, soft = distance_of(distance_metric), check_bool("soft", soft)
-    margin = 0.0 if soft else check_margin(margin)
-    loss = hard_loss(y_pred, label_vector(y_true, "y_true"), margin=margin, distance=distance, soft_margin=soft)
+    value = 0.0 if soft else margin_of(margin)
+    loss = hard_loss(y_pred, label_vector(y_true, "y_true"), margin=value, distance=distance, soft_margin=soft)
     return _as_given(loss, y_pred)
 
 
-def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: float = 1.0, distance_metric: str = "L2") -> Tensor:
+def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: Margin = 1.0, distance_metric: str = "L2") -> Tensor:
     """Each positive pair with the nearest negative that is farther than the positive, or else the farthest negative.
 
     Args:
         y_true: [N] or [N, 1] labels of any dtype, compared with ``==``.
         y_pred: [N, D] embeddings, float64, float32, float16 or bfloat16.
-        margin: finite number. Default 1.
+        margin: finite number, or a tensor of one that needs no gradient. Default 1.
         distance_metric: ``"L2"`` (default), ``"squared-L2"`` or ``"angular"`` (1 - cos).
 
     Returns:
@@ -110,14 +113,17 @@ def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: float = 1.0, d
     2015, https://arxiv.org/abs/1503.03832.
     """
     distance = distance_of(distance_metric)
-    loss = semi_hard_loss(y_pred, label_vector(y_true, "y_true"), margin=check_margin(margin), distance=distance)
+    loss, _ = semi_hard_loss(y_pred, label_vector(y_true, "y_true"), margin=margin_of(margin), distance=distance)
     return _as_given(loss, y_pred)
 
 
 class _TripletLoss(nn.Module):
-    def __init__(self, margin: float, distance_metric: str, name: str | None) -> None:
+    def __init__(self, margin: Margin, distance_metric: str, name: str | None, ignored: dict[str, Any]) -> None:
         super().__init__()
-        self.margin = check_margin(margin)
+        if ignored.keys() - {"reduction"}:
+            names = ", ".join(sorted(ignored.keys() - {"reduction"}))
+            raise TypeError(f"{type(self).__name__} got unexpected keyword arguments: {names}")
+        self.margin = margin_of(margin)
         distance_of(distance_metric)
         self.distance_metric = distance_metric
         self.name = name
@@ -126,7 +132,7 @@ class _TripletLoss(nn.Module):
 class TripletHardLoss(_TripletLoss):
     """:func:`triplet_hard_loss` as a module.
 
-    Args: as in :func:`triplet_hard_loss`; ``name`` is kept as an attribute.
+    Args: as in :func:`triplet_hard_loss`; ``name`` is kept as an attribute, ``reduction`` is taken and changes nothing.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -138,15 +144,22 @@ class TripletHardLoss(_TripletLoss):
         >>> TripletHardLoss(margin=0.5)(torch.tensor([0, 0, 1]), torch.tensor([[0.0], [1.0], [3.0]]))
         tensor(0.)
 
-    Deviations: those of the module :mod:`fasttriplet.compat.tfa`.
+    Deviations: those of the module :mod:`fasttriplet.compat.tfa`. The original takes any keyword arguments and uses
+    none; here those but ``reduction`` are an error, since a misspelt one is more likely than a wanted one.
     """
 
     def __init__(
-        self, margin: float = 1.0, soft: bool = False, distance_metric: str = "L2", name: str | None = None
+        self,
+        margin: Margin = 1.0,
+        soft: bool = False,
+        distance_metric: str = "L2",
+        name: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(margin, distance_metric, name)
+        super().__init__(margin, distance_metric, name, kwargs)
         self.soft = check_bool("soft", soft)
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The loss of labels ``y_true`` [N] and embeddings ``y_pred`` [N, D], a scalar."""
         return triplet_hard_loss(y_true, y_pred, self.margin, self.soft, self.distance_metric)
@@ -158,7 +171,8 @@ class TripletHardLoss(_TripletLoss):
 class TripletSemiHardLoss(_TripletLoss):
     """:func:`triplet_semihard_loss` as a module.
 
-    Args: as in :func:`triplet_semihard_loss`; ``name`` is kept as an attribute.
+    Args: as in :func:`triplet_semihard_loss`; ``name`` is kept as an attribute, ``reduction`` is taken and changes
+    nothing.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -170,12 +184,16 @@ class TripletSemiHardLoss(_TripletLoss):
         >>> TripletSemiHardLoss(margin=0.5)(torch.tensor([0, 0, 1]), torch.tensor([[0.0], [1.0], [1.25]]))
         tensor(0.7500)
 
-    Deviations: those of the module :mod:`fasttriplet.compat.tfa`.
+    Deviations: those of the module :mod:`fasttriplet.compat.tfa`. The original takes any keyword arguments and uses
+    none; here those but ``reduction`` are an error, since a misspelt one is more likely than a wanted one.
     """
 
-    def __init__(self, margin: float = 1.0, distance_metric: str = "L2", name: str | None = None) -> None:
-        super().__init__(margin, distance_metric, name)
+    def __init__(
+        self, margin: Margin = 1.0, distance_metric: str = "L2", name: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(margin, distance_metric, name, kwargs)
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The loss of labels ``y_true`` [N] and embeddings ``y_pred`` [N, D], a scalar."""
         return triplet_semihard_loss(y_true, y_pred, self.margin, self.distance_metric)

@@ -39,6 +39,18 @@ def _sentence_transformers():
         for distance in ("euclidean", "squared_euclidean", "cosine"):
             loss = getattr(sentence_transformers, name)(torch.nn.Identity(), distance_metric=distance)
             yield f"{name}, {distance}", partial(_of_features, loss)
+    for distance in ("euclidean", "squared_euclidean", "cosine", "manhattan"):
+        yield f"TripletLoss, {distance}", partial(_of_columns, sentence_transformers.TripletLoss(_Given(), distance, 1))
+
+
+class _Given(torch.nn.Module):
+    def forward(self, features):
+        return features
+
+
+def _of_columns(loss, rows, labels):
+    others = (rows.detach().roll(shift, 0) for shift in (1, 2))  # one gradient: sums of several are rounded
+    return loss([{"sentence_embedding": each} for each in (rows, *others)], None)
 
 
 def _of_features(loss, rows, labels):
@@ -48,10 +60,9 @@ def _of_features(loss, rows, labels):
 def _reid():
     yield "torchreid", torchreid.TripletLoss()
     for norm_feat in (False, True):
-        yield (
-            f"fast-reid, norm_feat={norm_feat}",
-            partial(fastreid.triplet_loss, margin=0.3, norm_feat=norm_feat, hard_mining=True),
-        )
+        for hard_mining in (False, True):
+            options = {"margin": 0.3, "norm_feat": norm_feat, "hard_mining": hard_mining}
+            yield f"fast-reid, {options}", partial(fastreid.triplet_loss, **options)
 
 
 def _of_labels_first(loss, rows, labels):

@@ -9,7 +9,7 @@ ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("labels", [torch.arange(6)[:, None] // 2, torch.ones(6, 3), torch.tensor(1)])
-def test_labels_that_would_pass_for_bit_masks_are_refused(labels):
+def test_labels_that_are_not_one_a_row_are_refused(labels):
     calls = {
         "labels": lambda: pml.TripletMarginLoss()(ROWS, labels),
         "targets": lambda: torchreid.TripletLoss()(ROWS, labels),

@@ -1,37 +1,24 @@
-"""The batch losses of sentence-transformers 5: change the import, keep the rest of the training script.
-
-An anchor without a positive keeps its place in the mean, with a positive at distance 0, and a batch of one class has
-the loss that the original has. sentence-transformers is not imported here: the losses take its distance functions,
-or names, and any model that maps features to ``{"sentence_embedding": [N, D]}``.
-
-Deviations, of all four:
-
-- Distances are exact: from differences, in float64 where rows are chosen, not from a float32 matrix of dot products.
-- ``distance_metric`` is one of the original's two functions or a name; other callables are refused, since a matrix of
-  distances is what is never made here.
-- An empty mean (no positive pair in the batch) is 0 where the original gives NaN.
-- Where a triplet's loss is exactly 0 its gradient is 0; the original gives all or half of it there.
-- float16 and bfloat16 embeddings give a float32 loss.
-
-Source: https://sbert.net/docs/package_reference/sentence_transformer/losses.html.
-"""
+"""The losses of a whole batch of labelled sentences, each compared with all."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
-from fasttriplet.check import check_choice, check_margin
 from fasttriplet.compat._labels import integer_labels
+from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._whole_batch import hard_loss, semi_hard_loss
+from fasttriplet.compat.sentence_transformers.distances import (
+    BatchHardTripletLossDistanceFunction,
+    DistanceMetric,
+    batch_distance,
+    name_of,
+)
 
-DISTANCES = ("euclidean", "squared_euclidean", "cosine")
-
-_CITATION = """
+CITATION = """
 @misc{hermans2017defense,
     title={In Defense of the Triplet Loss for Person Re-Identification},
     author={Alexander Hermans and Lucas Beyer and Bastian Leibe},
@@ -42,87 +29,76 @@ _CITATION = """
 }
 """
 
-#: A name of ``DISTANCES`` or a function of the original.
-DistanceMetric = str | Callable[..., Tensor]
 
-
-class BatchHardTripletLossDistanceFunction:
-    """The original's distance functions, as names: they are chosen here, not called."""
-
-    eucledian_distance = "euclidean"
-    cosine_distance = "cosine"
-
-
-def _distance_name(metric: object) -> str:
-    """The name of a distance given by name, by the original's function or by that with ``squared=True`` bound."""
-    if isinstance(metric, str):
-        check_choice("distance_metric", metric, DISTANCES)
-        return metric
-    bound: dict[str, Any] = {}
-    function: Any = metric
-    if isinstance(metric, functools.partial) and not metric.args:
-        function, bound = metric.func, metric.keywords
-    owner, _, name = getattr(function, "__qualname__", "").rpartition(".")
-    if owner == "BatchHardTripletLossDistanceFunction":
-        if name == "cosine_distance" and not bound:
-            return "cosine"
-        if name == "eucledian_distance" and bound.keys() <= {"squared"}:
-            return "squared_euclidean" if bound.get("squared") else "euclidean"
-    raise ValueError(
-        f"distance_metric must be one of {', '.join(DISTANCES)}, or a function of sentence-transformers' "
-        f"BatchHardTripletLossDistanceFunction; got {metric!r}"
-    )
+def _classes(labels: Tensor, embeddings: Tensor) -> Tensor:
+    """Integers [N] that are equal where ``labels`` are: one a row, in whatever shape, as the original has them."""
+    if isinstance(labels, Tensor) and labels.ndim != 1 and labels.numel() == embeddings.shape[0]:
+        labels = labels.reshape(-1)
+    return integer_labels(labels)
 
 
 class _BatchLoss(nn.Module):
     """A loss of a whole batch of sentences: holds the model, embeds the features and compares all with all."""
 
-    def __init__(self, model: nn.Module, distance_metric: DistanceMetric) -> None:
+    __jit_unused_properties__: tuple[str, ...] = ("distance_metric", "citation")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        distance_metric: DistanceMetric = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        margin: Margin = 5,
+    ) -> None:
         super().__init__()
         self.sentence_embedder = model
-        self.distance_metric = _distance_name(distance_metric)
+        self.distance_metric = distance_metric
+        self.triplet_margin = margin_of(margin)
 
-    def _embed(self, sentence_features: Iterable[dict[str, Tensor]]) -> Tensor:
-        """[N, D], from the first and only column of the batch."""
+    @property
+    def distance_metric(self) -> DistanceMetric:
+        """As it was given; another may be set at any time."""
+        return self._distance_metric
+
+    @distance_metric.setter
+    def distance_metric(self, metric: DistanceMetric) -> None:
+        self._distance, self._distance_metric = batch_distance(metric), metric
+
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            sentence_features: one column of features, as the model takes them.
+            labels: N in any shape and of any dtype, compared with ``==``.
+        """
         embeddings: Tensor = self.sentence_embedder(next(iter(sentence_features)))["sentence_embedding"]
-        return embeddings
+        return self.compute_loss_from_embeddings([embeddings], labels)
+
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
+        raise NotImplementedError
 
     def get_config_dict(self) -> dict[str, object]:
         """The arguments, as the trainer's model card prints them."""
-        return {"distance_metric": self.distance_metric}
+        return {"distance_metric": name_of(self.distance_metric), "margin": self.triplet_margin}
 
     @property
     def citation(self) -> str:
         """BibTeX of the method, for the trainer's model card."""
-        return _CITATION
+        return CITATION
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.get_config_dict().items())
 
 
-class _MarginLoss(_BatchLoss):
-    def __init__(
-        self,
-        model: nn.Module,
-        distance_metric: DistanceMetric = BatchHardTripletLossDistanceFunction.eucledian_distance,
-        margin: float = 5,
-    ) -> None:
-        super().__init__(model, distance_metric)
-        self.triplet_margin = check_margin(margin)
-
-    def get_config_dict(self) -> dict[str, object]:
-        """The arguments, as the trainer's model card prints them."""
-        return {**super().get_config_dict(), "margin": self.triplet_margin}
-
-
-class BatchHardTripletLoss(_MarginLoss):
+class BatchHardTripletLoss(_BatchLoss):
     """Each sentence against its farthest positive and its nearest negative of the batch; the mean over all.
 
     Args:
         model: maps features to a dict with ``"sentence_embedding"`` [N, D].
         distance_metric: ``"euclidean"`` (default), ``"squared_euclidean"`` or ``"cosine"``, or a function of
-            ``BatchHardTripletLossDistanceFunction``, the original's or this module's.
-        margin: finite number. Default 5.
+            ``BatchHardTripletLossDistanceFunction``, the original's or this module's: ``euclidean_distance``, by either
+            spelling and also with ``squared=True`` bound by ``functools.partial``, or ``cosine_distance``.
+        margin: finite number, or a tensor of one that needs no gradient. Default 5.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -147,16 +123,33 @@ class BatchHardTripletLoss(_MarginLoss):
     https://arxiv.org/abs/1703.07737.
     """
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of features as the model takes them and ``labels`` [N], compared with ``==``."""
-        return self.batch_hard_triplet_loss(labels, self._embed(sentence_features))
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
+        return self.batch_hard_triplet_loss(labels, embeddings[0])
 
     def batch_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
-        """The loss, a scalar, of ``labels`` [N] and ``embeddings`` [N, D]."""
-        return hard_loss(embeddings, integer_labels(labels), margin=self.triplet_margin, distance=self.distance_metric)
+        """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
+        margin = margin_of(self.triplet_margin)
+        return hard_loss(embeddings, _classes(labels, embeddings), margin=margin, distance=self._distance)
+
+    @staticmethod
+    def get_triplet_mask(labels: Tensor) -> Tensor:
+        """[N, N, N] bool of ``labels`` [N]: anchor, positive and negative make a triplet. No loss here uses it."""
+        positive = BatchHardTripletLoss.get_anchor_positive_triplet_mask(labels)
+        return positive[:, :, None] & BatchHardTripletLoss.get_anchor_negative_triplet_mask(labels)[:, None, :]
+
+    @staticmethod
+    def get_anchor_positive_triplet_mask(labels: Tensor) -> Tensor:
+        """[N, N] bool of ``labels`` [N]: two rows of one label. No loss here uses it."""
+        return (labels[:, None] == labels).fill_diagonal_(False)
+
+    @staticmethod
+    def get_anchor_negative_triplet_mask(labels: Tensor) -> Tensor:
+        """[N, N] bool of ``labels`` [N]: rows of two labels. No loss here uses it."""
+        return labels[:, None] != labels
 
 
-class BatchHardSoftMarginTripletLoss(_BatchLoss):
+class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     """:class:`BatchHardTripletLoss` with softplus in place of the margin.
 
     Args:
@@ -174,8 +167,7 @@ class BatchHardSoftMarginTripletLoss(_BatchLoss):
         >>> round(loss([{"sentence_embedding": torch.eye(4)}], torch.arange(4) // 2).item(), 4)  # log(2)
         0.6931
 
-    Deviations: those of the module :mod:`fasttriplet.compat.sentence_transformers`, and that ``log(1 + exp(x))`` does
-    not overflow: the original is infinite from x = 89 on in float32.
+    Deviations: those of the module :mod:`fasttriplet.compat.sentence_transformers`.
 
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
@@ -184,22 +176,25 @@ class BatchHardSoftMarginTripletLoss(_BatchLoss):
     def __init__(
         self,
         model: nn.Module,
-        distance_metric: DistanceMetric = BatchHardTripletLossDistanceFunction.eucledian_distance,
+        distance_metric: DistanceMetric = BatchHardTripletLossDistanceFunction.euclidean_distance,
     ) -> None:
         super().__init__(model, distance_metric)
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of features as the model takes them and ``labels`` [N], compared with ``==``."""
-        return self.batch_hard_triplet_soft_margin_loss(labels, self._embed(sentence_features))
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
+        return self.batch_hard_triplet_soft_margin_loss(labels, embeddings[0])
 
     def batch_hard_triplet_soft_margin_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
-        """The loss, a scalar, of ``labels`` [N] and ``embeddings`` [N, D]."""
-        return hard_loss(
-            embeddings, integer_labels(labels), margin=0.0, distance=self.distance_metric, soft_margin=True
-        )
+        """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
+        classes = _classes(labels, embeddings)
+        return hard_loss(embeddings, classes, margin=0.0, distance=self._distance, soft_margin=True)
+
+    def get_config_dict(self) -> dict[str, object]:
+        """The arguments, as the trainer's model card prints them."""
+        return {"distance_metric": name_of(self.distance_metric)}
 
 
-class BatchSemiHardTripletLoss(_MarginLoss):
+class BatchSemiHardTripletLoss(_BatchLoss):
     """Each positive pair with the nearest negative that is farther than the positive, or else the farthest negative.
 
     The mean is that over all ordered positive pairs; a batch of one class takes 0 for the distance of the negative it
@@ -208,7 +203,7 @@ class BatchSemiHardTripletLoss(_MarginLoss):
     Args:
         model: maps features to a dict with ``"sentence_embedding"`` [N, D].
         distance_metric: as in :class:`BatchHardTripletLoss`.
-        margin: finite number. Default 5.
+        margin: finite number, or a tensor of one that needs no gradient. Default 5.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -228,29 +223,35 @@ class BatchSemiHardTripletLoss(_MarginLoss):
     2015, https://arxiv.org/abs/1503.03832.
     """
 
+    __jit_unused_properties__: tuple[str, ...] = ("distance_metric", "citation", "margin")
+
     @property
-    def margin(self) -> float:
+    def margin(self) -> Margin:
         """The margin, by the name that it has in the original."""
         return self.triplet_margin
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of features as the model takes them and ``labels`` [N], compared with ``==``."""
-        return self.batch_semi_hard_triplet_loss(labels, self._embed(sentence_features))
+    @margin.setter
+    def margin(self, margin: Margin) -> None:
+        self.triplet_margin = margin_of(margin)
+
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
+        return self.batch_semi_hard_triplet_loss(labels, embeddings[0])
 
     def batch_semi_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
-        """The loss, a scalar, of ``labels`` [N] and ``embeddings`` [N, D]."""
-        return semi_hard_loss(
-            embeddings, integer_labels(labels), margin=self.triplet_margin, distance=self.distance_metric
-        )
+        """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
+        classes, margin = _classes(labels, embeddings), margin_of(self.triplet_margin)
+        loss, _ = semi_hard_loss(embeddings, classes, margin=margin, distance=self._distance)
+        return loss
 
 
-class BatchAllTripletLoss(_MarginLoss):
+class BatchAllTripletLoss(_BatchLoss):
     """All triplets of the batch; the mean over those whose loss is above 0.
 
     Args:
         model: maps features to a dict with ``"sentence_embedding"`` [N, D].
         distance_metric: as in :class:`BatchHardTripletLoss`.
-        margin: finite number. Default 5.
+        margin: finite number, or a tensor of one that needs no gradient. Default 5.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -265,22 +266,22 @@ class BatchAllTripletLoss(_MarginLoss):
         1.0
 
     Deviations: those of the module :mod:`fasttriplet.compat.sentence_transformers`. The original counts losses above
-    1e-16, here those above 0; the original makes an [N, N, N] array.
+    1e-16, here those above 0.
 
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
     """
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of features as the model takes them and ``labels`` [N], compared with ``==``."""
-        return self.batch_all_triplet_loss(labels, self._embed(sentence_features))
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
+        return self.batch_all_triplet_loss(labels, embeddings[0])
 
     def batch_all_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
-        """The loss, a scalar, of ``labels`` [N] and ``embeddings`` [N, D]."""
+        """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
         return functional.batch_all_triplet_loss(
             embeddings,
-            integer_labels(labels),
-            margin=self.triplet_margin,
-            distance=self.distance_metric,
+            _classes(labels, embeddings),
+            margin=margin_of(self.triplet_margin),
+            distance=self._distance,
             reduction="mean_nonzero",
         )

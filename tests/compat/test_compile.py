@@ -1,0 +1,170 @@
+"""The drop-ins in a graph: ``torch.compile(fullgraph=True)`` and ``torch.export``, as their originals allow it; on a
+device nothing may wait for an answer."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from benchmarks.originals import sentence_transformers_module
+from fasttriplet.compat import fastreid, sentence_transformers, tfa, torchreid
+from tests.compat.batches import BATCHES
+from tests.compat.sentences import Given
+
+
+class Explicit(torch.nn.Module):
+    """The loss of explicit triplets, three rows of the batch each."""
+
+    def __init__(self, metric):
+        super().__init__()
+        sentence_transformers_module("losses")  # whose forward pass of several columns is taken once it is there
+        self.loss = sentence_transformers.TripletLoss(Given(), metric, 1)
+
+    def forward(self, rows, labels):
+        columns = rows, rows.roll(1, 0), rows.roll(2, 0)
+        return self.loss([{"rows": column} for column in columns], labels)
+
+
+class Of(torch.nn.Module):
+    """A loss as a module of rows and labels."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, rows, labels):
+        return self.function(rows, labels)
+
+
+def of_features(loss):
+    return Of(lambda rows, labels: loss([{"rows": rows}], labels))
+
+
+def of_keras(name):
+    def make():
+        from fasttriplet.compat import keras
+
+        loss = getattr(keras, name)()
+        return Of(lambda rows, labels: loss(labels, rows))
+
+    return make
+
+
+LOSSES = {
+    "sentence-transformers BatchHard": lambda: of_features(sentence_transformers.BatchHardTripletLoss(Given())),
+    "sentence-transformers BatchSemiHard": lambda: of_features(sentence_transformers.BatchSemiHardTripletLoss(Given())),
+    "sentence-transformers BatchAll": lambda: of_features(sentence_transformers.BatchAllTripletLoss(Given())),
+    "sentence-transformers Triplet": lambda: Explicit("euclidean"),
+    "sentence-transformers Triplet, manhattan": lambda: Explicit("manhattan"),
+    "tfa hard": lambda: Of(lambda rows, labels: tfa.TripletHardLoss()(labels, rows)),
+    "tfa semi-hard": lambda: Of(lambda rows, labels: tfa.TripletSemiHardLoss()(labels, rows)),
+    "torchreid": lambda: Of(torchreid.TripletLoss()),
+    "fast-reid hard": lambda: Of(lambda rows, labels: fastreid.triplet_loss(rows, labels, 0.3, True, True)),
+    "fast-reid weighted": lambda: Of(lambda rows, labels: fastreid.triplet_loss(rows, labels, 0.3, False, False)),
+}
+if importlib.util.find_spec("keras") is not None:
+    LOSSES["keras hard"] = of_keras("TripletHardLoss")
+    LOSSES["keras semi-hard"] = of_keras("TripletSemiHardLoss")
+#: The others have an answer for a batch of one class; torchreid's is NaN in a graph.
+BATCH_NAMES = ("random", "one class", "two rows, two classes")
+
+
+def value_and_gradient(loss, batch):
+    rows = batch.rows.float().requires_grad_()
+    value = loss(rows, batch.labels)
+    (gradient,) = torch.autograd.grad(value, rows)
+    return value, gradient
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiled_whole(name):
+    loss = LOSSES[name]()
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for batch_name in BATCH_NAMES:
+        batch = BATCHES[batch_name]
+        found = value_and_gradient(compiled, batch)
+        if name == "torchreid" and batch_name == "one class":
+            assert all(each.isnan().any() for each in found)
+            continue
+        for ours, expected in zip(found, value_and_gradient(loss, batch), strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_exported(name):
+    loss, batch = LOSSES[name](), BATCHES["random"]
+    program = torch.export.export(loss, (batch.rows.float(), batch.labels))
+    other = batch.rows.float().roll(3, 0)
+    torch.testing.assert_close(program.module()(other, batch.labels), loss(other, batch.labels))
+
+
+class NoWaiting(torch.overrides.TorchFunctionMode):
+    """Refuses what a tensor on a device answers only after a wait."""
+
+    WAITS = (
+        torch.Tensor.__bool__,
+        torch.Tensor.item,
+        torch.Tensor.tolist,
+        torch.Tensor.__float__,
+        torch.Tensor.__int__,
+    )
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in self.WAITS, f"{function} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if "torchreid" not in name])  # that one asks on the CPU
+@pytest.mark.parametrize("batch_name", ["random", "one class"])
+def test_nothing_asks_a_tensor(name, batch_name):
+    loss, batch = LOSSES[name](), BATCHES[batch_name]
+    with NoWaiting():
+        value = loss(batch.rows.float(), batch.labels)
+    assert value.isfinite()
+    with NoWaiting(), pytest.raises(AssertionError, match="waits for the device"):
+        bool(value > 0)
+
+
+def test_torchreid_asks_on_the_cpu_alone():
+    """A tensor on the meta device has no answer at all."""
+    rows, labels = BATCHES["random"]
+    with pytest.raises(RuntimeError, match="meta"):
+        bool((labels.to("meta") == 0).all())
+    assert torchreid.TripletLoss()(rows.to("meta"), labels.to("meta")).shape == ()
+
+
+class Holds(torch.nn.Module):
+    """A model that holds a loss and does not call it."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.layer, self.loss = torch.nn.Linear(4, 4), loss
+
+    def forward(self, rows):
+        return self.layer(rows)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [torchreid.TripletLoss, tfa.TripletHardLoss, tfa.TripletSemiHardLoss], ids=str)
+def test_a_model_that_holds_one_can_be_scripted(make):
+    model = Holds(make())
+    rows = torch.randn(2, 4)
+    assert torch.equal(torch.jit.script(model)(rows), model(rows))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BatchHardTripletLoss",
+        "BatchSemiHardTripletLoss",
+        "BatchAllTripletLoss",
+        "BatchHardSoftMarginTripletLoss",
+        "TripletLoss",
+    ],
+)
+def test_a_model_that_holds_one_of_sentences_can_be_scripted(name):
+    model = Holds(getattr(sentence_transformers, name)(torch.nn.Identity()))
+    rows = torch.randn(2, 4)
+    assert torch.equal(torch.jit.script(model)(rows), model(rows))
