@@ -9,7 +9,6 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before.
 - :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets` and :class:`Triplets`.
 - :mod:`fasttriplet.stats`: :class:`TripletStats`, what a loss tells about its triplets.
-- :mod:`fasttriplet.arguments`: the arguments about pairing, which all losses and miners of a batch take.
 - :mod:`fasttriplet.pairing`: who pairs with whom, and the rows as the operators take them.
 - :mod:`fasttriplet.check`: every validation of Python arguments.
 - :mod:`fasttriplet.autograd`: ``torch.autograd.Function`` over the operators.
