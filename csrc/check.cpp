@@ -2,6 +2,7 @@
 
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cctype>
 #include <iterator>
 #include <limits>
 #include <stdexcept>
@@ -56,8 +57,11 @@ std::string name_of(ScalarType dtype) {
       return "torch.complex64";
     case ScalarType::ComplexDouble:
       return "torch.complex128";
-    default:
-      return torch::headeronly::toString(dtype);
+    default: {  // float8 and its like
+      std::string name = torch::headeronly::toString(dtype);
+      for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+      return "torch." + name;
+    }
   }
 }
 
@@ -199,7 +203,8 @@ void check_both(const PairingTensors& pairing, const std::optional<Tensor>& ids,
 void check_references(const Tensor& references, const Tensor& embeddings) {
   if (references.dim() != 2 || references.size(1) != embeddings.size(1))
     fail("ref_embeddings must have shape [M, " + std::to_string(embeddings.size(1)) + "] to match embeddings " +
-         shape_of(embeddings) + "; got " + shape_of(references));
+         shape_of(embeddings) + "; got " + shape_of(references) +
+         (references.dim() == 2 ? "" : ": " + advice_for_dim(references.dim(), "M")));
   if (references.scalar_type() != embeddings.scalar_type())
     fail("ref_embeddings must have the dtype of embeddings, " + dtype_of(embeddings) + "; got " + dtype_of(references));
   if (embeddings.size(0) + references.size(0) > std::numeric_limits<int32_t>::max())

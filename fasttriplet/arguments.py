@@ -52,8 +52,8 @@ class PairingRules(TypedDict, total=False):
 
     Attributes:
         groups_exclude: what rows of equal group never are to each other. ``"pairs"``, the default: neither positive nor
-            negative. ``"positives"``: no positives; of another label they are negatives still, as Market-1501 and other
-            sets of person re-identification score a camera's own images of the same person alone as junk.
+            negative. ``"positives"``: of one label they never pair, of different labels they are negatives. This is the
+            rule of Market-1501: the same person in the same camera is junk.
         ignore_index: rows of this label are neither anchors nor candidates; not with multi-hot labels. Default None: no
             label.
     """

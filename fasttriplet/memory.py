@@ -105,8 +105,8 @@ class CrossBatchMemory(nn.Module):
         self.num_labels = None if num_labels is None else check_count("num_labels", num_labels)
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype; got {type(dtype).__name__}")
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating dtype; got {dtype}")
+        if dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"dtype must be float64, float32, float16 or bfloat16; got {dtype}")
         self.dtype = dtype
         self._ring, self._own, self._counters = self._empty(None)
 
@@ -139,8 +139,9 @@ class CrossBatchMemory(nn.Module):
                 :meth:`reset` each batch comes with what the first came with.
         """
         self._check(embeddings, labels, sample_ids, groups)
-        self._own = torch.full((len(embeddings),), -1, device=labels.device)
+        own = torch.full((len(embeddings),), -1, device=labels.device)
         if not self.training:
+            self._own = own
             return
         counters, kept = self._counters, min(len(embeddings), self.size)
         batch = {"embeddings": embeddings, "labels": labels, "sample_ids": sample_ids, "groups": groups}
@@ -149,10 +150,11 @@ class CrossBatchMemory(nn.Module):
         rows["steps"] = torch.full((kept,), counters.step, device=labels.device)
         finite = _finite(rows["embeddings"])  # as stored: half precision makes large values infinite
         slots = torch.arange(counters.place, counters.place + kept, device=labels.device) % self.size
-        self._own[len(embeddings) - kept :] = torch.where(finite, slots, -1)
+        own[len(embeddings) - kept :] = torch.where(finite, slots, -1)
         slots = torch.where(finite, slots, self.size)  # the row behind the ring takes what is not kept
         for name, value in rows.items():
             self._ring[name].index_copy_(0, slots, value)
+        self._own = own
         self._counters = _Counters(
             place=(counters.place + kept) % self.size,
             filled=min(counters.filled + kept, self.size),
@@ -195,6 +197,7 @@ class CrossBatchMemory(nn.Module):
         labels = "" if self.num_labels is None else f", num_labels={self.num_labels}"
         return f"size={self.size}, dim={self.dim}{labels}, dtype={self.dtype}"
 
+    @torch.inference_mode(False)  # what is made under it could not be written to outside
     def _empty(self, device: torch.device | None) -> tuple[dict[str, Tensor], Tensor, _Counters]:
         """The ring, the slots of the batch enqueued last [N], and the counters."""
         rows = self.size + 1  # see enqueue
@@ -273,7 +276,7 @@ class CrossBatchMemory(nn.Module):
         for name, rows in self._ring.items():
             rows[: self.size] = saved[name]
         finite = _finite(self._ring["embeddings"])  # a narrower dtype makes large values infinite
-        self._ring["steps"] = torch.where(finite, self._ring["steps"], -1)
+        self._ring["steps"].masked_fill_(~finite, -1)
         self._counters = _Counters(*saved["counters"].tolist())
 
     def _check(self, embeddings: object, labels: object, sample_ids: object, groups: object) -> None:

@@ -193,7 +193,7 @@ def test_wrong_sizes(arguments, error, match):
 
 
 def test_wrong_dtypes():
-    with pytest.raises(ValueError, match=r"dtype must be a floating dtype; got torch\.int64"):
+    with pytest.raises(ValueError, match=r"dtype must be float64, float32, float16 or bfloat16; got torch\.int64"):
         CrossBatchMemory(2, 2, dtype=torch.int64)
     with pytest.raises(TypeError, match=r"dtype must be a torch\.dtype; got str"):
         CrossBatchMemory(2, 2, dtype="float32")
@@ -255,3 +255,17 @@ def test_wrong_numbers(name, value, error, match):
     with pytest.raises(error, match=f"{name} {match}"):
         memory.enqueue(X, Y, **{name: value})
     assert len(memory) == 0
+
+
+def test_a_dtype_without_arithmetic_is_refused():
+    with pytest.raises(ValueError, match=r"dtype must be float64, .*; got torch\.float8_e4m3fn"):
+        CrossBatchMemory(8, 4, dtype=torch.float8_e4m3fn)
+
+
+def test_a_memory_made_or_loaded_in_inference_mode_is_written_to_outside():
+    with torch.inference_mode():
+        made, loaded = CrossBatchMemory(8, 4), CrossBatchMemory(8, 4)
+        loaded.load_state_dict(made.state_dict())
+    for memory in (made, loaded):
+        memory.enqueue(torch.randn(3, 4), torch.arange(3))
+        assert memory.references().ref_mask.tolist() == [True] * 3

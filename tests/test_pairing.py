@@ -70,7 +70,7 @@ def test_nothing_told_calls_the_fused_operator(monkeypatch):
 
 
 def test_classes_as_a_column_are_refused():
-    """They were once taken for bit masks, under which 1 and 3 are positives."""
+    """As bit masks, 1 and 3 would be positives."""
     rows, classes = torch.randn(12, 8), torch.arange(12) // 3
     assert fasttriplet.batch_hard_triplet_loss(rows, classes) > 0
     with pytest.raises(ValueError, match=r"labels.squeeze\(1\)"):

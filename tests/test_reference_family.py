@@ -358,3 +358,18 @@ def test_misspelt_names_are_refused():
     for name in ("otherwise", "negatives"):
         with pytest.raises(ValueError, match=f"{name} must be one of .*; got 'bogus'"):
             reference.mine_easy_positive(LINE, LABELS, **{name: "bogus"})
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.arange(12)[:, None], torch.ones(12, 3).long(), torch.ones(12), torch.arange(11)]
+)
+def test_other_forms_of_labels_are_refused(labels):
+    """They would broadcast to pairs that nobody meant."""
+    rows = torch.randn(12, 4, dtype=torch.float64)
+    for name in LOSSES:
+        with pytest.raises(ValueError, match=r"labels must be integers or bool \[12\], one class a row, .*; got"):
+            getattr(reference, f"{name}_triplet_loss")(rows, labels)
+        with pytest.raises(ValueError, match=r"ref_labels must be integers or bool \[12\]"):
+            getattr(reference, f"{name}_triplet_loss")(rows, torch.arange(12), ref_embeddings=rows, ref_labels=labels)
+    with pytest.raises(ValueError, match=r"embeddings must have shape \[N, D\]; got \[12, 4, 1\]"):
+        reference.mine_batch_hard(rows[..., None], torch.arange(12))

@@ -59,6 +59,10 @@ def retrieval_metrics(embeddings: Tensor, labels: Tensor, *, on_nonfinite: str =
     """
     if on_nonfinite not in ("error", "fail"):
         raise ValueError(f"on_nonfinite must be 'error' or 'fail'; got {on_nonfinite!r}")
+    if embeddings.dim() != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"embeddings [M, D] and labels [M] must match; got {list(embeddings.shape)} and {list(labels.shape)}"
+        )
     finite = embeddings.isfinite().all(1)
     if on_nonfinite == "error" and not finite.all():
         raise NotFinite(

@@ -61,6 +61,18 @@ def same_label(labels: Tensor, ref_labels: Tensor) -> Tensor:
     return (labels[:, None] & ref_labels).any(2)
 
 
+def check_rows(name: str, rows: Tensor, labels_name: str, labels: Tensor) -> None:
+    """Rows [N, D] with classes [N] or multi-hot labels [N, C]: anything else would broadcast to some number."""
+    if rows.dim() != 2:
+        raise ValueError(f"{name} must have shape [N, D]; got {list(rows.shape)}")
+    shape = labels.shape[:1] if labels.dtype == torch.bool and labels.dim() == 2 else labels.shape
+    if labels.is_floating_point() or shape != rows.shape[:1]:
+        raise ValueError(
+            f"{labels_name} must be integers or bool [{len(rows)}], one class a row, or bool [{len(rows)}, C]; got "
+            f"{labels.dtype} {list(labels.shape)}"
+        )
+
+
 def batch_of(
     embeddings: Tensor,
     labels: Tensor,
@@ -77,6 +89,9 @@ def batch_of(
     ignore_index: int | None = None,
 ) -> Batch:
     """The batch and its pairs, from the labels and the arguments of :class:`Pairing`."""
+    check_rows("embeddings", embeddings, "labels", labels)
+    if ref_embeddings is not None and ref_labels is not None:
+        check_rows("ref_embeddings", ref_embeddings, "ref_labels", ref_labels)
     candidate_labels = labels if ref_labels is None else ref_labels
     candidates = torch.arange(len(candidate_labels), device=labels.device)
     if ref_embeddings is not None:

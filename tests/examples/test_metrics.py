@@ -107,3 +107,9 @@ def test_a_broken_row_among_perfect_pairs_fails_with_its_partner():
 def test_nothing_changes_where_all_rows_are_finite():
     embeddings, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 7
     assert retrieval_metrics(embeddings, labels, on_nonfinite="fail") == retrieval_metrics(embeddings, labels)
+
+
+def test_rows_and_labels_must_match():
+    for rows, labels in ((torch.randn(4, 2, 1), torch.arange(4)), (torch.randn(4, 2), torch.arange(4)[:, None])):
+        with pytest.raises(ValueError, match=r"embeddings \[M, D\] and labels \[M\] must match; got \[4, 2"):
+            retrieval_metrics(rows, labels)
