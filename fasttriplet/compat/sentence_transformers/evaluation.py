@@ -36,10 +36,9 @@ class TripletEvaluator(_Original):
     It is a ``TripletEvaluator`` of sentence-transformers 6, with all that there is in it: arguments, prompts, logging,
     the CSV file, the entry in the model card. Similarities alone are computed here.
 
-    Args:
-        anchors, positives, negatives: lists of as many sentences.
-        main_similarity_function, margin, name, batch_size, show_progress_bar, write_csv, truncate_dim,
-            similarity_fn_names: as in the original.
+    Args: those of the original: ``anchors``, ``positives`` and ``negatives``, lists of as many sentences, and
+    ``main_similarity_function``, ``margin``, ``name``, ``batch_size``, ``show_progress_bar``, ``write_csv``,
+    ``truncate_dim`` and ``similarity_fn_names``.
 
     Raises:
         ImportError: sentence-transformers is missing, or older than this class can stand on.
