@@ -172,10 +172,11 @@ PairingTensors::PairingTensors(Tensor rows, Tensor ids, std::optional<Tensor> re
 
 namespace {
 
-// One integer a row of `rows`.
-void check_ids(const Tensor& ids, const char* name, const Tensor& rows, const char* rows_name) {
-  if (!is_integer(ids.scalar_type()))
-    fail(std::string(name) + " must have an integer dtype or bool; got " + dtype_of(ids));
+// One integer a row of `rows`; bool too where it can only mean two of them.
+void check_ids(const Tensor& ids, const char* name, const Tensor& rows, const char* rows_name, bool may_be_bool) {
+  if (!is_integer(ids.scalar_type()) || (ids.scalar_type() == ScalarType::Bool && !may_be_bool))
+    fail(std::string(name) + " must have an integer dtype" + (may_be_bool ? " or bool" : "") + "; got " +
+         dtype_of(ids));
   if (ids.dim() != 1 || ids.size(0) != rows.size(0))
     fail(std::string(name) + " must have shape [" + std::to_string(rows.size(0)) + "] to match " + rows_name + " " +
          shape_of(rows) + "; got " + shape_of(ids));
@@ -183,17 +184,17 @@ void check_ids(const Tensor& ids, const char* name, const Tensor& rows, const ch
 
 // What rows have and, where there are references, these have as well.
 void check_both(const PairingTensors& pairing, const std::optional<Tensor>& ids, const char* name,
-                const std::optional<Tensor>& ref_ids, const char* ref_name) {
+                const std::optional<Tensor>& ref_ids, const char* ref_name, bool may_be_bool) {
   const bool wants_both = pairing.ref_embeddings.has_value();
   if (ids.has_value() ? ref_ids.has_value() != wants_both : ref_ids.has_value())
     fail(std::string(ref_name) + " must be given with " + name + " and ref_embeddings, and not otherwise; got " +
          (ids ? "" : "no ") + name + (ref_ids ? " and " : " and no ") + ref_name);
   if (ids) {
-    check_ids(*ids, name, pairing.embeddings, "embeddings");
+    check_ids(*ids, name, pairing.embeddings, "embeddings", may_be_bool);
     check_device(*ids, name, pairing.embeddings);
   }
   if (ref_ids) {
-    check_ids(*ref_ids, ref_name, *pairing.ref_embeddings, "ref_embeddings");
+    check_ids(*ref_ids, ref_name, *pairing.ref_embeddings, "ref_embeddings", may_be_bool);
     check_device(*ref_ids, ref_name, pairing.embeddings);
   }
 }
@@ -205,6 +206,8 @@ void check_references(const Tensor& references, const Tensor& embeddings) {
     fail("ref_embeddings must have shape [M, " + std::to_string(embeddings.size(1)) + "] to match embeddings " +
          shape_of(embeddings) + "; got " + shape_of(references) +
          (references.dim() == 2 ? "" : ": " + advice_for_dim(references.dim(), "M")));
+  if (references.scalar_type() != ScalarType::Float && references.scalar_type() != ScalarType::Double)
+    fail("ref_embeddings must have dtype float64, float32, float16 or bfloat16; got " + dtype_of(references));
   if (references.scalar_type() != embeddings.scalar_type())
     fail("ref_embeddings must have the dtype of embeddings, " + dtype_of(embeddings) + "; got " + dtype_of(references));
   if (embeddings.size(0) + references.size(0) > std::numeric_limits<int32_t>::max())
@@ -234,18 +237,18 @@ void check_pairing(const PairingTensors& pairing) {
   if (pairing.self_indices.has_value()) {
     if (!pairing.ref_embeddings)
       fail("self_indices must come with ref_embeddings, which they point into; got them without");
-    check_ids(*pairing.self_indices, "self_indices", embeddings, "embeddings");
+    check_ids(*pairing.self_indices, "self_indices", embeddings, "embeddings", false);
     check_device(*pairing.self_indices, "self_indices", embeddings);
   }
   if (pairing.ref_mask.has_value()) {
     if (!pairing.ref_embeddings) fail("ref_mask must come with ref_embeddings, which it masks; got it without");
     if (pairing.ref_mask->scalar_type() != ScalarType::Bool)
       fail("ref_mask must have dtype torch.bool; got " + dtype_of(*pairing.ref_mask));
-    check_ids(*pairing.ref_mask, "ref_mask", *pairing.ref_embeddings, "ref_embeddings");
+    check_ids(*pairing.ref_mask, "ref_mask", *pairing.ref_embeddings, "ref_embeddings", true);
     check_device(*pairing.ref_mask, "ref_mask", embeddings);
   }
-  check_both(pairing, pairing.sample_ids, "sample_ids", pairing.ref_sample_ids, "ref_sample_ids");
-  check_both(pairing, pairing.groups, "groups", pairing.ref_groups, "ref_groups");
+  check_both(pairing, pairing.sample_ids, "sample_ids", pairing.ref_sample_ids, "ref_sample_ids", false);
+  check_both(pairing, pairing.groups, "groups", pairing.ref_groups, "ref_groups", true);
 }
 
 void check_self_indices(const int64_t* indices, int64_t n, int64_t references) {

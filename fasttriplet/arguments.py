@@ -22,7 +22,8 @@ class BatchPairing(TypedDict, total=False):
 
     Attributes:
         ref_embeddings: [M, D], where positives and negatives are taken from in place of the batch: a memory bank, a
-            second view, the rows of other processes. Gradients flow to both. Default None: the batch itself.
+            second view, the rows of other processes. Of any dtype that ``embeddings`` may have. A loss has a gradient
+            for both. Default None: the batch itself.
         ref_labels: [M] or [M, C], in the form of ``labels``; given together with ``ref_embeddings``.
         self_indices: [N] integers: which reference is anchor i's own copy and never its partner, -1 for none. With
             references only. Default None: no reference is a copy.
@@ -30,8 +31,8 @@ class BatchPairing(TypedDict, total=False):
             earlier epoch made of it, and never pair; -1 for none. Default None: no copies.
         ref_sample_ids: [M] integers, those of the references; given together with ``sample_ids`` where there are
             references.
-        groups: [N] integers: rows of equal group never pair, as those seen by one camera; see ``groups_exclude``.
-            Default None: no groups.
+        groups: [N] integers: rows of equal group never pair, as those seen by one camera; see ``groups_exclude``. -1
+            is a group like any other. Default None: no groups.
         ref_groups: [M] integers, those of the references; given together with ``groups`` where there are references.
         ref_mask: [M] bool: references where it is false pair with nobody, and what is in them does not matter. With
             references only. Default None: all take part.
@@ -140,11 +141,13 @@ def told(function: str, arguments: Mapping[str, object], known: Any) -> dict[str
     for name in arguments:
         if name not in names:
             raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
-    return {
-        name: value
-        for name, value in arguments.items()
-        if value is not None and value is not False and (name != "groups_exclude" or value != DEFAULTS[name])
-    }
+    return {name: value for name, value in arguments.items() if not _says_nothing(name, value)}
+
+
+def _says_nothing(name: str, value: object) -> bool:
+    """Whether it is the default, and nothing that merely equals it."""
+    default = DEFAULTS.get(name)
+    return value is default or (isinstance(value, str) and value == default)
 
 
 def as_lists(pairing: Mapping[str, Any]) -> tuple[tuple[Tensor | None, ...], tuple[int, ...]]:

@@ -189,8 +189,8 @@ def check_weights(weights: object, embeddings: torch.Tensor) -> None:
         return
     check_dense("weights", weights)
     assert isinstance(weights, torch.Tensor)
-    if not weights.is_floating_point():
-        raise ValueError(f"weights must have a floating dtype; got {weights.dtype}")
+    if weights.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"weights must have dtype float64, float32, float16 or bfloat16; got {weights.dtype}")
     if weights.device != embeddings.device:
         raise ValueError(f"weights must be on the device of embeddings, {embeddings.device}; got {weights.device}")
     if weights.shape != embeddings.shape[:1]:

@@ -140,6 +140,9 @@ class CrossBatchMemory(nn.Module):
         """
         self._check(embeddings, labels, sample_ids, groups)
         own = torch.full((len(embeddings),), -1, device=labels.device)
+        if self._counters.filled == 0:  # this batch alone says what comes with batches
+            told = {"sample_ids": int(sample_ids is not None), "groups": int(groups is not None)}
+            self._counters = self._counters._replace(**told)
         if not self.training:
             self._own = own
             return
@@ -159,8 +162,8 @@ class CrossBatchMemory(nn.Module):
             place=(counters.place + kept) % self.size,
             filled=min(counters.filled + kept, self.size),
             step=counters.step + 1,
-            sample_ids=int(sample_ids is not None),
-            groups=int(groups is not None),
+            sample_ids=counters.sample_ids,
+            groups=counters.groups,
         )
 
     def references(self) -> References:
@@ -316,7 +319,7 @@ class CrossBatchMemory(nn.Module):
             raise ValueError(f"labels must be bool where they are multi-hot: use labels.bool(); got {labels.dtype}")
 
     def _check_numbers(self, name: str, numbers: Any, embeddings: Tensor) -> None:
-        if self.training and self._counters.step > 0 and (numbers is not None) != bool(getattr(self._counters, name)):
+        if self._counters.filled > 0 and (numbers is not None) != bool(getattr(self._counters, name)):
             before = "batches without" if numbers is not None else "batches with them"
             raise ValueError(
                 f"{name} must come with each batch or with none until reset(); got "

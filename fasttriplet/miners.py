@@ -13,7 +13,7 @@ class MinedTriplets(NamedTuple):
     Attributes:
         positives: [N] int64, index into the batch, or the references, of the anchor's positive, -1 where it has none.
         negatives: [N] int64, index into the batch, or the references, of the anchor's negative, -1 where it has none.
-        positive_distances: [N], float64 for float64 embeddings, else float32; NaN where there is no positive.
+        positive_distances: [N], float64 where embeddings or references are, else float32; NaN where there is none.
         negative_distances: [N], the same dtype; NaN where there is no negative.
     """
 

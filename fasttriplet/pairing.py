@@ -12,6 +12,7 @@ from fasttriplet.arguments import LISTED, as_lists, told
 from fasttriplet.check import check_bool, check_pairing, check_tensors, check_weights
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
+WIDE_DTYPES = (torch.float32, torch.float64)
 
 
 def widened(embeddings: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ def batch_of(function: str, embeddings: Tensor, labels: Tensor, arguments: Mappi
     rows, references = widened(embeddings), given.get("ref_embeddings")
     if references is not None:
         references = widened(references)
-        if rows.is_floating_point() and references.is_floating_point():  # what is not is refused in C++
+        if rows.dtype in WIDE_DTYPES and references.dtype in WIDE_DTYPES:  # what is not is refused in C++
             dtype = torch.promote_types(rows.dtype, references.dtype)
             rows, references = rows.to(dtype), references.to(dtype)
     return Batch(rows, references, labels, given)

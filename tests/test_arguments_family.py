@@ -72,11 +72,27 @@ PAIRING_ERRORS = [
     (dict(REFERENCES, ref_mask=LABELS > 0), ValueError, r"ref_mask must have shape \[5\] .*; got \[8\]"),
     (dict(groups_exclude="negatives"), ValueError, "groups_exclude must be one of pairs, positives; got 'negatives'"),
     (dict(groups_exclude=True), TypeError, "groups_exclude must be a str, one of pairs, positives; got bool"),
+    (dict(groups_exclude=None), TypeError, "groups_exclude must be a str, one of pairs, positives; got NoneType"),
+    (dict(ignore_index=False), TypeError, "ignore_index must be an int or None; got bool"),
+    (dict(groups=False), TypeError, r"groups must be a torch\.Tensor; got bool"),
+    (dict(REFERENCES, ref_mask=False), TypeError, r"ref_mask must be a torch\.Tensor; got bool"),
+    (dict(sample_ids=LABELS > 0), ValueError, "sample_ids must have an integer dtype; got torch.bool"),
+    (dict(REFERENCES, self_indices=LABELS > 0), ValueError, "self_indices must have an integer dtype; got torch.bool"),
+    (
+        dict(REFERENCES, ref_embeddings=torch.zeros(5, 4).to(torch.float8_e4m3fn)),
+        ValueError,
+        "ref_embeddings must have dtype float64, float32, float16 or bfloat16; got torch.float8_e4m3fn",
+    ),
+    (
+        dict(REFERENCES, ref_embeddings=torch.zeros(5, 4, 2, 2)),
+        ValueError,
+        r"ref_embeddings must have shape \[M, 4\] .* got \[5, 4, 2, 2\]: pool or flatten .* \[M, C, H, W\]",
+    ),
     (dict(group=LABELS), TypeError, r"\(\) got an unexpected keyword argument 'group'"),
 ]
 LOSS_ERRORS = [
     (dict(weights=[1.0] * 8), TypeError, r"weights must be a torch\.Tensor; got list"),
-    (dict(weights=LABELS), ValueError, "weights must have a floating dtype; got torch.int64"),
+    (dict(weights=LABELS), ValueError, "weights must have dtype float64, .*; got torch.int64"),
     (dict(weights=torch.ones(7)), ValueError, r"weights must have shape \[8\] to match embeddings \[8, 4\]; got \[7\]"),
     (dict(weights=torch.ones(8, 1)), ValueError, r"weights must have shape \[8\] .* got \[8, 1\]"),
     (
@@ -85,6 +101,7 @@ LOSS_ERRORS = [
         "weights must be on the device of embeddings, cpu; got meta",
     ),
     (dict(return_stats=1), TypeError, "return_stats must be a bool; got int"),
+    (dict(return_stats=None), TypeError, "return_stats must be a bool; got NoneType"),
 ]
 OWN_ERRORS = [
     ("semi_hard", dict(within_margin=1), TypeError, "within_margin must be a bool; got int"),

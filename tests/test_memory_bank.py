@@ -139,7 +139,7 @@ def test_nothing_is_kept_in_eval_mode():
     memory = filled(8, 4)
     before = memory.state_dict()
     memory.eval()
-    memory.enqueue(*rows(3, 90), sample_ids=torch.arange(3))  # no batch of training: it may come with other things
+    memory.enqueue(*rows(3, 90))
     for training in (False, True):
         memory.train(training)
         assert memory.references().self_indices.tolist() == [-1, -1, -1] and len(memory) == 4

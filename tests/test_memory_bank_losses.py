@@ -206,3 +206,21 @@ def test_a_model_that_holds_a_memory_is_scripted_and_exported():
         scripted = torch.jit.script(model)
     assert torch.equal(scripted(x), model(x))
     assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+@pytest.mark.parametrize("given", ["sample_ids", "groups"])
+def test_validation_before_the_first_training_batch(given):
+    """As trainers do by default: by the same code as in training."""
+    memory = fasttriplet.CrossBatchMemory(8, 3)
+    rows, labels = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    arguments = {given: torch.arange(4)}
+    for train in (False, True, False):
+        memory.train(train).enqueue(rows, labels, **arguments)
+        loss = fasttriplet.batch_hard_triplet_loss(rows, labels, **arguments, **memory.references()._asdict())
+        assert loss.isfinite()
+    with pytest.raises(ValueError, match=f"{given} must come with each batch or with none"):
+        memory.enqueue(rows, labels)
+    fresh = fasttriplet.CrossBatchMemory(8, 3)
+    fresh.enqueue(rows[:0], labels[:0])  # says nothing
+    fresh.enqueue(rows, labels, **arguments)
+    assert len(fresh) == 4

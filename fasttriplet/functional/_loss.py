@@ -65,7 +65,10 @@ def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
         return loss.to(batch.embeddings.dtype)
     losses = losses_of(distances, triplets[1:] >= 0, poison, options)
     of_triplets = None if weights is None else weights.double().index_select(0, triplets[0])
-    loss = reduced(losses, of_triplets, poison, options.reduction).to(batch.embeddings.dtype)
+    loss = reduced(losses, of_triplets, poison, options.reduction)
+    if weights is not None and options.reduction != "none":  # those too of anchors that have no triplet
+        loss = loss + 0 * weights.double().sum()
+    loss = loss.to(batch.embeddings.dtype)
     if not batch.return_stats:
         return loss
     return loss, stats_of(batch, distances.detach(), triplets, poison, losses.counted, losses.active, options.distance)

@@ -60,8 +60,9 @@ def batch_hard_triplet_loss(
         rows coincide. If any entry is NaN or infinite, every counted loss, each reduction and the whole gradient are
         NaN. Where ``d(a, p) - d(a, n) + margin`` leaves float64's range, towards either end, that loss, each reduction
         and the whole gradient are. A softplus that float64 rounds to zero is not above zero.
-        With several labels a row, ``weights``, ``return_stats`` or arguments about who pairs with whom, a row that is
-        not finite takes part in nothing, so that it does not count itself; the rest is the same.
+        With several labels a row, ``weights``, ``return_stats``, arguments about who pairs with whom or under a
+        transform of ``torch.func``, a row that is not finite takes part in nothing, so that it does not count itself;
+        the rest is the same.
 
     Raises:
         TypeError: an argument is of the wrong type.

@@ -156,6 +156,8 @@ def loss_of_triplets(
     losses = losses_of(batch, distances, has, margin=margin, soft_margin=soft_margin, on_missing=on_missing)
     of_triplets = None if weights is None else weights[chosen.anchors].to(losses.values.dtype)
     loss = reduced(batch, losses, of_triplets, reduction)
+    if weights is not None and reduction != "none":  # what is not finite is seen, also of an anchor without triplets
+        loss = loss + 0 * weights.to(loss.dtype).sum()
     if not return_stats:
         return loss
     return loss, statistics(batch, chosen, losses, distance)

@@ -70,6 +70,12 @@ Pairing::Pairing(const Batch<T>& batch, const Survey& survey, const PairingInput
   const Batch<T> candidates{batch.row(first_candidate_), candidates_, batch.d, batch.distance, batch.tier};
   columns_ = group_rows(candidates, numbers.data(), part, equal_rows);
 
+  if (input.sample_ids != nullptr) {
+    column_rows_.assign(columns_.representatives(), 0);
+    for (int64_t j = 0; j < candidates_; ++j)
+      if (column_of(j) >= 0) ++column_rows_[column_of(j)];
+  }
+
   std::unordered_map<int64_t, int32_t> class_of_number;
   for (int32_t kind = 0; kind < columns_.classes(); ++kind) {
     const int64_t candidate = columns_.members[columns_.class_begin[kind]];

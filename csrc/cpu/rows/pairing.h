@@ -45,6 +45,10 @@ class Pairing {
   // Columns: sets of equal candidates of one kind, or single candidates.
   const Groups& columns() const { return columns_; }
   int32_t column_of(int64_t candidate) const { return columns_.representative_of[candidate]; }
+  // How many rows a column has, where samples may have several copies; else 1 for a row by itself and 2 for more.
+  int64_t rows_of(int32_t column) const {
+    return column_rows_.empty() ? 1 + (columns_.twin[column] >= 0) : column_rows_[column];
+  }
 
   bool takes_part(int64_t row) const { return takes_part_[row] != 0; }
   // Whether the candidate is the anchor itself or a copy of it, which is never its partner.
@@ -125,6 +129,7 @@ class Pairing {
   int64_t total_members_ = 0;
   Groups columns_;
   std::vector<int32_t> barred_negatives_;
+  std::vector<int32_t> column_rows_;   // [columns] rows of each; empty where no ids were given
   std::vector<int32_t> sample_of_;     // [N] samples numbered, -1 for none; empty where no ids were given
   std::vector<int32_t> copies_begin_;  // [samples + 1] into copies_
   std::vector<int32_t> copies_;        // candidates by sample, ascending in each

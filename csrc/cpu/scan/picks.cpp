@@ -18,17 +18,25 @@ void Picker<T>::leave_own_copies(Query& query) const {
   own.alone.clear();
   own.twins.clear();
   pairing_.for_each_own(query.anchor, [&](int64_t copy) {
-    const int32_t column = pairing_.column_of(copy);
-    if (column < 0 || own.holds(column)) return;
-    own.columns.push_back(column);
+    if (pairing_.column_of(copy) >= 0) own.columns.push_back(pairing_.column_of(copy));
+  });
+  // Sorted: a sample may have thousands of copies, and be asked for each column.
+  std::sort(own.columns.begin(), own.columns.end());
+  size_t kept = 0;
+  for (size_t at = 0; at < own.columns.size();) {
+    const int32_t column = own.columns[at];
+    const size_t first = at;
+    while (at < own.columns.size() && own.columns[at] == column) ++at;
+    own.columns[kept++] = column;
     query.keys.keys[column] = kNan;
-    const int64_t twin = lowest_other(query.anchor, column);
+    const bool nobody_else = static_cast<int64_t>(at - first) == pairing_.rows_of(column);
+    const int64_t twin = nobody_else ? -1 : lowest_other(query.anchor, column);
     if (twin < 0)
       own.alone.push_back(column);
     else
-      own.twins.push_back({twin, pairing_.role(query.anchor, columns.class_of[copy])});
-  });
-  std::sort(own.alone.begin(), own.alone.end());
+      own.twins.push_back({twin, pairing_.role(query.anchor, columns.representative_class[column])});
+  }
+  own.columns.resize(kept);
 }
 
 // -1 where the column has nobody but own copies.

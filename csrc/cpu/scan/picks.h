@@ -25,10 +25,10 @@ struct OwnColumns {
     int64_t candidate;  // the lowest of a column that is no own copy
     Role role;
   };
-  std::vector<int32_t> columns, alone;  // all; ascending those in which there is nobody else
+  std::vector<int32_t> columns, alone;  // ascending: all, and those in which there is nobody else
   std::vector<Twin> twins;
 
-  bool holds(int32_t column) const { return std::find(columns.begin(), columns.end(), column) != columns.end(); }
+  bool holds(int32_t column) const { return std::binary_search(columns.begin(), columns.end(), column); }
 };
 
 // An anchor while it is mined, and what the scan knows of it.
