@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import functools
 import logging
 import subprocess
 import sys
@@ -77,6 +78,33 @@ def test_a_function_of_ones_own():
     ours, theirs = compat.TripletLoss(Given(), largest), losses.TripletLoss(Given(), largest)
     assert torch.equal(loss_of(ours, rows), loss_of(theirs, rows))
     assert ours.get_config_dict() == theirs.get_config_dict() == {"distance_metric": "largest", "triplet_margin": 5}
+
+
+class TripletDistanceMetric:
+    """A class of one's own by the original's name."""
+
+    @staticmethod
+    def EUCLIDEAN(x, y):
+        return 3 * (x - y).abs().amax(1)
+
+    COSINE = MANHATTAN = EUCLIDEAN
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("owner", [losses.TripletDistanceMetric, compat.TripletDistanceMetric], ids=["theirs", "ours"])
+def test_a_function_of_ones_own_by_an_originals_name(metric, owner, monkeypatch):
+    @functools.wraps(getattr(owner, metric))
+    def wrapped(x, y):
+        return TripletDistanceMetric.EUCLIDEAN(x, y)
+
+    def assert_called(mine):
+        ours, theirs = compat.TripletLoss(Given(), mine), losses.TripletLoss(Given(), mine)
+        assert torch.equal(loss_of(ours, columns()), loss_of(theirs, columns()))
+
+    assert_called(getattr(TripletDistanceMetric, metric))
+    assert_called(wrapped)
+    monkeypatch.setattr(owner, metric, wrapped)  # put in the place of the original
+    assert_called(getattr(owner, metric))
 
 
 def test_squared_distances_by_name():
