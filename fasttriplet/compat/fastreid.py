@@ -62,7 +62,7 @@ def triplet_loss(embedding: Tensor, targets: Tensor, margin: Margin, norm_feat: 
       of a row of norm up to 1e-12, which counts as a zero row; fast-reid's is 1e12 times that of a row of norm 1.
     - Among rows at the same distance the gradient goes to the lowest index, where fast-reid splits it evenly.
     - Softplus does not overflow, so that the fallback to a margin of 0.3 is not needed.
-    - Beside the weights of positives, whose sum is at least 1, its 1e-6 is left out.
+    - fast-reid also adds 1e-6 to the sum of the positives' weights. That sum is at least 1, so it is left out here.
     - float16 and bfloat16 embeddings give a float32 loss, under autocast too, where fast-reid multiplies in half
       precision.
 

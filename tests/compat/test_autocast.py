@@ -41,6 +41,12 @@ def _sentence_transformers():
             yield f"{name}, {distance}", partial(_of_features, loss)
     for distance in ("euclidean", "squared_euclidean", "cosine", "manhattan"):
         yield f"TripletLoss, {distance}", partial(_of_columns, sentence_transformers.TripletLoss(_Given(), distance, 1))
+    of_ones_own = sentence_transformers.TripletLoss(_Given(), _largest, 1)
+    yield "TripletLoss, a function of one's own", partial(_of_columns, of_ones_own)
+
+
+def _largest(x, y):
+    return (x - y).abs().amax(1)
 
 
 class _Given(torch.nn.Module):
@@ -111,6 +117,21 @@ def test_loss(name, one_class, half):
     assert torch.equal(value, expected) and torch.equal(gradient, slope)
     assert torch.equal(of_half, coarse)
     assert of_half_gradient.dtype == half and torch.equal(of_half_gradient, coarse_slope.to(half))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_functions_of_ones_own_multiply_in_full_precision(half):
+    def product(x, y):
+        return -torch.bmm(x[:, None], y[..., None]).flatten()
+
+    loss = partial(_of_columns, sentence_transformers.TripletLoss(_Given(), product, 1))
+    for rows in (ROWS, ROWS.to(half)):
+        expected, slope = value_and_gradient(loss, rows.float(), LABELS)
+        leaf = rows.clone().requires_grad_()
+        with torch.autocast("cpu", half):
+            value = loss(leaf, LABELS)
+        (gradient,) = torch.autograd.grad(value, leaf)  # outside, where a backward pass belongs
+        assert torch.equal(value, expected) and torch.equal(gradient, slope.to(rows.dtype))
 
 
 @pytest.mark.parametrize("kind", ["TripletHardLoss", "TripletSemiHardLoss"])

@@ -130,6 +130,17 @@ def test_arguments_of_the_loss():
     assert repr(loss).startswith("TripletLoss(\n  distance_metric='TripletDistanceMetric.COSINE', triplet_margin=1")
     with pytest.raises(ValueError, match="unpack"):
         loss_of(loss, [*rows, rows[0]])
+    for metric in ("cosine", "manhattan", lambda x, y: (x - y).abs().amax(1)):  # none broadcasts one row to all
+        for short in ([rows[0], rows[1], rows[2][:1]], [rows[0], rows[1][:, :1], rows[2]], [rows[0][:1], *rows[1:]]):
+            with pytest.raises(
+                ValueError, match=r"anchor, positive and negative must have one shape \[T, D\]; got anchor"
+            ):
+                loss_of(compat.TripletLoss(Given(), metric), short)
+        flat = [each[0] for each in rows]
+        with pytest.raises(
+            ValueError, match=r"anchor, positive and negative must have .*shape \[T, D\].*; got anchor \[6\]"
+        ):
+            loss_of(compat.TripletLoss(Given(), metric), flat)
 
 
 @pytest.mark.parametrize("metric", METRICS)
