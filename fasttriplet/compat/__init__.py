@@ -2,7 +2,8 @@
 
 Each module has the names, the signatures and the numbers of its original; a docstring lists where it deviates. No
 module but ``keras`` and ``sentence_transformers.evaluation`` imports its original, and ``import fasttriplet`` imports
-none of them. Under any autocast losses are float32, from float32 distances, and those of float64 rows are float64.
+none of them. Under any autocast losses are float32, from float32 distances; those of float64 rows are float64,
+and Keras' classes have their ``dtype``.
 
 - :mod:`fasttriplet.compat.pml`: pytorch-metric-learning's ``BatchHardMiner``, ``TripletMarginMiner`` and
   ``TripletMarginLoss``.

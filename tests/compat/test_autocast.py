@@ -1,4 +1,4 @@
-"""Losses are float32, from float32 distances, in every drop-in and under any autocast."""
+"""Losses are float32 in every drop-in and under any autocast, from float32 distances; those of float64 rows float64."""
 
 import importlib.util
 from functools import partial
@@ -119,6 +119,15 @@ def test_loss(name, one_class, half):
     assert of_half_gradient.dtype == half and torch.equal(of_half_gradient, coarse_slope.to(half))
 
 
+@pytest.mark.parametrize(("name", "one_class"), CASES)
+def test_float64_stays(name, one_class):
+    labels = torch.zeros_like(LABELS) if one_class else LABELS
+    expected = value_and_gradient(LOSSES[name], ROWS.double(), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = value_and_gradient(LOSSES[name], ROWS.double(), labels)
+    assert all(each.dtype == torch.float64 for each in values) and all(map(torch.equal, values, expected))
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_functions_of_ones_own_multiply_in_full_precision(half):
     def product(x, y):
@@ -143,7 +152,9 @@ def test_keras(kind, half):
     expected = loss(LABELS, ROWS)
     with torch.autocast("cpu", half):
         value = loss(LABELS, ROWS)
+        others = [getattr(keras, kind)(dtype=dtype)(LABELS, ROWS).dtype for dtype in ("float64", "bfloat16")]
     assert value.dtype == torch.float32 and torch.equal(value, expected)
+    assert others == [torch.float64, torch.bfloat16]
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
