@@ -2,7 +2,8 @@
 
 Each module has the names, the signatures and the numbers of its original; a docstring lists where it deviates. No
 module but ``keras`` and ``sentence_transformers.evaluation`` imports its original, and ``import fasttriplet`` imports
-none of them. Losses are float32, from float32 distances, under any autocast.
+none of them. Under any autocast losses are float32, from float32 distances; those of float64 rows are float64,
+and Keras' classes have their ``dtype``.
 
 - :mod:`fasttriplet.compat.pml`: pytorch-metric-learning's ``BatchHardMiner``, ``TripletMarginMiner`` and
   ``TripletMarginLoss``.
@@ -13,9 +14,9 @@ none of them. Losses are float32, from float32 distances, under any autocast.
 - :mod:`fasttriplet.compat.tfa`: TensorFlow Addons' ``TripletHardLoss`` and ``TripletSemiHardLoss``, under PyTorch.
 - :mod:`fasttriplet.compat.keras`: the same two as losses of Keras 3 on its PyTorch backend.
 
-What they share: ``_labels`` makes integers of any labels and ``_margin`` numbers of margins, ``_pairs`` normalises rows
-and differentiates distances of given pairs, ``_whole_batch`` has the rules of sentence-transformers and TensorFlow
-Addons for missing partners, ``_soft_mining`` fast-reid's weighted means. Behind ``pml``: ``_pml_objects`` tells its
-distances and reducers, ``_pml_pairing`` lists its triplets, ``_pml_bases`` puts the library's own classes below where
-they are in use.
+What they share: ``_labels`` makes integers of any labels and ``_margin`` numbers of margins, ``_pairs`` normalises
+rows, differentiates distances of given pairs and keeps autocast out, ``_whole_batch`` has the rules of
+sentence-transformers and TensorFlow Addons for missing partners, ``_soft_mining`` fast-reid's weighted means. Behind
+``pml``: ``_pml_objects`` tells its distances and reducers, ``_pml_pairing`` lists its triplets, ``_pml_bases`` puts the
+library's own classes below where they are in use.
 """

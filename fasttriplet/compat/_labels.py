@@ -17,7 +17,8 @@ def integer_labels(labels: Tensor, name: str = "labels") -> Tensor:
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(labels).__name__}")
     if labels.ndim != 1:  # bool [N, C] would be several labels a row
-        raise ValueError(f"{name} must have shape [N], one label a row; got {list(labels.shape)}")
+        advice = ": squeeze(1) makes classes of a column" if labels.ndim == 2 and labels.shape[1] == 1 else ""
+        raise ValueError(f"{name} must have shape [N], one label a row; got {list(labels.shape)}{advice}")
     if labels.is_floating_point():
         if labels.element_size() == 1:  # float8 knows no arithmetic
             labels = labels.float()
@@ -26,7 +27,7 @@ def integer_labels(labels: Tensor, name: str = "labels") -> Tensor:
 
 
 def label_vector(labels: Tensor, name: str) -> Tensor:
-    """:func:`integer_labels` of labels [N] or, as Keras has them, [N, 1], as [N]."""
+    """:func:`integer_labels` of labels [N] or [N, 1], as Keras has them and torchreid and fast-reid take them."""
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     return integer_labels(labels, name)

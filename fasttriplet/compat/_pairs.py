@@ -1,9 +1,12 @@
 """Rows of length 1, and distances of given pairs, differentiable, for losses over triplets mined before.
 
-All of it is in the dtype of the rows, under autocast too: that casts no operator used here.
+All of it is in the dtype of the rows, under autocast too: that casts no operator used here. Around code that is not
+ours :func:`full_precision` switches it off.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +15,14 @@ from fasttriplet.pair_distances import pair_distances, unit
 
 #: The originals divide by this where a row is shorter.
 _SHORTEST = 1e-12
+
+
+def full_precision(rows: Tensor) -> AbstractContextManager[None]:
+    """Autocast off for the device of ``rows``, around code that is not ours and may multiply matrices."""
+    kind = rows.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def normalized(rows: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ import copy
 import importlib
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fasttriplet.compat._pairs import full_precision
 from fasttriplet.compat._pml_objects import AvgNonZeroReducer, LpDistance, Metric, metric_of
 from fasttriplet.pairing import widened
 
@@ -147,14 +147,6 @@ def as_written(instance: nn.Module, cls: type, *methods: str) -> bool:
     return all(
         name not in instance.__dict__ and getattr(kind, name, None) is getattr(cls, name, None) for name in methods
     )
-
-
-def full_precision(rows: Tensor) -> AbstractContextManager[None]:
-    """Autocast off for the device of ``rows``, around code that is not ours and may multiply matrices."""
-    kind = rows.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
 
 
 class Mining(nn.Module):

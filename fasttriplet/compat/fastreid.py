@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fasttriplet import functional
 from fasttriplet.check import check_bool
-from fasttriplet.compat._labels import integer_labels
+from fasttriplet.compat._labels import label_vector
 from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._pairs import normalized
 from fasttriplet.compat._soft_mining import soft_mined_distances
@@ -32,7 +32,7 @@ def triplet_loss(embedding: Tensor, targets: Tensor, margin: Margin, norm_feat: 
 
     Args:
         embedding: [N, D] features.
-        targets: [N] classes, of any dtype, compared with ``==``.
+        targets: [N] or [N, 1] classes, of any dtype, compared with ``==``.
         margin: finite number, or a tensor of one that needs no gradient; from 0 downwards softplus takes the place of
             the margin.
         norm_feat: whether distances are ``2 - 2 cos`` rather than Euclidean.
@@ -62,13 +62,13 @@ def triplet_loss(embedding: Tensor, targets: Tensor, margin: Margin, norm_feat: 
       of a row of norm up to 1e-12, which counts as a zero row; fast-reid's is 1e12 times that of a row of norm 1.
     - Among rows at the same distance the gradient goes to the lowest index, where fast-reid splits it evenly.
     - Softplus does not overflow, so that the fallback to a margin of 0.3 is not needed.
-    - Beside the weights of positives, whose sum is at least 1, its 1e-6 is left out.
+    - fast-reid also adds 1e-6 to the sum of the positives' weights. That sum is at least 1, so it is left out here.
     - float16 and bfloat16 embeddings give a float32 loss, under autocast too, where fast-reid multiplies in half
       precision.
 
     Source: https://github.com/JDAI-CV/fast-reid, ``fastreid/modeling/losses/triplet_loss.py``.
     """
-    value, labels = margin_of(margin), integer_labels(targets, "targets")
+    value, labels = margin_of(margin), label_vector(targets, "targets")
     check_bool("hard_mining", hard_mining)
     if check_bool("norm_feat", norm_feat):  # 2 - 2 cos is the squared distance of rows of norm 1
         embedding, distance = normalized(widened(embedding)), "squared_euclidean"

@@ -4,8 +4,8 @@ The model's output is the embeddings [N, D], the target the labels [N] or [N, 1]
 and chooses its PyTorch backend where Keras has not been imported yet and the environment does not say otherwise.
 
 Labels reach the classes as they are given, whatever the ``dtype`` of the loss: integers are compared as integers. Keras
-itself casts the labels of a function to float32 before it calls it, in which integers from 2^24 on are no longer told
-apart.
+itself casts the labels of a function to its ``floatx`` before it calls it, which is float32 unless it is set otherwise.
+Integers beyond a limit are then no longer told apart: 2^24 in float32, 2048 in float16, 256 in bfloat16.
 
 Deviations from TensorFlow Addons: those of :mod:`fasttriplet.compat.tfa`.
 

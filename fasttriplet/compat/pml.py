@@ -37,13 +37,12 @@ from torch import Tensor
 
 from fasttriplet import functional
 from fasttriplet.check import check_bool, check_choice
-from fasttriplet.compat._pairs import distance_matrix
+from fasttriplet.compat._pairs import distance_matrix, full_precision
 from fasttriplet.compat._pml_bases import (
     BatchHardMinerBase,
     TripletMarginLossBase,
     TripletMarginMinerBase,
     as_written,
-    full_precision,
 )
 from fasttriplet.compat._pml_objects import (
     Metric,

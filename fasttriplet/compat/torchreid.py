@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
-from fasttriplet.compat._labels import integer_labels, one_class
+from fasttriplet.compat._labels import label_vector, one_class
 from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.pair_distances import pair_distances
 from fasttriplet.pairing import widened
@@ -58,13 +58,13 @@ class TripletLoss(nn.Module):
 
         Args:
             inputs: [N, D] features.
-            targets: [N] classes, of any dtype, compared with ``==``.
+            targets: [N] or [N, 1] classes, of any dtype, compared with ``==``.
 
         Raises:
             ValueError: the batch has one class alone, so that no anchor has a negative; on the CPU, outside of
                 ``torch.compile``.
         """
-        targets, count = integer_labels(targets, "targets"), inputs.shape[0]
+        targets, count = label_vector(targets, "targets"), inputs.shape[0]
         alone = one_class(targets)
         if not torch.compiler.is_compiling() and (count == 0 or (targets.device.type == "cpu" and bool(alone))):
             raise ValueError(f"targets must have two classes at least; got one class in {count} rows")

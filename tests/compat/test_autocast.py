@@ -1,4 +1,4 @@
-"""Losses are float32, from float32 distances, in every drop-in and under any autocast."""
+"""Losses are float32 in every drop-in and under any autocast, from float32 distances; those of float64 rows float64."""
 
 import importlib.util
 from functools import partial
@@ -41,6 +41,12 @@ def _sentence_transformers():
             yield f"{name}, {distance}", partial(_of_features, loss)
     for distance in ("euclidean", "squared_euclidean", "cosine", "manhattan"):
         yield f"TripletLoss, {distance}", partial(_of_columns, sentence_transformers.TripletLoss(_Given(), distance, 1))
+    of_ones_own = sentence_transformers.TripletLoss(_Given(), _largest, 1)
+    yield "TripletLoss, a function of one's own", partial(_of_columns, of_ones_own)
+
+
+def _largest(x, y):
+    return (x - y).abs().amax(1)
 
 
 class _Given(torch.nn.Module):
@@ -113,6 +119,30 @@ def test_loss(name, one_class, half):
     assert of_half_gradient.dtype == half and torch.equal(of_half_gradient, coarse_slope.to(half))
 
 
+@pytest.mark.parametrize(("name", "one_class"), CASES)
+def test_float64_stays(name, one_class):
+    labels = torch.zeros_like(LABELS) if one_class else LABELS
+    expected = value_and_gradient(LOSSES[name], ROWS.double(), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = value_and_gradient(LOSSES[name], ROWS.double(), labels)
+    assert all(each.dtype == torch.float64 for each in values) and all(map(torch.equal, values, expected))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_functions_of_ones_own_multiply_in_full_precision(half):
+    def product(x, y):
+        return -torch.bmm(x[:, None], y[..., None]).flatten()
+
+    loss = partial(_of_columns, sentence_transformers.TripletLoss(_Given(), product, 1))
+    for rows in (ROWS, ROWS.to(half)):
+        expected, slope = value_and_gradient(loss, rows.float(), LABELS)
+        leaf = rows.clone().requires_grad_()
+        with torch.autocast("cpu", half):
+            value = loss(leaf, LABELS)
+        (gradient,) = torch.autograd.grad(value, leaf)  # outside, where a backward pass belongs
+        assert torch.equal(value, expected) and torch.equal(gradient, slope.to(rows.dtype))
+
+
 @pytest.mark.parametrize("kind", ["TripletHardLoss", "TripletSemiHardLoss"])
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="Keras is not installed")
@@ -122,7 +152,9 @@ def test_keras(kind, half):
     expected = loss(LABELS, ROWS)
     with torch.autocast("cpu", half):
         value = loss(LABELS, ROWS)
+        others = [getattr(keras, kind)(dtype=dtype)(LABELS, ROWS).dtype for dtype in ("float64", "bfloat16")]
     assert value.dtype == torch.float32 and torch.equal(value, expected)
+    assert others == [torch.float64, torch.bfloat16]
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -56,6 +56,7 @@ LOSSES = {
     "sentence-transformers BatchAll": lambda: of_features(sentence_transformers.BatchAllTripletLoss(Given())),
     "sentence-transformers Triplet": lambda: Explicit("euclidean"),
     "sentence-transformers Triplet, manhattan": lambda: Explicit("manhattan"),
+    "sentence-transformers Triplet, a function": lambda: Explicit(lambda x, y: (x - y).abs().amax(1)),
     "tfa hard": lambda: Of(lambda rows, labels: tfa.TripletHardLoss()(labels, rows)),
     "tfa semi-hard": lambda: Of(lambda rows, labels: tfa.TripletSemiHardLoss()(labels, rows)),
     "torchreid": lambda: Of(torchreid.TripletLoss()),

@@ -91,14 +91,32 @@ def test_floating_labels_are_compared_as_they_come(make):
     assert float(loss(half, rows)) == 0
 
 
+def fitted_loss(loss, first):
+    """The loss of two tight pairs, far apart, whose labels are ``first`` and ``first + 1``."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(1.0), keras.layers.Dense(1, use_bias=False)])
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss=loss)
+    model.layers[-1].set_weights([numpy.ones((1, 1))])
+    rows, labels = numpy.array([[0.0], [1.0], [10.0], [11.0]], "float32"), first + numpy.array([0, 0, 1, 1])
+    (loss,) = model.fit(rows, labels, batch_size=4, verbose=0).history["loss"]
+    assert model.evaluate(rows, labels, batch_size=4, verbose=0) == loss
+    return loss
+
+
 @pytest.mark.parametrize("make", [compat.TripletHardLoss, compat.TripletSemiHardLoss])
 def test_large_labels_come_through_fit(make):
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(1.0), keras.layers.Dense(1, use_bias=False)])
-    model.compile(optimizer=keras.optimizers.SGD(0.0), loss=make(margin=0.5))
-    model.layers[-1].set_weights([numpy.ones((1, 1))])
-    rows, labels = numpy.array([[0.0], [1.0], [10.0], [11.0]], "float32"), 2**24 + numpy.array([0, 0, 1, 1])
-    assert model.fit(rows, labels, batch_size=4, verbose=0).history["loss"] == [0]
-    assert model.evaluate(rows, labels, batch_size=4, verbose=0) == 0
+    assert fitted_loss(make(margin=0.5), 2**24) == 0
+
+
+@pytest.mark.parametrize("floatx", MERGED)
+@pytest.mark.parametrize("function", [compat.triplet_hard_loss, compat.triplet_semihard_loss])
+def test_functions_have_labels_in_floatx(function, floatx):
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        assert fitted_loss(function, MERGED[floatx] - 2) == 0
+        assert fitted_loss(function, MERGED[floatx]) >= 0.5  # the two classes have become one
+    finally:
+        keras.config.set_floatx(before)
 
 
 def pairs_by_hand(rows, labels, margin):

@@ -218,6 +218,34 @@ def test_other_distances_are_refused(metric):
         compat.BatchHardTripletLoss(Given(), "inner_product")
 
 
+class BatchHardTripletLossDistanceFunction:
+    """A class of one's own by the original's name."""
+
+    @staticmethod
+    def cosine_distance(embeddings):
+        return 3 * Metric.cosine_distance(embeddings)
+
+
+@pytest.mark.parametrize("owner", [Metric, Ours], ids=["theirs", "ours"])
+def test_functions_of_ones_own_by_the_originals_names_are_refused(owner, monkeypatch):
+    @functools.wraps(owner.cosine_distance)
+    def tripled(embeddings):
+        return 3 * owner.cosine_distance(embeddings)
+
+    def renamed(embeddings):
+        return 3 * owner.cosine_distance(embeddings)
+
+    for name in ("__name__", "__qualname__", "__module__"):
+        setattr(renamed, name, getattr(owner.cosine_distance, name))
+    own = (tripled, renamed, BatchHardTripletLossDistanceFunction.cosine_distance)
+    for metric in (*own, functools.partial(tripled)):
+        with pytest.raises(ValueError, match=r"distance_metric must be one of euclidean, .* or a function of"):
+            compat.BatchHardTripletLoss(Given(), metric)
+    monkeypatch.setattr(owner, "cosine_distance", tripled)  # put in the place of the original
+    with pytest.raises(ValueError, match=r"distance_metric must be one of euclidean, .* or a function of"):
+        compat.BatchHardTripletLoss(Given(), owner.cosine_distance)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_it_is_a_module_as_the_trainer_wants_it(name):
     ours, theirs = getattr(compat, name)(Given()), getattr(original, name)(Given())

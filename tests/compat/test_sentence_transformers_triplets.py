@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import functools
 import logging
 import subprocess
 import sys
@@ -79,6 +80,33 @@ def test_a_function_of_ones_own():
     assert ours.get_config_dict() == theirs.get_config_dict() == {"distance_metric": "largest", "triplet_margin": 5}
 
 
+class TripletDistanceMetric:
+    """A class of one's own by the original's name."""
+
+    @staticmethod
+    def EUCLIDEAN(x, y):
+        return 3 * (x - y).abs().amax(1)
+
+    COSINE = MANHATTAN = EUCLIDEAN
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("owner", [losses.TripletDistanceMetric, compat.TripletDistanceMetric], ids=["theirs", "ours"])
+def test_a_function_of_ones_own_by_an_originals_name(metric, owner, monkeypatch):
+    @functools.wraps(getattr(owner, metric))
+    def wrapped(x, y):
+        return TripletDistanceMetric.EUCLIDEAN(x, y)
+
+    def assert_called(mine):
+        ours, theirs = compat.TripletLoss(Given(), mine), losses.TripletLoss(Given(), mine)
+        assert torch.equal(loss_of(ours, columns()), loss_of(theirs, columns()))
+
+    assert_called(getattr(TripletDistanceMetric, metric))
+    assert_called(wrapped)
+    monkeypatch.setattr(owner, metric, wrapped)  # put in the place of the original
+    assert_called(getattr(owner, metric))
+
+
 def test_squared_distances_by_name():
     a, p, n = rows = columns()
     expected = ((a - p).square().sum(1) - (a - n).square().sum(1) + 5).relu().mean()
@@ -102,6 +130,17 @@ def test_arguments_of_the_loss():
     assert repr(loss).startswith("TripletLoss(\n  distance_metric='TripletDistanceMetric.COSINE', triplet_margin=1")
     with pytest.raises(ValueError, match="unpack"):
         loss_of(loss, [*rows, rows[0]])
+    for metric in ("cosine", "manhattan", lambda x, y: (x - y).abs().amax(1)):  # none broadcasts one row to all
+        for short in ([rows[0], rows[1], rows[2][:1]], [rows[0], rows[1][:, :1], rows[2]], [rows[0][:1], *rows[1:]]):
+            with pytest.raises(
+                ValueError, match=r"anchor, positive and negative must have one shape \[T, D\]; got anchor"
+            ):
+                loss_of(compat.TripletLoss(Given(), metric), short)
+        flat = [each[0] for each in rows]
+        with pytest.raises(
+            ValueError, match=r"anchor, positive and negative must have .*shape \[T, D\].*; got anchor \[6\]"
+        ):
+            loss_of(compat.TripletLoss(Given(), metric), flat)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,8 @@ TRIPLET_DISTANCES = (*DISTANCES, "manhattan")
 #: A name of ``DISTANCES`` or a function of the original.
 DistanceMetric = str | Callable[..., Tensor]
 
-#: The second spelling is the original's until 5.3, and kept there since.
-_EUCLIDEAN = ("euclidean_distance", "eucledian_distance")
+#: Functions of the original's class; the third spelling is its own until 5.3, and kept there since.
+_FUNCTIONS = {"cosine_distance": "cosine", "euclidean_distance": "euclidean", "eucledian_distance": "euclidean"}
 
 
 class BatchHardTripletLossDistanceFunction:
@@ -70,11 +71,26 @@ class TripletDistanceMetric:
 METRICS = {"COSINE": "cosine", "EUCLIDEAN": "euclidean", "MANHATTAN": "manhattan"}
 
 
-def batch_distance(metric: object) -> str:
-    """The name of a distance given by name, by the original's function or by that with ``squared`` bound.
+def _known(function: object, owner: str, distances: dict[str, str]) -> str | None:
+    """The distance of a function, by its name in the class ``owner`` of sentence-transformers or of this module.
 
-    Functions are told by their class and name, so that the original need not be imported to know them.
+    The class is that of the module in which the function was defined, among those that are imported: the original need
+    not be. What only looks like its function, by its names, or wraps it, is the user's own: ``None``.
     """
+    module = getattr(function, "__module__", None)
+    if not isinstance(module, str) or not (module == __name__ or module.startswith("sentence_transformers.")):
+        return None
+    if hasattr(function, "__wrapped__"):
+        return None
+    home = getattr(sys.modules.get(module), owner, None)
+    for name, distance in distances.items():
+        if getattr(home, name, None) is function:
+            return distance
+    return None
+
+
+def batch_distance(metric: object) -> str:
+    """The name of a distance given by name, by the original's function or by that with ``squared`` bound."""
     if isinstance(metric, str):
         check_choice("distance_metric", metric, DISTANCES)
         return metric
@@ -82,12 +98,11 @@ def batch_distance(metric: object) -> str:
     function: Any = metric
     if isinstance(metric, functools.partial) and not metric.args:
         function, bound = metric.func, metric.keywords
-    owner, _, name = getattr(function, "__qualname__", "").rpartition(".")
-    if owner == "BatchHardTripletLossDistanceFunction":
-        if name == "cosine_distance" and not bound:
-            return "cosine"
-        if name in _EUCLIDEAN and bound.keys() <= {"squared"}:
-            return "squared_euclidean" if bound.get("squared") else "euclidean"
+    distance = _known(function, "BatchHardTripletLossDistanceFunction", _FUNCTIONS)
+    if distance == "cosine" and not bound:
+        return distance
+    if distance == "euclidean" and bound.keys() <= {"squared"}:
+        return "squared_euclidean" if bound.get("squared") else distance
     raise ValueError(
         f"distance_metric must be one of {', '.join(DISTANCES)}, or a function of sentence-transformers' "
         f"BatchHardTripletLossDistanceFunction; got {metric!r}"
@@ -97,8 +112,6 @@ def batch_distance(metric: object) -> str:
 def triplet_distance(metric: object) -> str | None:
     """The name of a distance given by name or as a member of ``TripletDistanceMetric``, the original's or this
     module's; ``None`` for a function of the user's own.
-
-    The original's members are lambdas without a name of their own: they are looked for where they were defined.
     """
     if isinstance(metric, str):
         check_choice("distance_metric", metric, TRIPLET_DISTANCES)
@@ -108,12 +121,7 @@ def triplet_distance(metric: object) -> str | None:
             f"distance_metric must be one of {', '.join(TRIPLET_DISTANCES)}, a member of TripletDistanceMetric or a "
             f"function of two tensors; got {type(metric).__name__}"
         )
-    theirs = getattr(metric, "__globals__", {}).get("TripletDistanceMetric")
-    for owner in (TripletDistanceMetric, theirs):
-        for member, distance in METRICS.items():
-            if getattr(owner, member, None) is metric:
-                return distance
-    return None
+    return _known(metric, "TripletDistanceMetric", METRICS)
 
 
 def name_of(metric: object) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fasttriplet import functional
 from fasttriplet.compat._margin import Margin, margin_of
+from fasttriplet.compat._pairs import full_precision
 from fasttriplet.compat.sentence_transformers.batch import CITATION
 from fasttriplet.compat.sentence_transformers.distances import (
     METRICS,
@@ -18,6 +19,7 @@ from fasttriplet.compat.sentence_transformers.distances import (
     name_of,
     triplet_distance,
 )
+from fasttriplet.pairing import widened
 
 #: Where newer versions of the original have the forward pass of several columns.
 _MERGED = "sentence_transformers.base.losses.merged_forward"
@@ -35,7 +37,7 @@ class TripletLoss(nn.Module):
         model: maps features to a dict with ``"sentence_embedding"`` [T, D].
         distance_metric: a member of ``TripletDistanceMetric``, the original's or this module's, or its name:
             ``"euclidean"`` (default), ``"squared_euclidean"``, ``"cosine"`` or ``"manhattan"``; or a function of two
-            tensors [T, D] that gives distances [T].
+            tensors [T, D] that gives distances [T]. It is called with rows in float32 at least, and autocast off.
         triplet_margin: finite number, or a tensor of one that needs no gradient. Default 5.
 
     Raises:
@@ -53,8 +55,8 @@ class TripletLoss(nn.Module):
     Deviations: distances are exact, in float64 where they are fused. The gradient at distance 0 is 0; by cosine that of
     a zero row is 0 as well, where the original's is some 1e12 times that of others. float16 and bfloat16 embeddings
     give a float32 loss. A margin that is a tensor is read as a number; one that requires grad is refused. From 5.0 to
-    5.3 the original takes the negatives of the Euclidean and the Manhattan distance for distances, so that positives
-    are pushed away; its members of that time are distances here.
+    5.3 the original takes minus the distance as the distance in its Euclidean and its Manhattan metric, so that
+    positives are pushed away; its members of that time are distances here.
 
     Source: https://sbert.net/docs/package_reference/sentence_transformer/losses.html.
     """
@@ -94,7 +96,15 @@ class TripletLoss(nn.Module):
             return functional.triplet_margin_loss(anchor, positive, negative, margin=margin, distance=self._distance)
         if self._distance == "manhattan" or isinstance(metric, str):
             metric = TripletDistanceMetric.MANHATTAN
-        return torch.relu(metric(anchor, positive) - metric(anchor, negative) + margin).mean()
+        if anchor.ndim != 2 or not anchor.shape == positive.shape == negative.shape:  # none is broadcast
+            raise ValueError(
+                f"anchor, positive and negative must have one shape [T, D]; got anchor {list(anchor.shape)}, positive "
+                f"{list(positive.shape)}, negative {list(negative.shape)}"
+            )
+        anchor, positive, negative = widened(anchor), widened(positive), widened(negative)
+        with full_precision(anchor):  # the function may be anybody's
+            nearby, apart = metric(anchor, positive), metric(anchor, negative)
+        return torch.relu(nearby - apart + margin).mean()
 
     def get_config_dict(self) -> dict[str, Any]:
         """The arguments, as the trainer's model card prints them."""
