@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fasttriplet.compat._pml_objects import AvgNonZeroReducer, LpDistance, Metric, metric_of
+from fasttriplet.compat._pml_pairing import check_batch
 from fasttriplet.pairing import widened
 
 #: The major version whose classes are built upon.
@@ -170,6 +171,7 @@ class Mining(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The triplets, each [T] int64; their number is then in ``num_triplets``."""
         metric = metric_of(self.distance)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         if metric is None or self.collect_stats or not as_written(self, Mining, "mine"):
             with full_precision(embeddings):
                 rows, others = widened(embeddings), None if ref_emb is None else widened(ref_emb)
@@ -182,6 +184,7 @@ class Mining(nn.Module):
     def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> tuple[Tensor, ...]:
         """The triplets, as the original's ``forward`` asks for them: for subclasses, to override and to call."""
         metric = metric_of(self.distance)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         if metric is None or self.collect_stats:
             return super().mine(embeddings, labels, ref_emb, ref_labels)  # type: ignore[misc]
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb

@@ -55,7 +55,7 @@ from fasttriplet.compat._pml_objects import (
     reducer_object,
     reduction_of,
 )
-from fasttriplet.compat._pml_pairing import all_triplets, differences, pairing, triplets_of, triplets_where
+from fasttriplet.compat._pml_pairing import all_triplets, check_batch, differences, pairing, triplets_of, triplets_where
 from fasttriplet.pairing import widened
 
 TYPES_OF_TRIPLETS = ("all", "hard", "semihard", "easy")
@@ -304,6 +304,7 @@ class TripletMarginLoss(TripletMarginLossBase):
             ValueError: neither labels nor ``indices_tuple``, or a wrong shape, dtype, device or value.
         """
         metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         ours = as_written(
             self, TripletMarginLoss, "compute_loss", "zero_losses", "add_embedding_regularization_to_loss_dict"
         )
@@ -334,6 +335,7 @@ class TripletMarginLoss(TripletMarginLossBase):
         ref_labels: Tensor | None,
     ) -> dict[str, Any]:
         """The losses of the triplets in the dict that reducers take: for subclasses, to override and to call."""
+        check_batch(metric_of(self.distance), embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is None and self.triplets_per_anchor != "all":
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
