@@ -83,6 +83,22 @@ def called_objects():
         distance(ROWS)
 
 
+def adapted_objects():
+    """They are called as they are now; a miner has no other way then."""
+    whole, loss, miner = pml.TripletMarginLoss(0.3), pml.TripletMarginLoss(0.3), pml.BatchHardMiner()
+    triplets = miner(ROWS, LABELS)
+    loss.distance.margin = lambda x, y: x - y - 0.1
+    torch.testing.assert_close(loss(ROWS, LABELS, triplets), pml.TripletMarginLoss(0.2)(ROWS, LABELS, triplets))
+    del loss.distance.margin
+    handle = loss.reducer.register_forward_hook(lambda _module, _arguments, output: 2 * output)
+    torch.testing.assert_close(loss(ROWS, LABELS), 2 * whole(ROWS, LABELS))
+    handle.remove()
+    assert torch.equal(loss(ROWS, LABELS), whole(ROWS, LABELS))
+    miner.distance.register_forward_hook(lambda _module, _arguments, output: -output)
+    with pytest.raises(ValueError, match=r"distance must be None, a name, or .* without"):
+        miner(ROWS, LABELS)
+
+
 def subclasses():
     class Half(pml.TripletMarginLoss):
         def compute_loss(self, *arguments):
@@ -193,6 +209,7 @@ if __name__ == "__main__":
         objects_to_read,
         objects_to_change,
         called_objects,
+        adapted_objects,
         subclasses,
         a_reducer_of_ones_own,
         refusals,
