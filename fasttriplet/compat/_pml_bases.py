@@ -13,7 +13,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ class _StandIn(nn.Module):
 class StandInMiner(_StandIn):
     """The library's ``BaseMiner``, as far as it goes without the library."""
 
-    num_triplets: int
+    if TYPE_CHECKING:  # as in Mining below
+        num_triplets: int
 
     def __init__(self, *, distance: Any = None, collect_stats: bool | None = None) -> None:
         super().__init__(distance, collect_stats)
@@ -161,9 +162,10 @@ def full_precision(rows: Tensor) -> AbstractContextManager[None]:
 class Mining(nn.Module):
     """Who mines: the kernels, a subclass, or the library. Stands before the library's class, which ``super()`` is."""
 
-    distance: Any
-    collect_stats: bool
-    output_assertion: Callable[[tuple[Tensor, ...]], None]  # the bases', which counts the triplets
+    if TYPE_CHECKING:  # torch.jit.script reads annotations, and not as strings
+        distance: Any
+        collect_stats: bool
+        output_assertion: Callable[[tuple[Tensor, ...]], None]  # the bases', which counts the triplets
 
     @torch.no_grad()
     def forward(
@@ -198,6 +200,9 @@ class Mining(nn.Module):
 
 class _Adopting(nn.Module):
     """Looks for the library whenever an object is made, also from a pickle or as a copy."""
+
+    #: Left out of a model that is scripted, since the library's objects cannot be.
+    __jit_ignored_attributes__ = ("distance", "reducer", "embedding_regularizer")
 
     def __init__(self, **options: Any) -> None:
         adopt()

@@ -30,7 +30,7 @@ Source: https://kevinmusgrave.github.io/pytorch-metric-learning.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,6 +93,7 @@ class BatchHardMiner(BatchHardMinerBase):
         super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
         self.num_triplets = 0
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> tuple[Tensor, ...]:
@@ -160,6 +161,7 @@ class TripletMarginMiner(TripletMarginMinerBase):
         self.type_of_triplets = type_of_triplets
         self.num_triplets = 0
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> tuple[Tensor, ...]:
@@ -245,7 +247,8 @@ class TripletMarginLoss(TripletMarginLossBase):
     triplets and shallow convolutional neural networks", BMVC 2016.
     """
 
-    margin: float | Tensor
+    if TYPE_CHECKING:  # torch.jit.script reads annotations, and not as strings
+        margin: float | Tensor
 
     def __init__(
         self,
@@ -277,6 +280,7 @@ class TripletMarginLoss(TripletMarginLossBase):
         self.smooth_loss = check_bool("smooth_loss", smooth_loss)
         self.triplets_per_anchor = triplets_per_anchor
 
+    @torch.jit.unused  # as in the miners
     def forward(
         self,
         embeddings: Tensor,

@@ -172,6 +172,23 @@ def refusals():
         miner(ROWS, LABELS)
 
 
+def scripted():
+    """A model that holds them, as the library's cannot be."""
+
+    class Holds(torch.nn.Module):
+        def __init__(self, held):
+            super().__init__()
+            self.layer, self.held = torch.nn.Linear(8, 2), held
+
+        def forward(self, rows):
+            return self.layer(rows)
+
+    for make in (pml.TripletMarginLoss, pml.BatchHardMiner, pml.TripletMarginMiner):
+        for distance in (None, *NAMES):
+            model, rows = Holds(make(distance=distance)), ROWS.float()
+            assert torch.equal(torch.jit.script(model)(rows), model(rows))
+
+
 def copies():
     loss, miner = pml.TripletMarginLoss(0.3, distance="cosine"), pml.TripletMarginMiner(0.3)
     for make in (copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))):
@@ -213,6 +230,7 @@ if __name__ == "__main__":
         subclasses,
         a_reducer_of_ones_own,
         refusals,
+        scripted,
         copies,
     ):
         check()
