@@ -163,3 +163,26 @@ def test_what_is_set_and_overrides_nothing_stays_with_the_kernels():
     assert metric_of(loss.distance) is None
     handle.remove()
     assert metric_of(loss.distance) is not None
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_backward_pass_inside_autocast(own):
+    """Rounds the gradient through a distance of one's own, and no other."""
+
+    class Own(distances.DotProductSimilarity):
+        pass
+
+    loss = pml.TripletMarginLoss(0.3, distance=(Own if own else distances.DotProductSimilarity)())
+    gradients = []
+    for inside in (False, True):
+        rows = BATCH.rows.float().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(rows, BATCH.labels)
+            if inside:
+                value.backward()
+        if not inside:
+            value.backward()
+        assert value.dtype == torch.float32
+        gradients.append(rows.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2)
+    assert torch.equal(*gradients) != own
