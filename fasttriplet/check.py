@@ -49,6 +49,39 @@ def check_tensors(embeddings: object, labels: object) -> None:
         )
 
 
+#: Of embeddings; half precision is computed in float32.
+ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_rows(name: str, rows: object, count: str = "N") -> None:
+    """Rows of features of a floating dtype, [N, D]; ``count`` is the letter of their number, for the error.
+
+    As ``csrc/check.cpp`` words it, for rows that go another way than to the operators.
+    """
+    check_dense(name, rows)
+    assert isinstance(rows, torch.Tensor)
+    if rows.dtype not in ROW_DTYPES:
+        raise ValueError(f"{name} must have dtype float64, float32, float16 or bfloat16; got {rows.dtype}")
+    if rows.ndim != 2:
+        raise ValueError(
+            f"{name} must have shape [{count}, D]; got {list(rows.shape)}: {_advice_for_dim(rows.ndim, count)}"
+        )
+
+
+def _advice_for_dim(dim: int, count: str) -> str:
+    """What makes rows of features of something else."""
+    if dim == 0:
+        return "a number is no row of features"
+    if dim == 1:
+        return "make one row of it with x[None], or rows of numbers with x[:, None]"
+    advice = "pool or flatten each first, e.g. x.flatten(1)"
+    if dim == 3:
+        return f"{advice} or x.mean(1) of sequences [{count}, L, D]"
+    if dim == 4:
+        return f"{advice}, x.mean((1, 2)) of feature maps [{count}, H, W, C] or x.mean((2, 3)) of [{count}, C, H, W]"
+    return advice
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> int:
     """The position of ``value`` among ``choices``."""
     if not isinstance(value, str):
@@ -189,7 +222,7 @@ def check_weights(weights: object, embeddings: torch.Tensor) -> None:
         return
     check_dense("weights", weights)
     assert isinstance(weights, torch.Tensor)
-    if weights.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+    if weights.dtype not in ROW_DTYPES:
         raise ValueError(f"weights must have dtype float64, float32, float16 or bfloat16; got {weights.dtype}")
     if weights.device != embeddings.device:
         raise ValueError(f"weights must be on the device of embeddings, {embeddings.device}; got {weights.device}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fasttriplet.check import check_count, check_dense
+from fasttriplet.check import ROW_DTYPES, check_count, check_dense, check_rows
 
 
 class References(NamedTuple):
@@ -105,7 +105,7 @@ class CrossBatchMemory(nn.Module):
         self.num_labels = None if num_labels is None else check_count("num_labels", num_labels)
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype; got {type(dtype).__name__}")
-        if dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        if dtype not in ROW_DTYPES:
             raise ValueError(f"dtype must be float64, float32, float16 or bfloat16; got {dtype}")
         self.dtype = dtype
         self._ring, self._own, self._counters = self._empty(None)
@@ -293,9 +293,8 @@ class CrossBatchMemory(nn.Module):
             if value.device != device:
                 raise ValueError(f"{name} must be on the memory's device, {device}; got {value.device}")
         assert isinstance(embeddings, Tensor) and isinstance(labels, Tensor)
-        if not embeddings.is_floating_point():
-            raise ValueError(f"embeddings must have a floating dtype; got {embeddings.dtype}")
-        if embeddings.dim() != 2 or embeddings.shape[1] != self.dim:
+        check_rows("embeddings", embeddings)
+        if embeddings.shape[1] != self.dim:
             raise ValueError(f"embeddings must have shape [N, {self.dim}]; got {list(embeddings.shape)}")
         self._check_labels(labels, embeddings)
         for name in ("sample_ids", "groups"):

@@ -209,7 +209,8 @@ X, Y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
     [
         ([[0.0]], Y[:1], TypeError, r"embeddings must be a torch\.Tensor; got list"),
         (X, [0, 0, 0], TypeError, r"labels must be a torch\.Tensor; got list"),
-        (X.long(), Y, ValueError, "embeddings must have a floating dtype; got"),
+        (X.long(), Y, ValueError, r"embeddings must have dtype float64, float32, .*; got torch.int64"),
+        (X[..., None, None], Y, ValueError, r"embeddings must have .*: pool or flatten .* of \[N, C, H, W\]"),
         (X, Y.float(), ValueError, "labels must have an integer dtype or bool; got torch.float32"),
         (torch.zeros(3, 5), Y, ValueError, r"embeddings must have shape \[N, 2\]; got \[3, 5\]"),
         (X, torch.zeros(4).long(), ValueError, r"labels must have shape \[3\] to match embeddings \[3, 2\]; got \[4\]"),

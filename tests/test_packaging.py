@@ -46,9 +46,11 @@ def test_version_is_the_one_of_the_metadata():
     assert importlib.metadata.version("fasttriplet") == fasttriplet.__version__
 
 
-def test_run_time_requirements_are_torch_and_numpy_alone():
+def test_run_time_requirements_are_torch_and_what_it_brings():
     requirements = importlib.metadata.requires("fasttriplet")
-    assert {text for text in requirements if "extra ==" not in text} == {"torch>=2.10", "numpy"}
+    needed = {text for text in requirements if "extra ==" not in text}
+    assert needed == {"torch>=2.10", "numpy", "typing-extensions>=4.10"}
+    assert "typing-extensions>=4.10.0" in importlib.metadata.requires("torch")
 
 
 def test_public_names():

@@ -12,13 +12,14 @@ import copy
 import importlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fasttriplet.compat._pairs import full_precision
 from fasttriplet.compat._pml_objects import AvgNonZeroReducer, LpDistance, Metric, metric_of
+from fasttriplet.compat._pml_pairing import check_batch
 from fasttriplet.pairing import widened
 
 #: The major version whose classes are built upon.
@@ -51,7 +52,8 @@ class _StandIn(nn.Module):
 class StandInMiner(_StandIn):
     """The library's ``BaseMiner``, as far as it goes without the library."""
 
-    num_triplets: int
+    if TYPE_CHECKING:  # as in Mining below
+        num_triplets: int
 
     def __init__(self, *, distance: Any = None, collect_stats: bool | None = None) -> None:
         super().__init__(distance, collect_stats)
@@ -152,9 +154,10 @@ def as_written(instance: nn.Module, cls: type, *methods: str) -> bool:
 class Mining(nn.Module):
     """Who mines: the kernels, a subclass, or the library. Stands before the library's class, which ``super()`` is."""
 
-    distance: Any
-    collect_stats: bool
-    output_assertion: Callable[[tuple[Tensor, ...]], None]  # the bases', which counts the triplets
+    if TYPE_CHECKING:  # torch.jit.script reads annotations, and not as strings
+        distance: Any
+        collect_stats: bool
+        output_assertion: Callable[[tuple[Tensor, ...]], None]  # the bases', which counts the triplets
 
     @torch.no_grad()
     def forward(
@@ -162,6 +165,7 @@ class Mining(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The triplets, each [T] int64; their number is then in ``num_triplets``."""
         metric = metric_of(self.distance)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         if metric is None or self.collect_stats or not as_written(self, Mining, "mine"):
             with full_precision(embeddings):
                 rows, others = widened(embeddings), None if ref_emb is None else widened(ref_emb)
@@ -174,6 +178,7 @@ class Mining(nn.Module):
     def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> tuple[Tensor, ...]:
         """The triplets, as the original's ``forward`` asks for them: for subclasses, to override and to call."""
         metric = metric_of(self.distance)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         if metric is None or self.collect_stats:
             return super().mine(embeddings, labels, ref_emb, ref_labels)  # type: ignore[misc]
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
@@ -187,6 +192,9 @@ class Mining(nn.Module):
 
 class _Adopting(nn.Module):
     """Looks for the library whenever an object is made, also from a pickle or as a copy."""
+
+    #: Left out of a model that is scripted, since the library's objects cannot be.
+    __jit_ignored_attributes__ = ("distance", "reducer", "embedding_regularizer")
 
     def __init__(self, **options: Any) -> None:
         adopt()

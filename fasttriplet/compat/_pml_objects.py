@@ -1,12 +1,14 @@
 """Distances, reducers and margins of pytorch-metric-learning: which of them the kernels compute, and stand-ins by name.
 
 Nothing here imports the library. One of its objects is known by its exact class, told by module and name, and by the
-attributes that it has at the moment of asking; a subclass, whatever its name, is not known and stays in charge.
+attributes that it has at the moment of asking; a subclass, whatever its name, is not known and stays in charge, as does
+an object with hooks, with a method put into it, or of a class that was patched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -38,17 +40,63 @@ _REDUCTIONS = {
 }
 
 
+_LIBRARY = "pytorch_metric_learning."
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+#: The methods that classes were first seen with, since to tell where each comes from takes longer than a small loss.
+_WRITTEN: dict[type, tuple[tuple[str, object], ...]] = {}
+
+
 def _kind(thing: object, folder: str) -> str:
     """The name of the class where it is of this file or of that folder of the library, else ``""``."""
     cls = type(thing)
     return cls.__qualname__ if cls.__module__ == __name__ or cls.__module__.startswith(folder) else ""
 
 
-def metric_of(distance: Any) -> Metric | None:
-    """What the kernels compute for this distance object, as its attributes are now; ``None``: it must be called."""
-    kind = _kind(distance, "pytorch_metric_learning.distances.")
-    if kind not in ("LpDistance", "CosineSimilarity", "DotProductSimilarity"):
+def _adapted(thing: nn.Module) -> bool:
+    """Whether it runs code that its class was not written with: hooks, or methods put into it or into the class."""
+    cls, state = type(thing), thing.__dict__
+    written = _methods(cls)
+    if written is None or any(state.get(hooks) for hooks in _HOOKS):
+        return True
+    return any(name in state or getattr(cls, name) is not method for name, method in written)
+
+
+def _methods(cls: type) -> tuple[tuple[str, object], ...] | None:
+    """Methods of a class of this file or of the library by name; ``None`` where one of them comes from elsewhere."""
+    if cls in _WRITTEN:
+        return _WRITTEN[cls]
+    names = [
+        name
+        for base in cls.__mro__
+        if base.__module__ == __name__ or base.__module__.startswith(_LIBRARY)
+        for name, value in vars(base).items()
+        if hasattr(value, "__get__") and not name.startswith("__")
+    ]
+    methods = tuple((name, getattr(cls, name)) for name in names)
+    if not all(_as_written(method) for _, method in methods):
         return None
+    if not torch.compiler.is_compiling():  # no side effects in a graph
+        _WRITTEN[cls] = methods
+    return methods
+
+
+def _as_written(method: object) -> bool:
+    """Whether it is a function of this file or of the library that wraps no other."""
+    if not isinstance(method, FunctionType) or hasattr(method, "__wrapped__"):
+        return False
+    return method.__module__ == __name__ or method.__module__.startswith(_LIBRARY)
+
+
+def metric_of(distance: Any) -> Metric | None:
+    """What the kernels compute for this distance object, as it is now; ``None``: it must be called."""
+    kind = _kind(distance, "pytorch_metric_learning.distances.")
+    if kind not in ("LpDistance", "CosineSimilarity", "DotProductSimilarity") or _adapted(distance):
+        return None
+    return _metric_of(distance, kind)
+
+
+def _metric_of(distance: Any, kind: str) -> Metric | None:
+    """By its attributes alone."""
     normalize, power, stats = distance.normalize_embeddings, distance.power, getattr(distance, "collect_stats", False)
     if not isinstance(normalize, bool) or distance.p != 2 or stats or distance.is_inverted is (kind == "LpDistance"):
         return None
@@ -60,9 +108,9 @@ def metric_of(distance: Any) -> Metric | None:
 
 
 def reduction_of(reducer: Any) -> str | None:
-    """The reduction that this reducer object is, as its attributes are now; ``None``: it must be called."""
+    """The reduction that this reducer object is, as it is now; ``None``: it must be called."""
     reduction = _REDUCTIONS.get(_kind(reducer, "pytorch_metric_learning.reducers."))
-    if reduction is None or getattr(reducer, "collect_stats", False):
+    if reduction is None or getattr(reducer, "collect_stats", False) or _adapted(reducer):
         return None
     if reduction == "mean_nonzero" and (
         type(reducer.low) not in (int, float) or reducer.low or reducer.high is not None
@@ -84,7 +132,7 @@ class LpDistance(nn.Module):
 
     def forward(self, query_emb: Tensor, ref_emb: Tensor | None = None) -> Tensor:
         """Distances, or similarities where ``is_inverted``, [N, M] of rows [N, D] and others [M, D]."""
-        metric = metric_of(self)
+        metric = _metric_of(self, type(self).__qualname__)
         if metric is None:
             raise ValueError(f"distance must have p = 2 and a power of 1 or 2; got p={self.p}, power={self.power}")
         rows = metric.rows(query_emb)

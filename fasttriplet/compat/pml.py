@@ -3,22 +3,24 @@
     from fasttriplet.compat.pml import BatchHardMiner, TripletMarginLoss
 
 Names, arguments and defaults are those of version 2 (2.8.1 and 2.9.0 are tested); its loss has the margin 0.05 where
-version 3 has 0.2. Either half works with the other library's other half: indices are exchanged as it does.
+version 3 has 0.2. Our miners work with their losses, and theirs with ours.
 
-pytorch-metric-learning is not imported here. Where somebody has imported it by the time an object is made, the classes
-here are subclasses of its own, in whichever order the imports came. Its wrappers and trainers take them, and
-``distance`` and ``reducer`` are its objects. The fused pass is taken where at the time of the call ``distance`` is an
-``LpDistance`` (p = 2, power 1 or 2), a ``CosineSimilarity`` or a ``DotProductSimilarity`` and nothing is overridden.
-Everything else is the original's own code, in its time and memory: other distances, a ``compute_loss`` or ``mine`` of
-one's own, other reducers, regularisers, random triplets, statistics. Where the library has not been imported,
-``distance`` and ``reducer`` are small objects with the same attributes, and what only the original can do is refused by
-name.
+pytorch-metric-learning is not imported here. Where somebody has imported its version 2 by the time an object is made,
+the classes here are subclasses of its own, in whichever order the imports came. Its wrappers and trainers take them,
+and ``distance`` and ``reducer`` are its objects. The fused pass is taken where at the time of the call ``distance`` is
+an ``LpDistance`` (p = 2, power 1 or 2), a ``CosineSimilarity`` or a ``DotProductSimilarity`` and nothing is overridden,
+by a subclass, by a method put into an object or into its class, or by a hook. Other distances, reducers, regularisers
+and a ``compute_loss`` or ``mine`` of one's own are called as the original calls them, with the triplets and the loss of
+each from here; random triplets, and miners with another distance or with statistics, are the original's own code, in
+its time and memory. Where the library has not been imported, or its version 3 has, ``distance`` and ``reducer`` are
+small objects with the same attributes, and what only the original can do is refused by name.
 
 Deviations, of all:
 
 - Distances are exact: from differences, in float64 where rows are chosen; equal distances go to the lowest index.
 - float16 and bfloat16 embeddings are computed in float32 and give a float32 loss, under autocast too, whose half
-  precision the original follows. A distance object of one's own is also called in float32.
+  precision the original follows. A distance object of one's own is also called in float32; its gradient is rounded by
+  autocast where ``backward`` is called inside that block.
 - The gradient through the normalisation of a zero row is 0, as is that of a row of norm up to 1e-12, which becomes a
   zero row. The original's is 1e12 times that of the normalised row.
 - ``torch.compile(fullgraph=True)`` and ``torch.export`` go through where the fused pass is taken. For them
@@ -30,7 +32,7 @@ Source: https://kevinmusgrave.github.io/pytorch-metric-learning.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ from fasttriplet.compat._pml_objects import (
     reducer_object,
     reduction_of,
 )
-from fasttriplet.compat._pml_pairing import all_triplets, differences, pairing, triplets_of, triplets_where
+from fasttriplet.compat._pml_pairing import all_triplets, check_batch, differences, pairing, triplets_of, triplets_where
 from fasttriplet.pairing import widened
 
 TYPES_OF_TRIPLETS = ("all", "hard", "semihard", "easy")
@@ -92,6 +94,7 @@ class BatchHardMiner(BatchHardMinerBase):
         super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
         self.num_triplets = 0
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> tuple[Tensor, ...]:
@@ -105,6 +108,9 @@ class BatchHardMiner(BatchHardMinerBase):
 
         Returns:
             (anchors, positives, negatives), each [T] int64, of the anchors that have both.
+
+        Raises:
+            ValueError: a wrong shape, dtype or device.
         """
         return super().forward(embeddings, labels, ref_emb, ref_labels)
 
@@ -159,6 +165,7 @@ class TripletMarginMiner(TripletMarginMinerBase):
         self.type_of_triplets = type_of_triplets
         self.num_triplets = 0
 
+    @torch.jit.unused  # a model that holds one can be scripted, though what is here cannot
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> tuple[Tensor, ...]:
@@ -244,7 +251,8 @@ class TripletMarginLoss(TripletMarginLossBase):
     triplets and shallow convolutional neural networks", BMVC 2016.
     """
 
-    margin: float | Tensor
+    if TYPE_CHECKING:  # torch.jit.script reads annotations, and not as strings
+        margin: float | Tensor
 
     def __init__(
         self,
@@ -276,6 +284,7 @@ class TripletMarginLoss(TripletMarginLossBase):
         self.smooth_loss = check_bool("smooth_loss", smooth_loss)
         self.triplets_per_anchor = triplets_per_anchor
 
+    @torch.jit.unused  # as in the miners
     def forward(
         self,
         embeddings: Tensor,
@@ -303,6 +312,7 @@ class TripletMarginLoss(TripletMarginLossBase):
             ValueError: neither labels nor ``indices_tuple``, or a wrong shape, dtype, device or value.
         """
         metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         ours = as_written(
             self, TripletMarginLoss, "compute_loss", "zero_losses", "add_embedding_regularization_to_loss_dict"
         )
@@ -333,6 +343,7 @@ class TripletMarginLoss(TripletMarginLossBase):
         ref_labels: Tensor | None,
     ) -> dict[str, Any]:
         """The losses of the triplets in the dict that reducers take: for subclasses, to override and to call."""
+        check_batch(metric_of(self.distance), embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is None and self.triplets_per_anchor != "all":
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb

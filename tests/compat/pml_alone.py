@@ -83,6 +83,22 @@ def called_objects():
         distance(ROWS)
 
 
+def adapted_objects():
+    """They are called as they are now; a miner has no other way then."""
+    whole, loss, miner = pml.TripletMarginLoss(0.3), pml.TripletMarginLoss(0.3), pml.BatchHardMiner()
+    triplets = miner(ROWS, LABELS)
+    loss.distance.margin = lambda x, y: x - y - 0.1
+    torch.testing.assert_close(loss(ROWS, LABELS, triplets), pml.TripletMarginLoss(0.2)(ROWS, LABELS, triplets))
+    del loss.distance.margin
+    handle = loss.reducer.register_forward_hook(lambda _module, _arguments, output: 2 * output)
+    torch.testing.assert_close(loss(ROWS, LABELS), 2 * whole(ROWS, LABELS))
+    handle.remove()
+    assert torch.equal(loss(ROWS, LABELS), whole(ROWS, LABELS))
+    miner.distance.register_forward_hook(lambda _module, _arguments, output: -output)
+    with pytest.raises(ValueError, match=r"distance must be None, a name, or .* without"):
+        miner(ROWS, LABELS)
+
+
 def subclasses():
     class Half(pml.TripletMarginLoss):
         def compute_loss(self, *arguments):
@@ -156,6 +172,23 @@ def refusals():
         miner(ROWS, LABELS)
 
 
+def scripted():
+    """A model that holds them, as the library's cannot be."""
+
+    class Holds(torch.nn.Module):
+        def __init__(self, held):
+            super().__init__()
+            self.layer, self.held = torch.nn.Linear(8, 2), held
+
+        def forward(self, rows):
+            return self.layer(rows)
+
+    for make in (pml.TripletMarginLoss, pml.BatchHardMiner, pml.TripletMarginMiner):
+        for distance in (None, *NAMES):
+            model, rows = Holds(make(distance=distance)), ROWS.float()
+            assert torch.equal(torch.jit.script(model)(rows), model(rows))
+
+
 def copies():
     loss, miner = pml.TripletMarginLoss(0.3, distance="cosine"), pml.TripletMarginMiner(0.3)
     for make in (copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))):
@@ -193,9 +226,11 @@ if __name__ == "__main__":
         objects_to_read,
         objects_to_change,
         called_objects,
+        adapted_objects,
         subclasses,
         a_reducer_of_ones_own,
         refusals,
+        scripted,
         copies,
     ):
         check()

@@ -6,8 +6,8 @@ import importlib.util
 import pytest
 import torch
 
-from benchmarks.originals import sentence_transformers_module
-from fasttriplet.compat import fastreid, sentence_transformers, tfa, torchreid
+from benchmarks.originals import pytorch_metric_learning, sentence_transformers_module
+from fasttriplet.compat import fastreid, pml, sentence_transformers, tfa, torchreid
 from tests.compat.batches import BATCHES
 from tests.compat.sentences import Given
 
@@ -169,3 +169,22 @@ def test_a_model_that_holds_one_of_sentences_can_be_scripted(name):
     model = Holds(getattr(sentence_transformers, name)(torch.nn.Identity()))
     rows = torch.randn(2, 4)
     assert torch.equal(torch.jit.script(model)(rows), model(rows))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("distance", [None, "cosine"])
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "BatchHardMiner", "TripletMarginMiner"])
+def test_a_model_that_holds_one_of_metric_learning_can_be_scripted(name, distance):
+    """Without the library, which tests/compat/pml_alone.py sees to, and with it, whose own cannot be."""
+    pytorch_metric_learning()
+    model = Holds(getattr(pml, name)(distance=distance))
+    rows = torch.randn(2, 4)
+    assert torch.equal(torch.jit.script(model)(rows), model(rows))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_margin_that_is_learned_is_scripted_and_moves_along():
+    model = Holds(pml.TripletMarginLoss(torch.nn.Parameter(torch.tensor(0.5)), reducer="none", swap=True))
+    scripted = torch.jit.script(model)
+    assert torch.equal(scripted(torch.ones(2, 4)), model(torch.ones(2, 4)))
+    assert "loss.margin" in scripted.state_dict()

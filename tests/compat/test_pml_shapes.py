@@ -1,0 +1,195 @@
+"""The drop-in for pytorch-metric-learning refuses on every route what is no batch of rows and labels."""
+
+import pytest
+import torch
+
+from fasttriplet import batch_hard_triplet_loss
+from fasttriplet.check import check_rows
+from fasttriplet.compat import pml
+from fasttriplet.compat._pml_objects import metric_of
+
+ROWS = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(16) // 4
+INDICES = torch.arange(6), torch.arange(6) + 1, torch.arange(6) + 9
+
+
+def of(options, indices):
+    loss = pml.TripletMarginLoss(**options)
+
+    def forward(rows, labels, *references):
+        return loss(rows, labels, indices, *references)
+
+    return forward
+
+
+def computed(options, indices):
+    loss = pml.TripletMarginLoss(**options)
+
+    def compute(rows, labels, ref_emb=None, ref_labels=None):
+        if ref_emb is None:
+            return loss.compute_loss(rows, labels, indices, rows, labels)
+        return loss.compute_loss(rows, labels, indices, ref_emb, ref_labels)
+
+    return compute
+
+
+def mined(name, through_mine):
+    miner = getattr(pml, name)()
+
+    def mine(rows, labels, ref_emb=None, ref_labels=None):
+        if ref_emb is None:
+            return miner.mine(rows, labels, rows, labels)
+        return miner.mine(rows, labels, ref_emb, ref_labels)
+
+    return mine if through_mine else miner
+
+
+class Own(pml.TripletMarginLoss):
+    """Computed by a subclass, as it sees fit."""
+
+    def compute_loss(self, *arguments):
+        return super().compute_loss(*arguments)
+
+
+OPTIONS = {
+    "plain": {},
+    "swap": {"swap": True},
+    "smooth": {"smooth_loss": True},
+    "of each triplet": {"reducer": "none"},
+    "learned margin": {"margin": torch.tensor(0.1, requires_grad=True)},
+}
+LOSSES = {
+    f"{name}, {'mined' if indices else 'all'}, {make.__name__}": make(options, indices)
+    for name, options in OPTIONS.items()
+    for indices in (None, INDICES)
+    for make in (of, computed)
+} | {
+    f"subclass, {name}": lambda rows, labels, *others, i=indices: Own()(rows, labels, i, *others)
+    for name, indices in (("all", None), ("mined", INDICES))
+}
+MINERS = {
+    f"{name}{', mine' if through_mine else ''}": mined(name, through_mine)
+    for name in ("BatchHardMiner", "TripletMarginMiner")
+    for through_mine in (False, True)
+}
+ROUTES = LOSSES | MINERS
+
+ROWS_REFUSED = {
+    "pooled maps": (ROWS[:, :, None, None], r"got \[16, 8, 1, 1\]: pool or flatten each first.*\[N, C, H, W\]"),
+    "maps": (
+        ROWS[:, :, None, None].expand(16, 8, 2, 2),
+        r"got \[16, 8, 2, 2\]: .*, x.mean\(\(1, 2\)\) of feature maps \[N, H, W, C\] or x.mean\(\(2, 3\)\) of \[N, C,",
+    ),
+    "sequences": (ROWS[:, None].expand(16, 4, 8), r"got \[16, 4, 8\]: pool or .*x.mean\(1\) of sequences \[N, L, D\]"),
+    "volumes": (
+        torch.zeros(16, 2, 2, 2, 2),
+        r"got \[16, 2, 2, 2, 2\]: pool or flatten each first, e.g. x.flatten\(1\)$",
+    ),
+    "numbers": (ROWS[:, 0], r"got \[16\]: make one row of it with x\[None\], or rows of numbers with x\[:, None\]"),
+    "a number": (ROWS[0, 0], r"got \[\]: a number is no row of features"),
+}
+DTYPES_REFUSED = (torch.int64, torch.bool, torch.float8_e4m3fn, torch.complex64)
+LABELS_REFUSED = {
+    "five": (LABELS[:5], r"must have shape \[16\], one label a row of \w+; got \[5\]$"),
+    "half": (LABELS[:8], r"must have shape \[16\].*; got \[8\]$"),
+    "column": (LABELS[:, None], r"must have shape \[16\].*; got \[16, 1\]: pass \w+.squeeze\(1\)"),
+    "one-hot": (torch.eye(4)[LABELS], r"must have shape \[16\].*; got \[16, 4\]: pass \w+.argmax\(1\) of one-hot rows"),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("name", ROWS_REFUSED)
+def test_rows_are_two_dimensional(route, name):
+    rows, message = ROWS_REFUSED[name]
+    with pytest.raises(ValueError, match=r"embeddings must have shape \[N, D\]; " + message):
+        ROUTES[route](rows, LABELS)
+    with pytest.raises(ValueError, match=r"ref_emb must have shape \[M, D\]; " + message.replace(r"\[N,", r"\[M,")):
+        ROUTES[route](ROWS, LABELS, rows, LABELS)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("dtype", DTYPES_REFUSED, ids=str)
+def test_rows_are_floating(route, dtype):
+    with pytest.raises(ValueError, match=f"embeddings must have dtype float64, .*; got {dtype}"):
+        ROUTES[route](ROWS.to(dtype), LABELS)
+    with pytest.raises(ValueError, match=f"ref_emb must have dtype float64, float32, float16 or bfloat16; got {dtype}"):
+        ROUTES[route](ROWS, LABELS, ROWS.to(dtype), LABELS)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_rows_and_references_have_as_many_columns(route):
+    for columns in (1, 7):
+        with pytest.raises(
+            ValueError, match=r"ref_emb must have shape \[M, 8\] to match embeddings \[16, 8\]; got \[16,"
+        ):
+            ROUTES[route](ROWS, LABELS, ROWS[:, :columns], LABELS)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("name", LABELS_REFUSED)
+def test_there_is_one_label_a_row(route, name):
+    labels, message = LABELS_REFUSED[name]
+    with pytest.raises(ValueError, match="^labels " + message):
+        ROUTES[route](ROWS, labels)
+    with pytest.raises(ValueError, match="ref_labels " + message):
+        ROUTES[route](ROWS, LABELS, ROWS, labels)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_right_is_taken(route, dtype):
+    rows = ROWS.to(dtype)
+    ROUTES[route](rows, LABELS)
+    ROUTES[route](rows, LABELS, rows, LABELS.clone())
+    ROUTES[route](rows, LABELS, rows[:15], LABELS[:15].float())
+    if "mined" in route:  # a miner's indices say it all
+        ROUTES[route](rows, None)
+        ROUTES[route](rows, None, rows, None)
+
+
+def test_what_is_no_tensor_is_told():
+    for route in ROUTES.values():
+        with pytest.raises(TypeError, match=r"embeddings must be a torch.Tensor; got list"):
+            route([[1.0]], LABELS)
+        with pytest.raises(TypeError, match=r"labels must be a torch.Tensor; got list"):
+            route(ROWS, [0] * 16)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 4, 3), (5, 4, 3, 2), (5, 1, 1, 1, 1), (5, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.complex64], ids=str)
+def test_words_are_those_of_the_operators(shape, dtype):
+    rows, told = torch.zeros(shape, dtype=dtype), []
+    for check in (
+        lambda: batch_hard_triplet_loss(rows, torch.zeros(5, dtype=torch.int64)),
+        lambda: check_rows("embeddings", rows),
+    ):
+        try:
+            check()
+            told.append(None)
+        except ValueError as error:
+            told.append(str(error))
+    assert told[0] == told[1] and (told[0] is None) == (len(shape) == 2 and dtype == torch.float32)
+
+
+def test_rows_are_left_to_a_distance_of_ones_own():
+    """Which may be one of sequences."""
+
+    class OfSequences(torch.nn.Module):
+        is_inverted = False
+
+        def forward(self, query_emb, ref_emb=None):
+            others = query_emb if ref_emb is None else ref_emb
+            return torch.cdist(query_emb.mean(1), others.mean(1))
+
+        def margin(self, x, y):
+            return x - y
+
+    sequences = torch.stack([ROWS - 1, ROWS + 1], dim=1)
+    loss = pml.TripletMarginLoss(0.3)
+    loss.distance = OfSequences()
+    assert metric_of(loss.distance) is None
+    torch.testing.assert_close(
+        loss(sequences, LABELS, INDICES), pml.TripletMarginLoss(0.3, distance="euclidean")(ROWS, LABELS, INDICES)
+    )
+    with pytest.raises(ValueError, match=r"labels must have shape \[16\], one label a row of embeddings; got \[5\]"):
+        loss(sequences, LABELS[:5], INDICES)
