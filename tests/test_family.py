@@ -216,7 +216,7 @@ def test_no_anchors_beside_references(name):
 @pytest.mark.parametrize("operator", ["batch_all", "_batch_all_backward", "_weighted_distances_backward"])
 def test_no_anchors_leave_no_gradient_unwritten(operator):
     references = torch.randn(5, 3)
-    pairing = (torch.zeros(0, 3), torch.zeros(0).long(), references, torch.arange(5) % 2, None, None, None, None, 0)
+    pairing = (torch.zeros(0, 3), torch.zeros(0).long(), references, [torch.arange(5) % 2], [], 0)
     call = getattr(torch.ops.fasttriplet, operator)
     for _ in range(20):  # an allocator hands out the memory that was freed last
         for _ in range(8):

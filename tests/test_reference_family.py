@@ -19,6 +19,8 @@ def matrices_by_definition(embeddings, labels, distance, **pairing):
     ref_labels = pairing.get("ref_labels", labels).tolist()
     groups, ignored = pairing.get("groups"), pairing.get("ignore_index")
     ref_groups = pairing.get("ref_groups", groups)
+    samples, mask = pairing.get("sample_ids"), pairing.get("ref_mask")
+    ref_samples = pairing.get("ref_sample_ids", samples)
     if "ref_embeddings" not in pairing:
         own = list(range(len(labels)))
     else:
@@ -28,13 +30,17 @@ def matrices_by_definition(embeddings, labels, distance, **pairing):
         d.append([distance_by_definition(embeddings[a], row, distance) for row in references])
         kind.append([])
         for i, other in enumerate(ref_labels):
-            apart = own[a] == i or (groups is not None and groups[a] == ref_groups[i])
+            one_group = groups is not None and bool(groups[a] == ref_groups[i])
+            apart = own[a] == i or (one_group and pairing.get("groups_exclude", "pairs") == "pairs")
+            apart = apart or (samples is not None and samples[a] != -1 and bool(samples[a] == ref_samples[i]))
+            apart = apart or (mask is not None and not mask[i])
             if ignored is not None:
                 apart = apart or label == ignored or other == ignored
             if isinstance(label, list):
-                same = any(word & other_word for word, other_word in zip(label, other, strict=True))
+                same = any(mine and theirs for mine, theirs in zip(label, other, strict=True))
             else:
                 same = label == other
+            apart = apart or (one_group and same)
             kind[-1].append(None if apart else same)
     return d, kind
 
