@@ -8,6 +8,7 @@ their formulas (``benchmarks.published``). Run it as ``python -m benchmarks.comp
 from __future__ import annotations
 
 import argparse
+import datetime
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -149,7 +150,10 @@ def options() -> argparse.Namespace:
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     """Line by line: a size may take a minute."""
-    yield f"Originals: {originals.versions()}; those of TensorFlow Addons, torchreid and fast-reid are their formulas."
+    yield (
+        f"{datetime.date.today()}. Originals: {originals.versions()}; those of TensorFlow Addons, torchreid and "
+        "fast-reid are their formulas."
+    )
     yield ""
     yield (
         f"{machine()}; float32, margin {MARGIN}, {arguments.samples_per_class} samples per class; forward plus "

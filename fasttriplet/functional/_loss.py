@@ -66,8 +66,8 @@ def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
     losses = losses_of(distances, triplets[1:] >= 0, poison, options)
     of_triplets = None if weights is None else weights.double().index_select(0, triplets[0])
     loss = reduced(losses, of_triplets, poison, options.reduction)
-    if weights is not None and options.reduction != "none":  # those too of anchors that have no triplet
-        loss = loss + 0 * weights.double().sum()
+    if weights is not None and options.reduction != "none" and MINERS[miner[0]] == "semi_hard":
+        loss = loss + 0 * weights.double().sum()  # of anchors without a triplet too, which only this miner leaves out
     loss = loss.to(batch.embeddings.dtype)
     if not batch.return_stats:
         return loss
