@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fasttriplet.check import ROW_DTYPES, check_count, check_dense, check_rows
+from fasttriplet.pairing import finite_rows
 
 
 class References(NamedTuple):
@@ -41,11 +42,6 @@ class _Counters(NamedTuple):
 
 
 _STATE = ("embeddings", "labels", "steps", "sample_ids", "groups", "counters")
-
-
-def _finite(embeddings: Tensor) -> Tensor:
-    """[N] bool; extremes run through NaN, and take a fifth of the time of ``isfinite``."""
-    return (embeddings.amax(1) < torch.inf) & (embeddings.amin(1) > -torch.inf)
 
 
 class CrossBatchMemory(nn.Module):
@@ -151,7 +147,7 @@ class CrossBatchMemory(nn.Module):
         rows = {name: value[len(value) - kept :] for name, value in batch.items() if value is not None}
         rows = {name: value.to(self._ring[name].dtype) for name, value in rows.items()}
         rows["steps"] = torch.full((kept,), counters.step, device=labels.device)
-        finite = _finite(rows["embeddings"])  # as stored: half precision makes large values infinite
+        finite = finite_rows(rows["embeddings"])  # as stored: half precision makes large values infinite
         slots = torch.arange(counters.place, counters.place + kept, device=labels.device) % self.size
         own[len(embeddings) - kept :] = torch.where(finite, slots, -1)
         slots = torch.where(finite, slots, self.size)  # the row behind the ring takes what is not kept
@@ -278,7 +274,7 @@ class CrossBatchMemory(nn.Module):
         self._ring, self._own, self._counters = self._empty(device)
         for name, rows in self._ring.items():
             rows[: self.size] = saved[name]
-        finite = _finite(self._ring["embeddings"])  # a narrower dtype makes large values infinite
+        finite = finite_rows(self._ring["embeddings"])  # a narrower dtype makes large values infinite
         self._ring["steps"].masked_fill_(~finite, -1)
         self._counters = _Counters(*saved["counters"].tolist())
 

@@ -36,9 +36,15 @@ def refuse_compiled(function: str) -> None:
         )
 
 
-def under_vmap(*tensors: Tensor | None) -> bool:
-    """Whether one of the tensors stands for a batch of them: their values cannot be asked for."""
-    return any(tensor is not None and torch._C._functorch.is_batchedtensor(tensor) for tensor in tensors)
+def under_vmap(*tensors: Tensor) -> bool:
+    """Whether one of the tensors stands for a batch of them, at any level: their values cannot be asked for."""
+    functorch = torch._C._functorch
+    for tensor in tensors if active() else ():
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            if functorch.is_batchedtensor(tensor):
+                return True
+            tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def distances_of_mined(

@@ -156,6 +156,8 @@ def test_what_cannot_be_is_refused_by_name():
         vmap(function("semi_hard"))(MANY)
     with pytest.raises(ValueError, match=r"on_missing must be 'skip' or 'zero' under torch.vmap"):
         vmap(function("batch_hard", on_missing="error"))(MANY)
+    with pytest.raises(ValueError, match=r"on_missing must be 'skip' or 'zero' under torch.vmap"):
+        vmap(grad(function("weighted", on_missing="error")))(MANY)
     for name in OF_PAIRS:
         loss = function(name)
         with pytest.raises(NotImplementedError, match=r"have no derivative in forward mode"):
