@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fasttriplet.autograd.dense import DifferentiableOnce
 from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
 from fasttriplet.pair_distances import pair_distances
 from fasttriplet.reduction import Options, losses_of, reduced
@@ -92,8 +93,8 @@ def triplet_margin(
     return reduced(losses, of_triplets, one, options.reduction).to(anchor.dtype)
 
 
-class _OncePerTransform(torch.autograd.Function):
-    """What the Functions over all pairs share: reverse mode, once."""
+class _ReverseMode(torch.autograd.Function):
+    """What the Functions over all pairs share."""
 
     generate_vmap_rule = True
 
@@ -105,26 +106,7 @@ class _OncePerTransform(torch.autograd.Function):
         )
 
 
-class _DifferentiableOnce(_OncePerTransform):
-    """The gradient as it is; an error once it is itself differentiated."""
-
-    @staticmethod
-    def forward(gradient: Tensor, *_: Any) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
-        raise NotImplementedError(
-            "batch_all_triplet_loss and weighted_triplet_loss are differentiable once; fasttriplet.reference has them "
-            "with second derivatives"
-        )
-
-
-class BatchAllSums(_OncePerTransform):
+class BatchAllSums(_ReverseMode):
     """Sums [N], counts [2, N] and negative counts [M] of batch-all; the way back walks the pairs again."""
 
     @staticmethod
@@ -140,10 +122,11 @@ class BatchAllSums(_OncePerTransform):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         arguments = _kept(ctx)
-        return _gradients(grad, arguments, OPERATORS._batch_all_backward(grad, *arguments))
+        gradients = OPERATORS._batch_all_backward(grad, *arguments)
+        return _gradients("batch_all_triplet_loss", grad, arguments, gradients)
 
 
-class WeightedDistances(_OncePerTransform):
+class WeightedDistances(_ReverseMode):
     """The weighted distances [2, N], in the first two rows of the operator's values."""
 
     @staticmethod
@@ -158,7 +141,7 @@ class WeightedDistances(_OncePerTransform):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *arguments, values = _kept(ctx)
         gradients = OPERATORS._weighted_distances_backward(grad[:2], *arguments, values)
-        return _gradients(grad, tuple(arguments), gradients)
+        return _gradients("weighted_triplet_loss", grad, tuple(arguments), gradients)
 
 
 def _keep(ctx: Any, values: tuple[Any, ...]) -> None:
@@ -173,10 +156,12 @@ def _kept(ctx: Any) -> tuple[Any, ...]:
     return pytree.tree_unflatten(leaves, ctx.structure)
 
 
-def _gradients(grad: Tensor, arguments: tuple[Any, ...], gradients: tuple[Tensor, Tensor]) -> tuple[Tensor | None, ...]:
+def _gradients(
+    function: str, grad: Tensor, arguments: tuple[Any, ...], gradients: tuple[Tensor, Tensor]
+) -> tuple[Tensor | None, ...]:
     """By argument: of the embeddings and, where there are any, of the references."""
     inputs = grad, arguments[0], arguments[2]  # what a second derivative would be of
-    own, references = (_DifferentiableOnce.apply(gradient.detach(), *inputs) for gradient in gradients)
+    own, references = (DifferentiableOnce.apply(gradient.detach(), function, *inputs) for gradient in gradients)
     return own, None, None if arguments[2] is None else references, *[None] * (len(arguments) - 3)
 
 

@@ -86,13 +86,18 @@ class WeightedDistances(torch.autograd.Function):
         return *_results("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 3
 
 
-class _DifferentiableOnce(torch.autograd.Function):
-    """The gradient as it is; an error once it is itself differentiated."""
+class DifferentiableOnce(torch.autograd.Function):
+    """The gradient as it is; an error once it is itself differentiated, by any means."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, function: str, *inputs: Tensor | None) -> Tensor:
-        ctx.function, ctx.inputs = function, len(inputs)
+    def forward(gradient: Tensor, function: str, *inputs: Tensor | None) -> Tensor:
         return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.function = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
@@ -114,5 +119,5 @@ def _results(
     embeddings, ref_embeddings = arguments[0], arguments[2]
     results = [gradient * factor] + ([] if ref_embeddings is None else [ref_gradient * factor])
     if torch.is_grad_enabled():  # create_graph=True
-        results = [_DifferentiableOnce.apply(result, function, grad, embeddings, ref_embeddings) for result in results]
+        results = [DifferentiableOnce.apply(result, function, grad, embeddings, ref_embeddings) for result in results]
     return results[0], None, results[1] if ref_embeddings is not None else None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fasttriplet import transforms
 from fasttriplet.arguments import Pairing
 from fasttriplet.check import DISTANCES
 from fasttriplet.pairing import batch_of, poison_of
@@ -28,6 +29,11 @@ _EPSILON = 1e-6
 
 def soft_mined_distances(embeddings: Tensor, labels: Tensor, distance: str) -> tuple[Tensor, Tensor]:
     """(d_ap [N], d_an [N]), float64, as above; 0 where an anchor has no such pair, NaN where a row is not finite."""
+    if transforms.active():
+        raise NotImplementedError(
+            "triplet_loss with hard_mining=False cannot be under a transform of torch.func: use torch.autograd, or "
+            "fasttriplet.weighted_triplet_loss"
+        )
     batch = batch_of("triplet_loss", embeddings, labels, {}, Pairing)
     nearby, apart = _SoftMined.apply(*batch.arguments, DISTANCES.index(distance)).unbind(0)
     return nearby, apart

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fasttriplet import functional
 from fasttriplet.arguments import Pairing
-from fasttriplet.autograd import MinedDistances, TripletLosses
-from fasttriplet.check import DISTANCES, MINERS, ON_MISSING, OTHERWISE, REDUCTIONS
+from fasttriplet.check import DISTANCES, MINERS, OTHERWISE
 from fasttriplet.compat._labels import one_class
-from fasttriplet.functional._loss import Miner
+from fasttriplet.functional._loss import Miner, loss_of_distances, mined_distances
 from fasttriplet.pairing import batch_of
+from fasttriplet.reduction import Options
 
 #: The nearest negative farther than the positive, or else the farthest.
 _SEMI_HARD: Miner = (MINERS.index("semi_hard"), OTHERWISE.index("farthest"), False, 0.0, 1, False, 0.0)
@@ -57,10 +57,10 @@ def semi_hard_loss(
     which is 0, in its place. Nothing here asks whether that is so: an answer would have to come from the device.
     """
     batch = batch_of("semi_hard_triplet_loss", embeddings, labels, {}, Pairing)
-    distances, triplets, poison = MinedDistances.apply(*batch.arguments, DISTANCES.index(distance), *_SEMI_HARD)
+    options = Options(float(margin), DISTANCES.index(distance), False, reduction, "skip")
+    distances, triplets, poison = mined_distances(batch, _SEMI_HARD, options.distance)
     missing = triplets < 0
     distances = torch.where(missing[1:], 0, distances)
     triplets = torch.where(missing, 0, triplets)  # any row: what is not missing counts
-    codes = REDUCTIONS.index(reduction), ON_MISSING.index("skip")
-    loss = TripletLosses.apply(distances, triplets, poison, float(margin), False, *codes)
+    loss = loss_of_distances(distances, triplets, poison, options)
     return loss.to(batch.embeddings.dtype), triplets[0]

@@ -44,25 +44,35 @@ def checked_options(margin: float, distance: str, soft_margin: bool, reduction: 
     return Options(check_margin(margin), code, check_bool("soft_margin", soft_margin), reduction, on_missing)
 
 
+def mined_distances(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances [2, T] float64 of what ``miner`` chooses, the triplets [3, T], and the batch's poison []."""
+    arguments = batch.arguments
+    if not transforms.active():
+        return MinedDistances.apply(*arguments, distance, *miner)
+    with torch.no_grad():
+        _, triplets = torch.ops.fasttriplet.mine_triplets(*arguments, distance, *miner)
+    poison = poison_of(*arguments)
+    rows = batch.embeddings, batch.ref_embeddings
+    return transforms.distances_of_mined(*rows, triplets, poison, distance), triplets, poison
+
+
+def loss_of_distances(distances: Tensor, triplets: Tensor, poison: Tensor, options: Options) -> Tensor:
+    """The loss, float64, without weights: in one operator, since plain PyTorch's many take longer than mining."""
+    if transforms.active():
+        return reduced(losses_of(distances, triplets[1:] >= 0, poison, options), None, poison, options.reduction)
+    codes = REDUCTIONS.index(options.reduction), ON_MISSING.index(options.on_missing)
+    return TripletLosses.apply(distances, triplets, poison, options.margin, options.soft_margin, *codes)
+
+
 def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
     """The loss of what ``miner`` chooses."""
-    weights, transformed = batch.weights, transforms.active()
-    arguments = batch.arguments
-    if transformed:
-        with torch.no_grad():
-            _, triplets = torch.ops.fasttriplet.mine_triplets(*arguments, options.distance, *miner)
-        poison, rows = poison_of(*arguments), (batch.embeddings, batch.ref_embeddings)
-        distances = transforms.distances_of_mined(*rows, triplets, poison, options.distance)
-    else:
-        distances, triplets, poison = MinedDistances.apply(*arguments, options.distance, *miner)
+    weights = batch.weights
+    distances, triplets, poison = mined_distances(batch, miner, options.distance)
     if options.on_missing == "error":
         complete = (triplets[1:] >= 0).all(0).long()
         refuse_missing(batch, triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], complete) > 0, poison)
-    # In one operator where that will do: plain PyTorch's many take longer than mining.
-    if weights is None and not batch.return_stats and not transformed:
-        codes = REDUCTIONS.index(options.reduction), ON_MISSING.index(options.on_missing)
-        loss = TripletLosses.apply(distances, triplets, poison, options.margin, options.soft_margin, *codes)
-        return loss.to(batch.embeddings.dtype)
+    if weights is None and not batch.return_stats:
+        return loss_of_distances(distances, triplets, poison, options).to(batch.embeddings.dtype)
     losses = losses_of(distances, triplets[1:] >= 0, poison, options)
     of_triplets = None if weights is None else weights.double().index_select(0, triplets[0])
     loss = reduced(losses, of_triplets, poison, options.reduction)
