@@ -1,6 +1,5 @@
 #include "cpu/rows/pairing.h"
 
-#include <cmath>
 #include <limits>
 #include <unordered_map>
 
@@ -14,16 +13,18 @@ class Kinds {
 
   int64_t number(int64_t row) {
     if (input_.words == 1 && input_.groups == nullptr) return input_.labels[row];
-    const auto [first, last] = by_hash_.equal_range(hash(row));
+    const uint64_t hashed = hash(row);
+    const auto [first, last] = by_hash_.equal_range(hashed);
     for (auto at = first; at != last; ++at)
       if (same(at->second, row)) return at->second;
-    by_hash_.emplace(hash(row), row);
+    by_hash_.emplace(hashed, row);
     return row;
   }
 
  private:
   uint64_t hash(int64_t row) const {
-    uint64_t mixed = input_.groups == nullptr ? 0 : static_cast<uint64_t>(input_.groups[row]);
+    // Multiplied: group and label xored would meet wherever they are alike.
+    uint64_t mixed = input_.groups == nullptr ? 0 : static_cast<uint64_t>(input_.groups[row]) * 0x9e3779b97f4a7c15ULL;
     for (int64_t w = 0; w < input_.words; ++w)  // Fibonacci hashing, word by word
       mixed = (mixed ^ (mixed >> 29) ^ static_cast<uint64_t>(input_.labels[row * input_.words + w])) *
               0x9e3779b97f4a7c15ULL;
