@@ -189,6 +189,11 @@ def check_pairing(function: str, embeddings: torch.Tensor, labels: torch.Tensor,
             )
     check_ignore_index(given.get("ignore_index"))
     check_choice("groups_exclude", given.get("groups_exclude", "pairs"), GROUPS_EXCLUDE)
+    if "groups_exclude" in given and "groups" not in given:
+        raise ValueError(
+            f"groups must be given where groups_exclude is {given['groups_exclude']!r}, which says what rows of one "
+            "group never are; got no groups"
+        )
     if embeddings.device.type not in ("cpu", "meta"):
         raise ValueError(
             f"embeddings must be on the cpu, since {function} has no other kernels yet: move embeddings, labels and "

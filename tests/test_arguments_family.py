@@ -73,6 +73,11 @@ PAIRING_ERRORS = [
     (dict(groups_exclude="negatives"), ValueError, "groups_exclude must be one of pairs, positives; got 'negatives'"),
     (dict(groups_exclude=True), TypeError, "groups_exclude must be a str, one of pairs, positives; got bool"),
     (dict(groups_exclude=None), TypeError, "groups_exclude must be a str, one of pairs, positives; got NoneType"),
+    (
+        dict(groups_exclude="positives"),
+        ValueError,
+        "groups must be given where groups_exclude is 'positives', .* got no groups",
+    ),
     (dict(ignore_index=False), TypeError, "ignore_index must be an int or None; got bool"),
     (dict(groups=False), TypeError, r"groups must be a torch\.Tensor; got bool"),
     (dict(REFERENCES, ref_mask=False), TypeError, r"ref_mask must be a torch\.Tensor; got bool"),
