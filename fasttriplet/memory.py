@@ -266,6 +266,12 @@ class CrossBatchMemory(nn.Module):
             for name, value in saved.items()
             if value.dtype != mine[name].dtype and not (name == "embeddings" and value.is_floating_point())
         ]
+        counters = _Counters(*saved["counters"].tolist()) if not wrong else _Counters()
+        if not (0 <= counters.place < self.size and 0 <= counters.filled <= self.size):
+            wrong.append(
+                f"{prefix}counters must have a place below {self.size} and at most as many slots in use; got "
+                f"{counters.place} and {counters.filled}"
+            )
         if wrong:
             errors += wrong
             return
@@ -276,7 +282,7 @@ class CrossBatchMemory(nn.Module):
             rows[: self.size] = saved[name]
         finite = finite_rows(self._ring["embeddings"])  # a narrower dtype makes large values infinite
         self._ring["steps"].masked_fill_(~finite, -1)
-        self._counters = _Counters(*saved["counters"].tolist())
+        self._counters = counters
 
     def _check(self, embeddings: object, labels: object, sample_ids: object, groups: object) -> None:
         given = {"embeddings": embeddings, "labels": labels, "sample_ids": sample_ids, "groups": groups}
@@ -303,15 +309,14 @@ class CrossBatchMemory(nn.Module):
         if list(labels.shape) != wanted:
             advice = ""
             if self.num_labels is None and labels.dim() == 2:
-                count = labels.shape[1]
-                advice = ": give num_labels=C to the constructor for multi-hot labels [N, C]"
-                advice = ": squeeze(1) makes classes of them" if count == 1 else advice
+                one = labels.shape[1] == 1
+                advice = ": pass labels.squeeze(1)" if one else ": give num_labels=C to the constructor for [N, C]"
             raise ValueError(
-                f"labels must have shape {wanted} to match embeddings {list(embeddings.shape)}{advice}; got "
-                f"{list(labels.shape)}"
+                f"labels must have shape {wanted} to match embeddings {list(embeddings.shape)}; got "
+                f"{list(labels.shape)}{advice}"
             )
         if self.num_labels is not None and labels.dtype != torch.bool:
-            raise ValueError(f"labels must be bool where they are multi-hot: use labels.bool(); got {labels.dtype}")
+            raise ValueError(f"labels must be bool where they are multi-hot; got {labels.dtype}: pass labels.bool()")
 
     def _check_numbers(self, name: str, numbers: Any, embeddings: Tensor) -> None:
         if self._counters.filled > 0 and (numbers is not None) != bool(getattr(self._counters, name)):
@@ -322,8 +327,11 @@ class CrossBatchMemory(nn.Module):
             )
         if numbers is None:
             return
-        if numbers.is_floating_point() or numbers.is_complex():
-            raise ValueError(f"{name} must have an integer dtype; got {numbers.dtype}")
+        may_be_bool = name == "groups"
+        if numbers.is_floating_point() or numbers.is_complex() or (numbers.dtype == torch.bool and not may_be_bool):
+            raise ValueError(
+                f"{name} must have an integer dtype{' or bool' if may_be_bool else ''}; got {numbers.dtype}"
+            )
         if numbers.shape != embeddings.shape[:1]:
             raise ValueError(
                 f"{name} must have shape [{len(embeddings)}] to match embeddings {list(embeddings.shape)}; got "

@@ -214,8 +214,8 @@ X, Y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
         (X, Y.float(), ValueError, "labels must have an integer dtype or bool; got torch.float32"),
         (torch.zeros(3, 5), Y, ValueError, r"embeddings must have shape \[N, 2\]; got \[3, 5\]"),
         (X, torch.zeros(4).long(), ValueError, r"labels must have shape \[3\] to match embeddings \[3, 2\]; got \[4\]"),
-        (X, Y[:, None], ValueError, r"labels must have shape \[3\] to .*: squeeze\(1\) makes classes .* got \[3, 1\]"),
-        (X, torch.zeros(3, 7).bool(), ValueError, r"labels must have .*: give num_labels=C to the con.* got \[3, 7\]"),
+        (X, Y[:, None], ValueError, r"labels must have shape \[3\] to .* got \[3, 1\]: pass labels\.squeeze\(1\)"),
+        (X, torch.zeros(3, 7).bool(), ValueError, r"labels must have .* got \[3, 7\]: give num_labels=C to the con"),
         (X.to("meta"), Y, ValueError, "embeddings must be on the memory's device, cpu; got meta"),
     ],
 )
@@ -230,7 +230,7 @@ def test_wrong_batches(embeddings, labels, error, match):
         (torch.zeros(3, 7), "labels must have an integer dtype or bool; got torch.float32"),
         (
             torch.zeros(3, 7).long(),
-            r"labels must be bool where they are multi-hot: use labels.bool\(\); got torch.int64",
+            r"labels must be bool where they are multi-hot; got torch.int64: pass labels.bool\(\)",
         ),
         (torch.zeros(3, 6).bool(), r"labels must have shape \[3, 7\] to match embeddings \[3, 2\]; got \[3, 6\]"),
         (Y, r"labels must have shape \[3, 7\] to match embeddings \[3, 2\]; got \[3\]"),
@@ -246,7 +246,7 @@ def test_wrong_multi_hot_labels(labels, match):
     ("value", "error", "match"),
     [
         ([0, 1, 2], TypeError, r"must be a torch\.Tensor; got list"),
-        (torch.zeros(3), ValueError, "must have an integer dtype; got torch.float32"),
+        (torch.zeros(3), ValueError, "must have an integer dtype.*; got torch.float32"),
         (Y[:, None], ValueError, r"must have shape \[3\] to match embeddings \[3, 2\]; got \[3, 1\]"),
         (Y.to("meta"), ValueError, "must be on the memory's device, cpu; got meta"),
     ],
@@ -256,6 +256,14 @@ def test_wrong_numbers(name, value, error, match):
     with pytest.raises(error, match=f"{name} {match}"):
         memory.enqueue(X, Y, **{name: value})
     assert len(memory) == 0
+
+
+def test_bool_sample_ids_are_refused_as_by_the_losses_and_bool_groups_are_two():
+    memory = CrossBatchMemory(4, 2)
+    with pytest.raises(ValueError, match=r"sample_ids must have an integer dtype; got torch\.bool"):
+        memory.enqueue(X, Y, sample_ids=Y > 0)
+    memory.enqueue(X, Y, groups=Y > 0)
+    assert memory.references().ref_groups.tolist() == (Y > 0).long().tolist()
 
 
 def test_a_dtype_without_arithmetic_is_refused():

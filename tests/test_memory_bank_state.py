@@ -96,6 +96,14 @@ def test_a_state_of_another_shape_is_refused_whole(options, match):
     refused(memory, CrossBatchMemory(**options).state_dict(), match)
 
 
+@pytest.mark.parametrize("counters", [(99, 5, 1, 0, 0), (0, 99, 1, 0, 0), (-1, 5, 1, 0, 0)])
+def test_counters_that_cannot_be_are_refused_whole(counters):
+    memory = CrossBatchMemory(8, 2)
+    memory.enqueue(torch.ones(5, 2), torch.arange(5))
+    state = memory.state_dict() | {"counters": torch.tensor(counters)}
+    refused(memory, state, "counters must have a place below 8 and at most as many slots in use; got")
+
+
 def test_an_average_of_states_is_refused():
     """Of labels and places there is none."""
     memory = trained().memory
