@@ -94,12 +94,18 @@ def poison_of(
 
 
 def batch_of(function: str, embeddings: Tensor, labels: Tensor, arguments: Mapping[str, object], known: Any) -> Batch:
-    """The batch as the operators take it, checked; ``function`` is the public one, for its errors.
-
-    Rows and references become float64 where one of them is, else float32: no value changes.
-    """
+    """The batch of a call with ``arguments``, of which those of ``known`` may be there; see :func:`checked_batch`."""
     given = told(function, arguments, known)
     check_tensors(embeddings, labels)
+    return checked_batch(function, embeddings, labels, given)
+
+
+def checked_batch(function: str, embeddings: Tensor, labels: Tensor, given: dict[str, Any]) -> Batch:
+    """The batch as the operators take it, checked; ``function`` is the public one, for its errors.
+
+    Of two tensors that have been looked at, and what was :func:`~fasttriplet.arguments.told`. Rows and references
+    become float64 where one of them is, else float32: no value changes.
+    """
     check_pairing(function, embeddings, labels, given)
     check_bool("return_stats", given.get("return_stats", False))
     check_weights(given.get("weights"), embeddings)

@@ -37,14 +37,13 @@ def refuse_compiled(function: str) -> None:
         )
 
 
-def under_vmap(*tensors: Tensor) -> bool:
-    """Whether one of the tensors stands for a batch of them, at any level: their values cannot be asked for."""
+def under_vmap(tensor: Tensor) -> bool:
+    """Whether the tensor stands for a batch of them, at any level, so that its values cannot be asked for."""
     functorch = torch._C._functorch
-    for tensor in tensors if active() else ():
-        while functorch.is_functorch_wrapped_tensor(tensor):
-            if functorch.is_batchedtensor(tensor):
-                return True
-            tensor = functorch.get_unwrapped(tensor)
+    while active() and functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
     return False
 
 
@@ -169,6 +168,8 @@ def _one_after_the_other(operator: Callable[..., Any]) -> Callable[..., Any]:
     """The rule for ``vmap`` of an operator whose results have one length for every batch."""
 
     def rule(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        if info.batch_size == 0:
+            raise ValueError("embeddings must be at least one batch [N, D] under torch.vmap; got 0 of them")
         leaves, structure = pytree.tree_flatten(arguments)
         dims, _ = pytree.tree_flatten(in_dims, is_leaf=lambda dim: dim is None)
         results = []

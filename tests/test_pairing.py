@@ -91,6 +91,12 @@ def test_multi_hot_labels_share_any_of_their_labels():
         many[row, labels] = True
     mined = fasttriplet.mine_batch_hard(rows, many)
     assert mined.positives.tolist() == [1, 2, 1, -1] and mined.negatives.tolist() == [2, 3, 0, 2]
+    for shared in (0, 62, 63, 64, 127, 128, 129):  # at the ends of words
+        many = torch.zeros(4, 130, dtype=torch.bool)
+        many[:2, shared] = True
+        assert fasttriplet.mine_batch_hard(rows, many).positives.tolist() == [1, 0, -1, -1]
+        narrow = torch.tensor([[1, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]]).bool()  # in one word, but no classes
+        assert fasttriplet.mine_batch_hard(rows, narrow).positives.tolist() == [3, 2, 1, 0]
     nothing = fasttriplet.mine_batch_hard(rows, torch.zeros(4, 0, dtype=torch.bool))
     assert nothing.positives.tolist() == [-1] * 4 and nothing.negatives.tolist() == [1, 0, 1, 2]
 

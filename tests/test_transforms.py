@@ -138,6 +138,12 @@ def test_a_row_that_is_not_finite_makes_everything_nan(name):
     broken = torch.where(torch.arange(12)[:, None] == 3, torch.nan, ROWS)
     for labels in (LABELS, torch.zeros(12, dtype=torch.int64)):  # where nothing counts as well
         assert grad(lambda rows, labels=labels: function(name)(rows, labels))(broken).isnan().all()
+    options = {**REFERENCES}
+    references = options.pop("ref_embeddings")
+    of_references = grad(lambda rows: function(name, ref_embeddings=rows, **options)(broken))(references)
+    assert of_references.isnan().all()  # of those too that were not chosen
+    empty = dict(ref_embeddings=ROWS[:0], ref_labels=LABELS[:0])
+    assert vjp(function(name, **empty), broken)[0].isnan()
     partly = torch.where(torch.arange(12) == 3, -1, LABELS)
     finite = grad(lambda rows: function(name, ignore_index=-1)(rows, partly))(broken)
     assert finite.isfinite().all() and finite.any()
@@ -158,6 +164,11 @@ def test_what_cannot_be_is_refused_by_name():
         vmap(function("batch_hard", on_missing="error"))(MANY)
     with pytest.raises(ValueError, match=r"on_missing must be 'skip' or 'zero' under torch.vmap"):
         vmap(grad(function("weighted", on_missing="error")))(MANY)
+    with pytest.raises(ValueError, match=r"on_missing must be 'skip' or 'zero' under torch.vmap"):
+        options = dict(ref_labels=LABELS, on_missing="error")
+        vmap(lambda rows: function("batch_all", ref_embeddings=rows, **options)(ROWS))(MANY)
+    with pytest.raises(ValueError, match=r"embeddings must be at least one batch \[N, D\] under torch.vmap; got 0"):
+        vmap(function("batch_hard"))(MANY[:0])
     for name in OF_PAIRS:
         loss = function(name)
         with pytest.raises(NotImplementedError, match=r"have no derivative in forward mode"):

@@ -86,7 +86,7 @@ def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
 
 def refuse_missing(batch: Batch, complete: Tensor, poison: Tensor) -> None:
     """ValueError where an anchor that is not ignored is not ``complete`` [N]; a batch that is not finite passes."""
-    if transforms.under_vmap(batch.embeddings, batch.labels, complete):
+    if transforms.under_vmap(complete):
         raise ValueError(
             "on_missing must be 'skip' or 'zero' under torch.vmap, where no value can be asked for; got 'error'"
         )
