@@ -77,16 +77,35 @@ def pairing(
 
 def triplets_of(indices: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """(anchors, positives, negatives) of a miner's output; pairs are joined by their anchor, each with each."""
-    if len(indices) == 3:
-        return indices[0], indices[1], indices[2]
-    if len(indices) != 4:
+    if len(indices) not in (3, 4):
         raise ValueError(
             "indices_tuple must be (anchors, positives, negatives) or (anchors, positives, anchors, negatives); "
             f"got {len(indices)} tensors"
         )
-    first, positives, second, negatives = indices
+    _check_indices(indices)
+    # Of int64 all, since tensors of uint8 are taken for masks, and of other small integers for no indices.
+    if len(indices) == 3:
+        return indices[0].long(), indices[1].long(), indices[2].long()
+    first, positives, second, negatives = (each.long() for each in indices)
     of_positive, of_negative = torch.where(first[:, None] == second)
     return first[of_positive], positives[of_positive], negatives[of_negative]
+
+
+def _check_indices(indices: tuple[Tensor, ...]) -> None:
+    """Integers [T], as many of each of a triplet, or of each of a pair; what they name is not looked at."""
+    for number, each in enumerate(indices):
+        check_dense(f"indices_tuple[{number}]", each)
+    right = all(each.ndim == 1 and not _is_no_integer(each.dtype) for each in indices)
+    if right and not torch.compiler.is_compiling():  # where the lengths of what was mined are not known
+        lengths = [len(each) for each in indices]
+        right = len({*lengths[:2]}) == len({*lengths[2:]}) == 1 and (len(indices) == 4 or lengths[0] == lengths[2])
+    if not right:
+        shapes, dtypes = (", ".join(map(str, each)) for each in zip(*((list(i.shape), i.dtype) for i in indices)))
+        raise ValueError(f"indices_tuple must be index tensors [T] of one length; got shapes {shapes}, dtypes {dtypes}")
+
+
+def _is_no_integer(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex or dtype == torch.bool
 
 
 def _positive_and_negative(labels: Tensor, references: References) -> tuple[Tensor, Tensor]:

@@ -298,9 +298,9 @@ class TripletMarginLoss(TripletMarginLossBase):
         Args:
             embeddings: [N, D].
             labels: [N] of any dtype, compared with ``==``; not needed with ``indices_tuple``.
-            indices_tuple: a miner's output: three index tensors (anchors, positives, negatives), or four (anchors,
-                positives, anchors, negatives) of pairs, which are joined by anchor; a named tuple of as many does as
-                well. By default all triplets.
+            indices_tuple: a miner's output: three index tensors (anchors, positives, negatives), each [T] of integers,
+                or four (anchors, positives, anchors, negatives) of pairs, which are joined by anchor; a named tuple of
+                as many does as well. By default all triplets.
             ref_emb: [M, D], where positives and negatives come from; by default the batch.
             ref_labels: [M]; where it is the very tensor ``labels``, anchor i is kept from pairing with reference i.
 
@@ -309,6 +309,7 @@ class TripletMarginLoss(TripletMarginLossBase):
             another reducer object what that makes of the losses.
 
         Raises:
+            TypeError: what must be a tensor is none.
             ValueError: neither labels nor ``indices_tuple``, or a wrong shape, dtype, device or value.
         """
         metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
