@@ -168,9 +168,9 @@ class CosineSimilarity(DotProductSimilarity):
 
 
 def reduced(losses: Tensor, reduction: str) -> Tensor:
-    """[T] to a scalar, 0 for no losses; ``"none"``: [T]."""
-    if reduction in ("none", "sum"):
-        return losses if reduction == "none" else losses.sum()
+    """[T] to a scalar, 0 for no losses."""
+    if reduction == "sum":
+        return losses.sum()
     # Counted by the graph, since where it is traced the number of losses is not known.
     count = (losses > 0 if reduction == "mean_nonzero" else torch.ones_like(losses)).sum()
     return losses.sum() / count.clamp_min(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fasttriplet.check import check_dense, check_rows
 from fasttriplet.compat._labels import integer_labels
 from fasttriplet.compat._pairs import PairDistances
-from fasttriplet.compat._pml_objects import Metric, metric_of
+from fasttriplet.compat._pml_objects import Metric
 
 #: Candidate triplets looked at together: some MiB of float64 distances.
 _BLOCK = 2**20
@@ -95,17 +95,15 @@ def _check_indices(indices: tuple[Tensor, ...]) -> None:
     """Integers [T], as many of each of a triplet, or of each of a pair; what they name is not looked at."""
     for number, each in enumerate(indices):
         check_dense(f"indices_tuple[{number}]", each)
-    right = all(each.ndim == 1 and not _is_no_integer(each.dtype) for each in indices)
+    of_whole = all(i.dtype != torch.bool and not i.is_floating_point() and not i.is_complex() for i in indices)
+    right = of_whole and all(each.ndim == 1 for each in indices)
     if right and not torch.compiler.is_compiling():  # where the lengths of what was mined are not known
-        lengths = [len(each) for each in indices]
-        right = len({*lengths[:2]}) == len({*lengths[2:]}) == 1 and (len(indices) == 4 or lengths[0] == lengths[2])
+        parts = (indices,) if len(indices) == 3 else (indices[:2], indices[2:])
+        right = all(each.shape == part[0].shape for part in parts for each in part)
     if not right:
-        shapes, dtypes = (", ".join(map(str, each)) for each in zip(*((list(i.shape), i.dtype) for i in indices)))
+        shapes = ", ".join(str(list(each.shape)) for each in indices)
+        dtypes = ", ".join(str(each.dtype) for each in indices)
         raise ValueError(f"indices_tuple must be index tensors [T] of one length; got shapes {shapes}, dtypes {dtypes}")
-
-
-def _is_no_integer(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point or dtype.is_complex or dtype == torch.bool
 
 
 def _positive_and_negative(labels: Tensor, references: References) -> tuple[Tensor, Tensor]:
@@ -148,15 +146,20 @@ def triplets_where(
 
 
 def differences(
-    distance: Any, rows: Tensor, others: Tensor, triplets: tuple[Tensor, Tensor, Tensor], *, swap: bool
+    metric: Metric | None,
+    distance: Any,
+    rows: Tensor,
+    others: Tensor,
+    triplets: tuple[Tensor, Tensor, Tensor],
+    *,
+    swap: bool,
 ) -> Tensor:
     """By how much the positive of each triplet is farther than its negative, [T].
 
-    Rows [N, D] and others [M, D] are as :meth:`Metric.rows` makes them. A distance that the kernels do not have is
-    called for its matrix; ``swap`` then takes a second one, where positives are others.
+    Rows [N, D] and others [M, D] are as :meth:`Metric.rows` makes them. A distance that the kernels do not have, whose
+    ``metric`` is ``None``, is called for its matrix; ``swap`` then takes a second one, where positives are others.
     """
     anchors, positives, negatives = triplets
-    metric = metric_of(distance)
     if metric is None:
         matrix = distance(rows, others)
         nearby, apart = matrix[anchors, positives], matrix[anchors, negatives]

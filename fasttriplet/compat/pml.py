@@ -325,7 +325,7 @@ class TripletMarginLoss(TripletMarginLossBase):
         margin = margin_number(self.margin)
         listed = indices_tuple is not None or self.swap or self.smooth_loss or reduction == "none"
         if listed or labels is None or margin is None:
-            found = self._losses(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            found = self._losses(metric, embeddings, labels, indices_tuple, ref_emb, ref_labels)
             if reduction == "none":
                 return found.losses
             return reduced(found.losses, reduction) + (found.rows * 0).sum()  # joined to the graph, whatever was mined
@@ -344,24 +344,26 @@ class TripletMarginLoss(TripletMarginLossBase):
         ref_labels: Tensor | None,
     ) -> dict[str, Any]:
         """The losses of the triplets in the dict that reducers take: for subclasses, to override and to call."""
-        check_batch(metric_of(self.distance), embeddings, labels, ref_emb, ref_labels)
+        metric = metric_of(self.distance)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is None and self.triplets_per_anchor != "all":
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
-        losses, triplets, _ = self._losses(embeddings, labels, indices_tuple, others, ref_labels)
+        losses, triplets, _ = self._losses(metric, embeddings, labels, indices_tuple, others, ref_labels)
         if not len(losses):
             return self.zero_losses()
         return {"loss": {"losses": losses, "indices": triplets, "reduction_type": "triplet"}}
 
     def _losses(
         self,
+        metric: Metric | None,
         embeddings: Tensor,
         labels: Tensor | None,
         indices_tuple: tuple[Tensor, ...] | None,
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
     ) -> _Losses:
-        of = metric_of(self.distance) or Metric("", False)  # rows as they are, where the distance sees to them
+        of = metric or Metric("", False)  # rows as they are, where the distance sees to them
         rows = others = of.rows(embeddings)
         if indices_tuple is not None:
             others = rows if ref_emb is None else of.rows(ref_emb)
@@ -372,7 +374,7 @@ class TripletMarginLoss(TripletMarginLossBase):
             ids, references = pairing(of, rows, labels, ref_emb, ref_labels)
             others = rows if references.ref_embeddings is None else references.ref_embeddings
             triplets = all_triplets(ids, references)
-        violation = differences(self.distance, rows, others, triplets, swap=self.swap) + self.margin
+        violation = differences(metric, self.distance, rows, others, triplets, swap=self.swap) + self.margin
         losses = torch.nn.functional.softplus(violation) if self.smooth_loss else torch.relu(violation)
         return _Losses(losses, triplets, rows)
 
