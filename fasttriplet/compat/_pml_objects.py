@@ -259,6 +259,25 @@ def checked_margin(margin: object) -> float | Tensor:
     return margin
 
 
+def one_margin(margin: float | Tensor) -> float | Tensor:
+    """A number, or a tensor of one element as one of no dimension, which changes no shape."""
+    if not isinstance(margin, Tensor):
+        return margin
+    if margin.numel() != 1:
+        raise ValueError(f"margin must be one number; got a tensor of shape {list(margin.shape)}")
+    return margin.reshape(())
+
+
+def margin_of_each(margin: float | Tensor, triplets: Tensor) -> float | Tensor:
+    """One for all of the triplets [T], or one for each, [T]."""
+    if not isinstance(margin, Tensor) or margin.numel() == 1:
+        return one_margin(margin)
+    # How many were mined is not known where the graph is made.
+    if margin.ndim != 1 or not (torch.compiler.is_compiling() or margin.shape == triplets.shape):
+        raise ValueError(f"margin must be one number or have shape [T]; got {list(margin.shape)}")
+    return margin
+
+
 def margin_number(margin: float | Tensor) -> float | None:
     """The margin as a number, where reading it loses no gradient and does not wait for a device."""
     if not isinstance(margin, Tensor):

@@ -51,7 +51,9 @@ from fasttriplet.compat._pml_objects import (
     checked_margin,
     distance_object,
     margin_number,
+    margin_of_each,
     metric_of,
+    one_margin,
     reduced,
     reducer_object,
     reduction_of,
@@ -162,6 +164,7 @@ class TripletMarginMiner(TripletMarginMinerBase):
         check_choice("type_of_triplets", type_of_triplets, TYPES_OF_TRIPLETS)
         super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
         self.margin = checked_margin(margin)
+        one_margin(self.margin)  # told at once, but read when mining: a tensor that is shared may move
         self.type_of_triplets = type_of_triplets
         self.num_triplets = 0
 
@@ -175,7 +178,8 @@ class TripletMarginMiner(TripletMarginMinerBase):
     def _mined(
         self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = metric.rows(embeddings)
+        check_choice("type_of_triplets", self.type_of_triplets, TYPES_OF_TRIPLETS)
+        margin, rows = one_margin(self.margin), metric.rows(embeddings)
         ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
         others = rows if references.ref_embeddings is None else references.ref_embeddings
         distances = distance_matrix(rows.double(), others.double(), metric.distance)
@@ -183,8 +187,8 @@ class TripletMarginMiner(TripletMarginMinerBase):
         def chosen(anchors: Tensor, positives: Tensor) -> Tensor:
             gap = distances.index_select(0, anchors) - distances[anchors, positives][:, None]  # [P, M]
             if self.type_of_triplets == "easy":
-                return gap > self.margin
-            violating = gap <= self.margin
+                return gap > margin
+            violating = gap <= margin
             if self.type_of_triplets == "hard":
                 return violating & (gap <= 0)
             return violating & (gap > 0) if self.type_of_triplets == "semihard" else violating
@@ -374,7 +378,8 @@ class TripletMarginLoss(TripletMarginLossBase):
             ids, references = pairing(of, rows, labels, ref_emb, ref_labels)
             others = rows if references.ref_embeddings is None else references.ref_embeddings
             triplets = all_triplets(ids, references)
-        violation = differences(metric, self.distance, rows, others, triplets, swap=self.swap) + self.margin
+        violation = differences(metric, self.distance, rows, others, triplets, swap=self.swap)
+        violation = violation + margin_of_each(self.margin, triplets[0])
         losses = torch.nn.functional.softplus(violation) if self.smooth_loss else torch.relu(violation)
         return _Losses(losses, triplets, rows)
 

@@ -273,3 +273,70 @@ def test_rows_are_left_to_a_distance_of_ones_own():
     )
     with pytest.raises(ValueError, match=r"labels must have shape \[16\], one label a row of embeddings; got \[5\]"):
         loss(sequences, LABELS[:5], INDICES)
+
+
+MARGINS_REFUSED = {
+    "of fewer": (torch.zeros(5), r"\[5\]"),
+    "of none": (torch.zeros(0), r"\[0\]"),
+    "a column": (torch.zeros(6, 1), r"\[6, 1\]"),
+    "a row": (torch.zeros(1, 6), r"\[1, 6\]"),
+    "learned": (torch.nn.Parameter(torch.zeros(7)), r"\[7\]"),
+}
+
+
+@pytest.mark.parametrize("name", MARGINS_REFUSED)
+@pytest.mark.parametrize("options", [{}, {"smooth_loss": True}, {"reducer": "none"}], ids=str)
+def test_a_margin_is_one_number_or_one_for_each_triplet(name, options):
+    margin, shape = MARGINS_REFUSED[name]
+    message = rf"^margin must be one number or have shape \[T\]; got {shape}$"
+    with pytest.raises(ValueError, match=message):
+        pml.TripletMarginLoss(margin, **options)(ROWS, LABELS, INDICES)
+    loss = pml.TripletMarginLoss(**options)
+    loss.margin = margin
+    for call in (
+        lambda: loss(ROWS, LABELS, INDICES),
+        lambda: loss.compute_loss(ROWS, LABELS, INDICES, ROWS, LABELS),
+        lambda: loss(ROWS, LABELS),  # of 576 triplets
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    miner = pml.TripletMarginMiner()
+    miner.margin = margin
+    for refused in (lambda: pml.TripletMarginMiner(margin), lambda: miner(ROWS, LABELS)):
+        with pytest.raises(ValueError, match=rf"^margin must be one number; got a tensor of shape {shape}$"):
+            refused()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_margin_of_one_element_is_a_number(shape, learned):
+    """Whatever its shape, and shared: what moves it moves the loss and the miner."""
+    margin = torch.full(shape, 0.2, requires_grad=learned)
+    loss, miner = pml.TripletMarginLoss(margin, reducer="none"), pml.TripletMarginMiner(margin)
+    assert loss.margin is margin and miner.margin is margin
+    for value in (0.2, 0.4):
+        with torch.no_grad():
+            margin.fill_(value)
+        expected = pml.TripletMarginMiner(value)(ROWS, LABELS)
+        mined = miner(ROWS, LABELS)
+        assert len(mined) == 3 and all(map(torch.equal, mined, expected))
+        losses = loss(ROWS, LABELS, mined)
+        torch.testing.assert_close(losses, pml.TripletMarginLoss(value, reducer="none")(ROWS, LABELS, mined))
+        for reducer in ("mean", "sum"):
+            values = [pml.TripletMarginLoss(m, reducer=reducer)(ROWS, LABELS) for m in (margin, value)]
+            torch.testing.assert_close(*values)
+    if learned:
+        (slope,) = torch.autograd.grad(losses.sum(), margin)
+        assert slope.shape == shape and slope.item() == (losses > 0).sum()
+
+
+def test_a_type_of_triplets_set_to_what_is_none_is_told():
+    miner = pml.TripletMarginMiner()
+    for value in ("hard", "semihard", "easy", "all"):
+        miner.type_of_triplets = value
+        assert all(map(torch.equal, miner(ROWS, LABELS), pml.TripletMarginMiner(0.2, value)(ROWS, LABELS)))
+    for value, error in (("semi-hard", ValueError), (None, TypeError)):
+        miner.type_of_triplets = value
+        for mine in (lambda: miner(ROWS, LABELS), lambda: miner.mine(ROWS, LABELS, ROWS, LABELS)):
+            with pytest.raises(error, match=r"type_of_triplets must be .*one of all, hard, semihard, easy; got "):
+                mine()
