@@ -158,6 +158,8 @@ class Mining(nn.Module):
         distance: Any
         collect_stats: bool
         output_assertion: Callable[[tuple[Tensor, ...]], None]  # the bases', which counts the triplets
+        #: The subclasses': the triplets of rows and labels, with references or without.
+        _mined: Callable[[Metric, Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
     @torch.no_grad()
     def forward(
@@ -183,11 +185,6 @@ class Mining(nn.Module):
             return super().mine(embeddings, labels, ref_emb, ref_labels)  # type: ignore[misc]
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
         return self._mined(metric, embeddings, labels, others, ref_labels)
-
-    def _mined(
-        self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError
 
 
 class _Adopting(nn.Module):

@@ -168,9 +168,9 @@ class CosineSimilarity(DotProductSimilarity):
 
 
 def reduced(losses: Tensor, reduction: str) -> Tensor:
-    """[T] to a scalar, 0 for no losses; ``"none"``: [T]."""
-    if reduction in ("none", "sum"):
-        return losses if reduction == "none" else losses.sum()
+    """[T] to a scalar, 0 for no losses."""
+    if reduction == "sum":
+        return losses.sum()
     # Counted by the graph, since where it is traced the number of losses is not known.
     count = (losses > 0 if reduction == "mean_nonzero" else torch.ones_like(losses)).sum()
     return losses.sum() / count.clamp_min(1)
@@ -256,6 +256,25 @@ def checked_margin(margin: object) -> float | Tensor:
         raise TypeError(f"margin must be a real number or a tensor of such; got a tensor of {margin.dtype}")
     if margin.numel() == 1 and margin.device.type == "cpu":
         check_margin(margin.item())
+    return margin
+
+
+def one_margin(margin: float | Tensor) -> float | Tensor:
+    """A number, or a tensor of one element as one of no dimension, which changes no shape."""
+    if not isinstance(margin, Tensor):
+        return margin
+    if margin.numel() != 1:
+        raise ValueError(f"margin must be one number; got a tensor of shape {list(margin.shape)}")
+    return margin.reshape(())
+
+
+def margin_of_each(margin: float | Tensor, triplets: Tensor) -> float | Tensor:
+    """One for all of the triplets [T], or one for each, [T]."""
+    if not isinstance(margin, Tensor) or margin.numel() == 1:
+        return one_margin(margin)
+    # How many were mined is not known where the graph is made.
+    if margin.ndim != 1 or not (torch.compiler.is_compiling() or margin.shape == triplets.shape):
+        raise ValueError(f"margin must be one number or have shape [T]; got {list(margin.shape)}")
     return margin
 
 

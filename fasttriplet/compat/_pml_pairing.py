@@ -11,7 +11,7 @@ from torch import Tensor
 from fasttriplet.check import check_dense, check_rows
 from fasttriplet.compat._labels import integer_labels
 from fasttriplet.compat._pairs import PairDistances
-from fasttriplet.compat._pml_objects import Metric, metric_of
+from fasttriplet.compat._pml_objects import Metric
 
 #: Candidate triplets looked at together: some MiB of float64 distances.
 _BLOCK = 2**20
@@ -77,16 +77,33 @@ def pairing(
 
 def triplets_of(indices: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """(anchors, positives, negatives) of a miner's output; pairs are joined by their anchor, each with each."""
-    if len(indices) == 3:
-        return indices[0], indices[1], indices[2]
-    if len(indices) != 4:
+    if len(indices) not in (3, 4):
         raise ValueError(
             "indices_tuple must be (anchors, positives, negatives) or (anchors, positives, anchors, negatives); "
             f"got {len(indices)} tensors"
         )
-    first, positives, second, negatives = indices
+    _check_indices(indices)
+    # Of int64 all, since tensors of uint8 are taken for masks, and of other small integers for no indices.
+    if len(indices) == 3:
+        return indices[0].long(), indices[1].long(), indices[2].long()
+    first, positives, second, negatives = (each.long() for each in indices)
     of_positive, of_negative = torch.where(first[:, None] == second)
     return first[of_positive], positives[of_positive], negatives[of_negative]
+
+
+def _check_indices(indices: tuple[Tensor, ...]) -> None:
+    """Integers [T], as many of each of a triplet, or of each of a pair; what they name is not looked at."""
+    for number, each in enumerate(indices):
+        check_dense(f"indices_tuple[{number}]", each)
+    of_whole = all(i.dtype != torch.bool and not i.is_floating_point() and not i.is_complex() for i in indices)
+    right = of_whole and all(each.ndim == 1 for each in indices)
+    if right and not torch.compiler.is_compiling():  # where the lengths of what was mined are not known
+        parts = (indices,) if len(indices) == 3 else (indices[:2], indices[2:])
+        right = all(each.shape == part[0].shape for part in parts for each in part)
+    if not right:
+        shapes = ", ".join(str(list(each.shape)) for each in indices)
+        dtypes = ", ".join(str(each.dtype) for each in indices)
+        raise ValueError(f"indices_tuple must be index tensors [T] of one length; got shapes {shapes}, dtypes {dtypes}")
 
 
 def _positive_and_negative(labels: Tensor, references: References) -> tuple[Tensor, Tensor]:
@@ -129,15 +146,20 @@ def triplets_where(
 
 
 def differences(
-    distance: Any, rows: Tensor, others: Tensor, triplets: tuple[Tensor, Tensor, Tensor], *, swap: bool
+    metric: Metric | None,
+    distance: Any,
+    rows: Tensor,
+    others: Tensor,
+    triplets: tuple[Tensor, Tensor, Tensor],
+    *,
+    swap: bool,
 ) -> Tensor:
     """By how much the positive of each triplet is farther than its negative, [T].
 
-    Rows [N, D] and others [M, D] are as :meth:`Metric.rows` makes them. A distance that the kernels do not have is
-    called for its matrix; ``swap`` then takes a second one, where positives are others.
+    Rows [N, D] and others [M, D] are as :meth:`Metric.rows` makes them. A distance that the kernels do not have, whose
+    ``metric`` is ``None``, is called for its matrix; ``swap`` then takes a second one, where positives are others.
     """
     anchors, positives, negatives = triplets
-    metric = metric_of(distance)
     if metric is None:
         matrix = distance(rows, others)
         nearby, apart = matrix[anchors, positives], matrix[anchors, negatives]

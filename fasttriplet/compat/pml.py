@@ -51,7 +51,9 @@ from fasttriplet.compat._pml_objects import (
     checked_margin,
     distance_object,
     margin_number,
+    margin_of_each,
     metric_of,
+    one_margin,
     reduced,
     reducer_object,
     reduction_of,
@@ -162,6 +164,7 @@ class TripletMarginMiner(TripletMarginMinerBase):
         check_choice("type_of_triplets", type_of_triplets, TYPES_OF_TRIPLETS)
         super().__init__(distance=distance_object(distance), collect_stats=collect_stats)
         self.margin = checked_margin(margin)
+        one_margin(self.margin)  # told at once, but read when mining: a tensor that is shared may move
         self.type_of_triplets = type_of_triplets
         self.num_triplets = 0
 
@@ -175,7 +178,8 @@ class TripletMarginMiner(TripletMarginMinerBase):
     def _mined(
         self, metric: Metric, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = metric.rows(embeddings)
+        check_choice("type_of_triplets", self.type_of_triplets, TYPES_OF_TRIPLETS)
+        margin, rows = one_margin(self.margin), metric.rows(embeddings)
         ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
         others = rows if references.ref_embeddings is None else references.ref_embeddings
         distances = distance_matrix(rows.double(), others.double(), metric.distance)
@@ -183,8 +187,8 @@ class TripletMarginMiner(TripletMarginMinerBase):
         def chosen(anchors: Tensor, positives: Tensor) -> Tensor:
             gap = distances.index_select(0, anchors) - distances[anchors, positives][:, None]  # [P, M]
             if self.type_of_triplets == "easy":
-                return gap > self.margin
-            violating = gap <= self.margin
+                return gap > margin
+            violating = gap <= margin
             if self.type_of_triplets == "hard":
                 return violating & (gap <= 0)
             return violating & (gap > 0) if self.type_of_triplets == "semihard" else violating
@@ -298,9 +302,9 @@ class TripletMarginLoss(TripletMarginLossBase):
         Args:
             embeddings: [N, D].
             labels: [N] of any dtype, compared with ``==``; not needed with ``indices_tuple``.
-            indices_tuple: a miner's output: three index tensors (anchors, positives, negatives), or four (anchors,
-                positives, anchors, negatives) of pairs, which are joined by anchor; a named tuple of as many does as
-                well. By default all triplets.
+            indices_tuple: a miner's output: three index tensors (anchors, positives, negatives), each [T] of integers,
+                or four (anchors, positives, anchors, negatives) of pairs, which are joined by anchor; a named tuple of
+                as many does as well. By default all triplets.
             ref_emb: [M, D], where positives and negatives come from; by default the batch.
             ref_labels: [M]; where it is the very tensor ``labels``, anchor i is kept from pairing with reference i.
 
@@ -309,6 +313,7 @@ class TripletMarginLoss(TripletMarginLossBase):
             another reducer object what that makes of the losses.
 
         Raises:
+            TypeError: what must be a tensor is none.
             ValueError: neither labels nor ``indices_tuple``, or a wrong shape, dtype, device or value.
         """
         metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
@@ -324,7 +329,7 @@ class TripletMarginLoss(TripletMarginLossBase):
         margin = margin_number(self.margin)
         listed = indices_tuple is not None or self.swap or self.smooth_loss or reduction == "none"
         if listed or labels is None or margin is None:
-            found = self._losses(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            found = self._losses(metric, embeddings, labels, indices_tuple, ref_emb, ref_labels)
             if reduction == "none":
                 return found.losses
             return reduced(found.losses, reduction) + (found.rows * 0).sum()  # joined to the graph, whatever was mined
@@ -343,24 +348,26 @@ class TripletMarginLoss(TripletMarginLossBase):
         ref_labels: Tensor | None,
     ) -> dict[str, Any]:
         """The losses of the triplets in the dict that reducers take: for subclasses, to override and to call."""
-        check_batch(metric_of(self.distance), embeddings, labels, ref_emb, ref_labels)
+        metric = metric_of(self.distance)
+        check_batch(metric, embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is None and self.triplets_per_anchor != "all":
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         others = None if ref_emb is embeddings and ref_labels is labels else ref_emb
-        losses, triplets, _ = self._losses(embeddings, labels, indices_tuple, others, ref_labels)
+        losses, triplets, _ = self._losses(metric, embeddings, labels, indices_tuple, others, ref_labels)
         if not len(losses):
             return self.zero_losses()
         return {"loss": {"losses": losses, "indices": triplets, "reduction_type": "triplet"}}
 
     def _losses(
         self,
+        metric: Metric | None,
         embeddings: Tensor,
         labels: Tensor | None,
         indices_tuple: tuple[Tensor, ...] | None,
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
     ) -> _Losses:
-        of = metric_of(self.distance) or Metric("", False)  # rows as they are, where the distance sees to them
+        of = metric or Metric("", False)  # rows as they are, where the distance sees to them
         rows = others = of.rows(embeddings)
         if indices_tuple is not None:
             others = rows if ref_emb is None else of.rows(ref_emb)
@@ -371,7 +378,8 @@ class TripletMarginLoss(TripletMarginLossBase):
             ids, references = pairing(of, rows, labels, ref_emb, ref_labels)
             others = rows if references.ref_embeddings is None else references.ref_embeddings
             triplets = all_triplets(ids, references)
-        violation = differences(self.distance, rows, others, triplets, swap=self.swap) + self.margin
+        violation = differences(metric, self.distance, rows, others, triplets, swap=self.swap)
+        violation = violation + margin_of_each(self.margin, triplets[0])
         losses = torch.nn.functional.softplus(violation) if self.smooth_loss else torch.relu(violation)
         return _Losses(losses, triplets, rows)
 

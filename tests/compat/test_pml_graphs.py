@@ -61,3 +61,19 @@ def test_export_of_miner_and_loss(strict, options):
     for ids in (labels, labels.flip(0)):
         for eager, traced in zip(module(rows, ids), exported(rows, ids), strict=True):
             torch.testing.assert_close(traced, eager)
+
+
+@pytest.mark.parametrize("margin", [0.3, torch.tensor([0.3])])
+def test_one_graph_of_pairs(margin):
+    """Joined in the graph, where the length of neither part is known."""
+    torch.compiler.reset()
+    rows, labels = BATCHES["random"]
+    miner, loss = pml.TripletMarginMiner(margin), pml.TripletMarginLoss(margin)
+
+    def both(rows, labels):
+        anchors, positives, negatives = miner(rows, labels)
+        return loss(rows, labels, (anchors, positives, anchors[:9], negatives[:9]))
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(rows, labels), both(rows, labels))
+    assert both(rows, labels) > 0

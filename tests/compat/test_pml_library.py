@@ -334,22 +334,6 @@ def _miners(library):
     return pml if library is pml else miners
 
 
-def test_the_adversarial_trainer_takes_the_loss():
-    """What its constructor does to the loss that it is given."""
-    made = [library.TripletMarginLoss(0.3) for library in LIBRARIES]
-    for loss in made:
-        assert isinstance(loss, losses.TripletMarginLoss)
-        loss.margin *= -1
-        loss.distance = NegativeDistance()
-    triplets = torch.arange(24).view(3, 8)
-    assert_same(
-        lambda rows, labels: made[0](rows, labels, tuple(triplets)),
-        lambda rows, labels: made[1](rows, labels, tuple(triplets)),
-        BATCH,
-        torch.float64,
-    )
-
-
 def example(library, miners_of, make):
     """The loop of the library's TripletMarginLossMNIST, on small images; its losses and numbers of triplets."""
     torch.manual_seed(0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.originals import pytorch_metric_learning
-from fasttriplet.compat import pml
-from fasttriplet.compat._pml_objects import _WRITTEN, metric_of, reduction_of
+from fasttriplet.compat import _pml_objects, pml
+from fasttriplet.compat._pml_objects import _WRITTEN, Metric, metric_of, reduction_of
 from tests.compat.batches import BATCHES, assert_same
 
 original_library = pytorch_metric_learning()
@@ -186,3 +186,15 @@ def test_a_backward_pass_inside_autocast(own):
         gradients.append(rows.grad)
     torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2)
     assert torch.equal(*gradients) != own
+
+
+@pytest.mark.parametrize("compute", [False, True])
+def test_a_distance_is_told_once_a_call(monkeypatch, compute):
+    told, loss = [], pml.TripletMarginLoss(0.3)
+    monkeypatch.setattr(
+        _pml_objects, "_metric_of", lambda *arguments: told.append(arguments) or Metric("cosine", False)
+    )
+    indices = tuple(torch.arange(24).view(3, 8))
+    arguments = (*BATCH, indices, *BATCH)
+    value = loss.compute_loss(*arguments)["loss"]["losses"] if compute else loss(*arguments)
+    assert value.isfinite().all() and len(told) == 1

@@ -11,6 +11,7 @@ from fasttriplet.compat._pml_objects import metric_of
 ROWS = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(16) // 4
 INDICES = torch.arange(6), torch.arange(6) + 1, torch.arange(6) + 9
+PAIRS = INDICES[0], INDICES[1], INDICES[0], INDICES[2]
 
 
 def of(options, indices):
@@ -96,6 +97,24 @@ LABELS_REFUSED = {
     "one-hot": (torch.eye(4)[LABELS], r"must have shape \[16\].*; got \[16, 4\]: pass \w+.argmax\(1\) of one-hot rows"),
 }
 
+A, P, N = INDICES
+INDICES_REFUSED = {
+    "one negative": ((A, P, N[:1]), r"\[6\], \[6\], \[1\], dtypes torch.int64, torch.int64, torch.int64$"),
+    "one positive": ((A, P[:1], N), r"\[6\], \[1\], \[6\], dtypes"),
+    "one anchor": ((A[:1], P, N), r"\[1\], \[6\], \[6\], dtypes"),
+    "none": ((A[:0], P[:1], N[:1]), r"\[0\], \[1\], \[1\], dtypes"),
+    "columns": ((A[:, None], P[:, None], N[:, None]), r"\[6, 1\], \[6, 1\], \[6, 1\], dtypes"),
+    "numbers": ((A[1], P[1], N[1]), r"\[\], \[\], \[\], dtypes"),
+    "a row and a column": ((A, P, N[:, None]), r"\[6\], \[6\], \[6, 1\], dtypes"),
+    "masks": ((LABELS == 0, LABELS == 0, LABELS == 1), r"\[16\], .* dtypes torch.bool, torch.bool, torch.bool$"),
+    "floats": ((A.float(), P, N), r"\[6\], .* dtypes torch.float32, torch.int64, torch.int64$"),
+    "complex": ((A, P, N.cfloat()), r"\[6\], .* dtypes torch.int64, torch.int64, torch.complex64$"),
+    "pairs, one positive": ((A, P[:1], A, N), r"\[6\], \[1\], \[6\], \[6\], dtypes"),
+    "pairs, one negative": ((A, P, A, N[:1]), r"\[6\], \[6\], \[6\], \[1\], dtypes"),
+    "pairs, masks": ((LABELS == 0,) * 4, r"\[16\], .* dtypes torch.bool, torch.bool, torch.bool, torch.bool$"),
+    "pairs, columns": ((A, P[:, None], A, N), r"\[6\], \[6, 1\], \[6\], \[6\], dtypes"),
+}
+
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("name", ROWS_REFUSED)
@@ -147,6 +166,67 @@ def test_what_is_right_is_taken(route, dtype):
         ROUTES[route](rows, None, rows, None)
 
 
+def losses_of_indices():
+    """Functions of rows and indices: fused, through the protocol, of a subclass and with a distance of one's own."""
+    own = pml.TripletMarginLoss()
+    own.distance = Summed()
+    for options in OPTIONS.values():
+        loss = pml.TripletMarginLoss(**options)
+        yield lambda rows, indices, loss=loss: loss(rows, LABELS, indices)
+    yield lambda rows, indices: loss.compute_loss(rows, LABELS, indices, rows, LABELS)["loss"]["losses"]
+    yield lambda rows, indices: Own()(rows, LABELS, indices)
+    yield lambda rows, indices: own(rows, LABELS, indices)
+
+
+class Summed(torch.nn.Module):
+    """A distance of one's own."""
+
+    is_inverted = False
+
+    def forward(self, query_emb, ref_emb=None):
+        return torch.cdist(query_emb, query_emb if ref_emb is None else ref_emb, p=1)
+
+    def margin(self, x, y):
+        return x - y
+
+
+@pytest.mark.parametrize("name", INDICES_REFUSED)
+def test_indices_are_index_tensors_of_one_length(name):
+    indices, message = INDICES_REFUSED[name]
+    for loss in losses_of_indices():
+        with pytest.raises(
+            ValueError, match=r"^indices_tuple must be index .* \[T\] of one length; got shapes " + message
+        ):
+            loss(ROWS, indices)
+
+
+def test_indices_are_dense_tensors():
+    for loss in losses_of_indices():
+        with pytest.raises(TypeError, match=r"indices_tuple\[1\] must be a torch.Tensor; got list"):
+            loss(ROWS, (A, P.tolist(), N))
+        with pytest.raises(ValueError, match=r"indices_tuple\[2\] must be a dense tensor .*; got torch.sparse_coo"):
+            loss(ROWS, (A, P, N.to_sparse()))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8], ids=str)
+def test_indices_of_any_integers_are_taken(dtype):
+    """As many as there are rows, where bytes could be taken for a mask."""
+    anchors = torch.arange(16)
+    for indices in ((anchors, anchors ^ 1, anchors.flip(0)), (anchors, anchors ^ 1, anchors, anchors.flip(0)), PAIRS):
+        narrow = tuple(each.to(dtype) for each in indices)
+        for loss in losses_of_indices():
+            torch.testing.assert_close(loss(ROWS, narrow), loss(ROWS, indices), rtol=0, atol=0)
+
+
+def test_pairs_may_be_of_two_lengths_and_no_triplets_are_right():
+    joined = torch.tensor([0, 0, 1]), torch.tensor([1, 2, 3]), torch.tensor([8, 8, 9])
+    pairs = torch.tensor([0, 0, 1]), torch.tensor([1, 2, 3]), torch.tensor([0, 1]), torch.tensor([8, 9])
+    loss = pml.TripletMarginLoss(0.3, reducer="none")
+    assert torch.equal(loss(ROWS, LABELS, pairs), loss(ROWS, LABELS, joined))
+    assert loss(ROWS, LABELS, torch.stack(joined)).tolist() == loss(ROWS, LABELS, joined).tolist()
+    assert not len(loss(ROWS, LABELS, (A[:0],) * 3)) and not len(loss(ROWS, LABELS, (A[:0],) * 4))
+
+
 def test_what_is_no_tensor_is_told():
     for route in ROUTES.values():
         with pytest.raises(TypeError, match=r"embeddings must be a torch.Tensor; got list"):
@@ -193,3 +273,70 @@ def test_rows_are_left_to_a_distance_of_ones_own():
     )
     with pytest.raises(ValueError, match=r"labels must have shape \[16\], one label a row of embeddings; got \[5\]"):
         loss(sequences, LABELS[:5], INDICES)
+
+
+MARGINS_REFUSED = {
+    "of fewer": (torch.zeros(5), r"\[5\]"),
+    "of none": (torch.zeros(0), r"\[0\]"),
+    "a column": (torch.zeros(6, 1), r"\[6, 1\]"),
+    "a row": (torch.zeros(1, 6), r"\[1, 6\]"),
+    "learned": (torch.nn.Parameter(torch.zeros(7)), r"\[7\]"),
+}
+
+
+@pytest.mark.parametrize("name", MARGINS_REFUSED)
+@pytest.mark.parametrize("options", [{}, {"smooth_loss": True}, {"reducer": "none"}], ids=str)
+def test_a_margin_is_one_number_or_one_for_each_triplet(name, options):
+    margin, shape = MARGINS_REFUSED[name]
+    message = rf"^margin must be one number or have shape \[T\]; got {shape}$"
+    with pytest.raises(ValueError, match=message):
+        pml.TripletMarginLoss(margin, **options)(ROWS, LABELS, INDICES)
+    loss = pml.TripletMarginLoss(**options)
+    loss.margin = margin
+    for call in (
+        lambda: loss(ROWS, LABELS, INDICES),
+        lambda: loss.compute_loss(ROWS, LABELS, INDICES, ROWS, LABELS),
+        lambda: loss(ROWS, LABELS),  # of 576 triplets
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    miner = pml.TripletMarginMiner()
+    miner.margin = margin
+    for refused in (lambda: pml.TripletMarginMiner(margin), lambda: miner(ROWS, LABELS)):
+        with pytest.raises(ValueError, match=rf"^margin must be one number; got a tensor of shape {shape}$"):
+            refused()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_margin_of_one_element_is_a_number(shape, learned):
+    """Whatever its shape, and shared: what moves it moves the loss and the miner."""
+    margin = torch.full(shape, 0.2, requires_grad=learned)
+    loss, miner = pml.TripletMarginLoss(margin, reducer="none"), pml.TripletMarginMiner(margin)
+    assert loss.margin is margin and miner.margin is margin
+    for value in (0.2, 0.4):
+        with torch.no_grad():
+            margin.fill_(value)
+        expected = pml.TripletMarginMiner(value)(ROWS, LABELS)
+        mined = miner(ROWS, LABELS)
+        assert len(mined) == 3 and all(map(torch.equal, mined, expected))
+        losses = loss(ROWS, LABELS, mined)
+        torch.testing.assert_close(losses, pml.TripletMarginLoss(value, reducer="none")(ROWS, LABELS, mined))
+        for reducer in ("mean", "sum"):
+            values = [pml.TripletMarginLoss(m, reducer=reducer)(ROWS, LABELS) for m in (margin, value)]
+            torch.testing.assert_close(*values)
+    if learned:
+        (slope,) = torch.autograd.grad(losses.sum(), margin)
+        assert slope.shape == shape and slope.item() == (losses > 0).sum()
+
+
+def test_a_type_of_triplets_set_to_what_is_none_is_told():
+    miner = pml.TripletMarginMiner()
+    for value in ("hard", "semihard", "easy", "all"):
+        miner.type_of_triplets = value
+        assert all(map(torch.equal, miner(ROWS, LABELS), pml.TripletMarginMiner(0.2, value)(ROWS, LABELS)))
+    for value, error in (("semi-hard", ValueError), (None, TypeError)):
+        miner.type_of_triplets = value
+        for mine in (lambda: miner(ROWS, LABELS), lambda: miner.mine(ROWS, LABELS, ROWS, LABELS)):
+            with pytest.raises(error, match=r"type_of_triplets must be .*one of all, hard, semihard, easy; got "):
+                mine()
