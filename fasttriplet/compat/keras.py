@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,11 +50,14 @@ def _whole(labels: Any) -> Tensor:
 
 
 class _TripletLoss(keras.losses.Loss):
+    #: Of labels [N] and rows [N, D]: losses, and the anchor of each; ``None``: they are those of the anchors.
+    _losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
     def __init__(self, margin: Margin, distance_metric: str, **options: Any) -> None:
         super().__init__(**options)
         self.margin = margin_of(margin)
+        tfa.distance_of(distance_metric)
         self.distance_metric = distance_metric
-        self._distance = tfa.distance_of(distance_metric)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss of labels ``y_true`` [N] or [N, 1] and embeddings ``y_pred`` [N, D].
@@ -73,20 +77,17 @@ class _TripletLoss(keras.losses.Loss):
         """The losses that are reduced, of labels ``y_true`` [N] or [N, 1] and embeddings ``y_pred`` [N, D]."""
         return self._losses(_whole(y_true), y_pred)[0]
 
-    def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Losses, and the anchor of each; ``None``: they are those of the anchors."""
-        raise NotImplementedError
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
-        return {**super().get_config(), "margin": self.margin, "distance_metric": self.distance_metric}
+        return {**super().get_config(), "margin": margin_of(self.margin), "distance_metric": self.distance_metric}
 
 
 def _of_anchors(name: str, values: Any, rows: Tensor, anchors: Tensor | None) -> Tensor | None:
-    """``values`` of the N anchors, or one for all, as float32 of each loss; ``None`` stays ``None``."""
+    """``values`` of the N anchors, or one for all, of each loss, float32 at least; ``None`` stays ``None``."""
     if values is None:
         return None
-    given = keras.ops.convert_to_tensor(values).to(rows.device, torch.float32)
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    given = keras.ops.convert_to_tensor(values, keras.backend.standardize_dtype(dtype)).to(rows.device)
     if given.numel() != 1 and (given.numel() != rows.shape[0] or given.ndim > 2):
         raise ValueError(f"{name} must be one number or have shape [{rows.shape[0]}]; got {list(given.shape)}")
     given = given.reshape(-1).expand(rows.shape[0])
@@ -105,7 +106,8 @@ def _reduced(losses: Tensor, weights: Tensor | None, counted: Tensor | None, red
     if reduction == "sum":
         return total
     divisors = weights if reduction == "mean_with_sample_weight" else counted
-    number = (torch.ones_like(losses) if divisors is None else divisors).sum(dtype=torch.float32)
+    dtype = torch.promote_types(losses.dtype, torch.float32)
+    number = (torch.ones_like(losses) if divisors is None else divisors).sum(dtype=dtype)
     return torch.where(number == 0, 0 * total, total / torch.where(number == 0, 1, number).to(total.dtype))
 
 
@@ -154,8 +156,8 @@ class TripletHardLoss(_TripletLoss):
             rows,
             labels,
             margin=margin_of(self.margin),
-            distance=self._distance,
-            soft_margin=self.soft,
+            distance=tfa.distance_of(self.distance_metric),
+            soft_margin=check_bool("soft", self.soft),
             reduction="none",
         )
         return losses, None
@@ -207,7 +209,8 @@ class TripletSemiHardLoss(_TripletLoss):
         super().__init__(margin, distance_metric, name=name, reduction=reduction, dtype=dtype)
 
     def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return semi_hard_loss(rows, labels, margin=margin_of(self.margin), distance=self._distance, reduction="none")
+        margin, distance = margin_of(self.margin), tfa.distance_of(self.distance_metric)
+        return semi_hard_loss(rows, labels, margin=margin, distance=distance, reduction="none")
 
 
 @keras.saving.register_keras_serializable(package="fasttriplet")
