@@ -44,9 +44,9 @@ if keras.backend.backend() != "torch":
     )
 
 
-def _whole(labels: Any) -> Tensor:
+def _whole(labels: Any, rows: Tensor) -> Tensor:
     """Labels [N] as they are given: without a dtype Keras keeps theirs."""
-    return label_vector(keras.ops.convert_to_tensor(labels), "y_true")
+    return label_vector("y_true", keras.ops.convert_to_tensor(labels), "y_pred", rows)
 
 
 class _TripletLoss(keras.losses.Loss):
@@ -67,7 +67,7 @@ class _TripletLoss(keras.losses.Loss):
         mask = getattr(y_pred, "_keras_mask", None)
         with keras.name_scope(self.name):
             rows = keras.ops.convert_to_tensor(y_pred, dtype=self.dtype)
-            losses, anchors = self._losses(_whole(y_true), rows)
+            losses, anchors = self._losses(_whole(y_true, rows), rows)
             losses = keras.ops.cast(losses, self.dtype)
             weights = _of_anchors("sample_weight", sample_weight, rows, anchors)
             counted = _of_anchors("the mask of y_pred", mask, rows, anchors)
@@ -75,7 +75,7 @@ class _TripletLoss(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Tensor) -> Tensor:
         """The losses that are reduced, of labels ``y_true`` [N] or [N, 1] and embeddings ``y_pred`` [N, D]."""
-        return self._losses(_whole(y_true), y_pred)[0]
+        return self._losses(_whole(y_true, y_pred), y_pred)[0]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
@@ -236,7 +236,8 @@ def triplet_hard_loss(
 
     Deviations: those of the module :mod:`fasttriplet.compat.keras`.
     """
-    return tfa.triplet_hard_loss(_whole(y_true), keras.ops.convert_to_tensor(y_pred), margin, soft, distance_metric)
+    labels, rows = keras.ops.convert_to_tensor(y_true), keras.ops.convert_to_tensor(y_pred)
+    return tfa.triplet_hard_loss(labels, rows, margin, soft, distance_metric)
 
 
 @keras.saving.register_keras_serializable(package="fasttriplet")
@@ -260,4 +261,5 @@ def triplet_semihard_loss(y_true: Any, y_pred: Any, margin: Margin = 1.0, distan
 
     Deviations: those of the module :mod:`fasttriplet.compat.keras`.
     """
-    return tfa.triplet_semihard_loss(_whole(y_true), keras.ops.convert_to_tensor(y_pred), margin, distance_metric)
+    labels, rows = keras.ops.convert_to_tensor(y_true), keras.ops.convert_to_tensor(y_pred)
+    return tfa.triplet_semihard_loss(labels, rows, margin, distance_metric)

@@ -79,7 +79,8 @@ def triplet_hard_loss(
     """
     distance, soft = distance_of(distance_metric), check_bool("soft", soft)
     value = 0.0 if soft else margin_of(margin)
-    loss = hard_loss(y_pred, label_vector(y_true, "y_true"), margin=value, distance=distance, soft_margin=soft)
+    labels = label_vector("y_true", y_true, "y_pred", y_pred)
+    loss = hard_loss(y_pred, labels, margin=value, distance=distance, soft_margin=soft)
     return _as_given(loss, y_pred)
 
 
@@ -113,7 +114,8 @@ def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: Margin = 1.0, 
     2015, https://arxiv.org/abs/1503.03832.
     """
     distance = distance_of(distance_metric)
-    loss, _ = semi_hard_loss(y_pred, label_vector(y_true, "y_true"), margin=margin_of(margin), distance=distance)
+    labels = label_vector("y_true", y_true, "y_pred", y_pred)
+    loss, _ = semi_hard_loss(y_pred, labels, margin=margin_of(margin), distance=distance)
     return _as_given(loss, y_pred)
 
 

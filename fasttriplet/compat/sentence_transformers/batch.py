@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
-from fasttriplet.compat._labels import integer_labels
+from fasttriplet.check import check_rows
+from fasttriplet.compat._labels import label_vector
 from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._whole_batch import hard_loss, semi_hard_loss
 from fasttriplet.compat.sentence_transformers.distances import (
@@ -32,9 +33,10 @@ CITATION = """
 
 def _classes(labels: Tensor, embeddings: Tensor) -> Tensor:
     """Integers [N] that are equal where ``labels`` are: one a row, in whatever shape, as the original has them."""
+    check_rows("embeddings", embeddings)
     if isinstance(labels, Tensor) and labels.ndim != 1 and labels.numel() == embeddings.shape[0]:
         labels = labels.reshape(-1)
-    return integer_labels(labels)
+    return label_vector("labels", labels, "embeddings", embeddings)
 
 
 class _BatchLoss(nn.Module):
