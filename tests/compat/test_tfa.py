@@ -99,6 +99,9 @@ def test_arguments(function):
             function(wrong, rows)
     with pytest.raises(ValueError, match="margin must be finite"):
         function(labels, rows, margin=math.inf)
+    if function is tfa.triplet_hard_loss:  # with a soft margin too, which takes no other
+        with pytest.raises(TypeError, match="margin must be a real number; got str"):
+            function(labels, rows, margin="0.5", soft=True)
 
 
 def test_modules_are_the_functions():
