@@ -44,6 +44,8 @@ def label_vector(name: str, labels: Tensor, rows_name: str, rows: Tensor) -> Ten
     if isinstance(labels, Tensor) and labels.shape == (rows.shape[0], 1):
         labels = labels[:, 0]
     check_labels(name, labels, rows_name, rows)
+    if labels.is_complex():
+        raise ValueError(f"{name} must be integers, bool or real numbers; got {labels.dtype}")
     if labels.device != rows.device:
         raise ValueError(f"{name} must be on the device of {rows_name}, {rows.device}; got {name} on {labels.device}")
     return integer_labels(labels)

@@ -104,9 +104,9 @@ class NoWaiting(torch.overrides.TorchFunctionMode):
     """Refuses what a tensor on a device answers only after a wait."""
 
     #: Methods and functions of these names.
-    WAITS = frozenset(
-        "__bool__ __int__ __float__ __index__ __array__ item tolist cpu numpy nonzero argwhere masked_select unique "
-        "unique_consecutive equal allclose".split()
+    WAITS = (
+        *("__bool__", "__int__", "__float__", "__index__", "__array__", "item", "tolist", "cpu", "numpy"),
+        *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "equal", "allclose"),
     )
 
     def __torch_function__(self, function, types, args=(), kwargs=None):

@@ -70,6 +70,11 @@ def test_labels_that_are_not_one_a_row_are_refused_by_the_callers_names(name):
         if labels is not None:  # sentence-transformers takes N labels in any shape
             with pytest.raises(ValueError, match=f"{must}{got}$"):
                 loss(ROWS, labels)
+    if name != "pml":
+        with pytest.raises(
+            ValueError, match=f"^{argument} must be integers, bool or real numbers; got torch.complex64$"
+        ):
+            loss(ROWS, COLUMN[:, 0].to(torch.complex64))
     if "keras" not in name:  # which takes what can be made a tensor, where it wants it
         with pytest.raises(TypeError, match=f"^{argument} must be a torch.Tensor; got list$"):
             loss(ROWS, [0, 0, 1, 1, 2, 2])
