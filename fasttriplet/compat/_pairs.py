@@ -17,12 +17,15 @@ from fasttriplet.pair_distances import pair_distances, unit
 _SHORTEST = 1e-12
 
 
+def under_autocast(rows: Tensor) -> bool:
+    """Whether autocast is on for the device of ``rows``; the meta device, which has none, is an error to PyTorch."""
+    kind = rows.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
 def full_precision(rows: Tensor) -> AbstractContextManager[None]:
     """Autocast off for the device of ``rows``, around code that is not ours and may multiply matrices."""
-    kind = rows.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
+    return torch.autocast(rows.device.type, enabled=False) if under_autocast(rows) else nullcontext()
 
 
 def normalized(rows: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def triplet_loss(embedding: Tensor, targets: Tensor, margin: Margin, norm_feat: 
 
     Source: https://github.com/JDAI-CV/fast-reid, ``fastreid/modeling/losses/triplet_loss.py``.
     """
-    value, labels = margin_of(margin), label_vector(targets, "targets")
+    value, labels = margin_of(margin), label_vector("targets", targets, "embedding", embedding)
     check_bool("hard_mining", hard_mining)
     if check_bool("norm_feat", norm_feat):  # 2 - 2 cos is the squared distance of rows of norm 1
         embedding, distance = normalized(widened(embedding)), "squared_euclidean"

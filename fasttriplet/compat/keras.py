@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,17 +44,20 @@ if keras.backend.backend() != "torch":
     )
 
 
-def _whole(labels: Any) -> Tensor:
+def _whole(labels: Any, rows: Tensor) -> Tensor:
     """Labels [N] as they are given: without a dtype Keras keeps theirs."""
-    return label_vector(keras.ops.convert_to_tensor(labels), "y_true")
+    return label_vector("y_true", keras.ops.convert_to_tensor(labels), "y_pred", rows)
 
 
 class _TripletLoss(keras.losses.Loss):
+    #: Of labels [N] and rows [N, D]: losses, and the anchor of each; ``None``: they are those of the anchors.
+    _losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
     def __init__(self, margin: Margin, distance_metric: str, **options: Any) -> None:
         super().__init__(**options)
         self.margin = margin_of(margin)
+        tfa.distance_of(distance_metric)
         self.distance_metric = distance_metric
-        self._distance = tfa.distance_of(distance_metric)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss of labels ``y_true`` [N] or [N, 1] and embeddings ``y_pred`` [N, D].
@@ -63,7 +67,7 @@ class _TripletLoss(keras.losses.Loss):
         mask = getattr(y_pred, "_keras_mask", None)
         with keras.name_scope(self.name):
             rows = keras.ops.convert_to_tensor(y_pred, dtype=self.dtype)
-            losses, anchors = self._losses(_whole(y_true), rows)
+            losses, anchors = self._losses(_whole(y_true, rows), rows)
             losses = keras.ops.cast(losses, self.dtype)
             weights = _of_anchors("sample_weight", sample_weight, rows, anchors)
             counted = _of_anchors("the mask of y_pred", mask, rows, anchors)
@@ -71,22 +75,19 @@ class _TripletLoss(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Tensor) -> Tensor:
         """The losses that are reduced, of labels ``y_true`` [N] or [N, 1] and embeddings ``y_pred`` [N, D]."""
-        return self._losses(_whole(y_true), y_pred)[0]
-
-    def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Losses, and the anchor of each; ``None``: they are those of the anchors."""
-        raise NotImplementedError
+        return self._losses(_whole(y_true, y_pred), y_pred)[0]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
-        return {**super().get_config(), "margin": self.margin, "distance_metric": self.distance_metric}
+        return {**super().get_config(), "margin": margin_of(self.margin), "distance_metric": self.distance_metric}
 
 
 def _of_anchors(name: str, values: Any, rows: Tensor, anchors: Tensor | None) -> Tensor | None:
-    """``values`` of the N anchors, or one for all, as float32 of each loss; ``None`` stays ``None``."""
+    """``values`` of the N anchors, or one for all, of each loss, float32 at least; ``None`` stays ``None``."""
     if values is None:
         return None
-    given = keras.ops.convert_to_tensor(values).to(rows.device, torch.float32)
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    given = keras.ops.convert_to_tensor(values, keras.backend.standardize_dtype(dtype)).to(rows.device)
     if given.numel() != 1 and (given.numel() != rows.shape[0] or given.ndim > 2):
         raise ValueError(f"{name} must be one number or have shape [{rows.shape[0]}]; got {list(given.shape)}")
     given = given.reshape(-1).expand(rows.shape[0])
@@ -105,7 +106,8 @@ def _reduced(losses: Tensor, weights: Tensor | None, counted: Tensor | None, red
     if reduction == "sum":
         return total
     divisors = weights if reduction == "mean_with_sample_weight" else counted
-    number = (torch.ones_like(losses) if divisors is None else divisors).sum(dtype=torch.float32)
+    dtype = torch.promote_types(losses.dtype, torch.float32)
+    number = (torch.ones_like(losses) if divisors is None else divisors).sum(dtype=dtype)
     return torch.where(number == 0, 0 * total, total / torch.where(number == 0, 1, number).to(total.dtype))
 
 
@@ -154,8 +156,8 @@ class TripletHardLoss(_TripletLoss):
             rows,
             labels,
             margin=margin_of(self.margin),
-            distance=self._distance,
-            soft_margin=self.soft,
+            distance=tfa.distance_of(self.distance_metric),
+            soft_margin=check_bool("soft", self.soft),
             reduction="none",
         )
         return losses, None
@@ -207,7 +209,8 @@ class TripletSemiHardLoss(_TripletLoss):
         super().__init__(margin, distance_metric, name=name, reduction=reduction, dtype=dtype)
 
     def _losses(self, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return semi_hard_loss(rows, labels, margin=margin_of(self.margin), distance=self._distance, reduction="none")
+        margin, distance = margin_of(self.margin), tfa.distance_of(self.distance_metric)
+        return semi_hard_loss(rows, labels, margin=margin, distance=distance, reduction="none")
 
 
 @keras.saving.register_keras_serializable(package="fasttriplet")
@@ -233,7 +236,8 @@ def triplet_hard_loss(
 
     Deviations: those of the module :mod:`fasttriplet.compat.keras`.
     """
-    return tfa.triplet_hard_loss(_whole(y_true), keras.ops.convert_to_tensor(y_pred), margin, soft, distance_metric)
+    labels, rows = keras.ops.convert_to_tensor(y_true), keras.ops.convert_to_tensor(y_pred)
+    return tfa.triplet_hard_loss(labels, rows, margin, soft, distance_metric)
 
 
 @keras.saving.register_keras_serializable(package="fasttriplet")
@@ -257,4 +261,5 @@ def triplet_semihard_loss(y_true: Any, y_pred: Any, margin: Margin = 1.0, distan
 
     Deviations: those of the module :mod:`fasttriplet.compat.keras`.
     """
-    return tfa.triplet_semihard_loss(_whole(y_true), keras.ops.convert_to_tensor(y_pred), margin, distance_metric)
+    labels, rows = keras.ops.convert_to_tensor(y_true), keras.ops.convert_to_tensor(y_pred)
+    return tfa.triplet_semihard_loss(labels, rows, margin, distance_metric)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fasttriplet.check import check_bool, check_choice
 from fasttriplet.compat._labels import label_vector
 from fasttriplet.compat._margin import Margin, margin_of
+from fasttriplet.compat._pairs import under_autocast
 from fasttriplet.compat._whole_batch import hard_loss, semi_hard_loss
 
 _NAMES = {"L2": "euclidean", "squared-L2": "squared_euclidean", "angular": "cosine"}
@@ -42,8 +43,7 @@ def distance_of(distance_metric: str) -> str:
 
 def _as_given(loss: Tensor, y_pred: Tensor) -> Tensor:
     """The loss in the dtype of ``y_pred``, but float32 under autocast, where half precision was not the caller's."""
-    kind = y_pred.device.type
-    return loss if kind != "meta" and torch.is_autocast_enabled(kind) else loss.to(y_pred.dtype)
+    return loss if under_autocast(y_pred) else loss.to(y_pred.dtype)
 
 
 def triplet_hard_loss(
@@ -78,8 +78,8 @@ def triplet_hard_loss(
     https://arxiv.org/abs/1703.07737.
     """
     distance, soft = distance_of(distance_metric), check_bool("soft", soft)
-    value = 0.0 if soft else margin_of(margin)
-    loss = hard_loss(y_pred, label_vector(y_true, "y_true"), margin=value, distance=distance, soft_margin=soft)
+    labels = label_vector("y_true", y_true, "y_pred", y_pred)
+    loss = hard_loss(y_pred, labels, margin=margin_of(margin), distance=distance, soft_margin=soft)
     return _as_given(loss, y_pred)
 
 
@@ -113,7 +113,8 @@ def triplet_semihard_loss(y_true: Tensor, y_pred: Tensor, margin: Margin = 1.0, 
     2015, https://arxiv.org/abs/1503.03832.
     """
     distance = distance_of(distance_metric)
-    loss, _ = semi_hard_loss(y_pred, label_vector(y_true, "y_true"), margin=margin_of(margin), distance=distance)
+    labels = label_vector("y_true", y_true, "y_pred", y_pred)
+    loss, _ = semi_hard_loss(y_pred, labels, margin=margin_of(margin), distance=distance)
     return _as_given(loss, y_pred)
 
 

@@ -61,10 +61,11 @@ class TripletLoss(nn.Module):
             targets: [N] or [N, 1] classes, of any dtype, compared with ``==``.
 
         Raises:
-            ValueError: the batch has one class alone, so that no anchor has a negative; on the CPU, outside of
-                ``torch.compile``.
+            TypeError: an argument is of the wrong type.
+            ValueError: a wrong shape, dtype or device; or the batch has one class alone, so that no anchor has a
+                negative: on the CPU, outside of ``torch.compile``.
         """
-        targets, count = label_vector(targets, "targets"), inputs.shape[0]
+        targets, count = label_vector("targets", targets, "inputs", inputs), inputs.shape[0]
         alone = one_class(targets)
         if not torch.compiler.is_compiling() and (count == 0 or (targets.device.type == "cpu" and bool(alone))):
             raise ValueError(f"targets must have two classes at least; got one class in {count} rows")

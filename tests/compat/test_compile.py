@@ -103,17 +103,44 @@ def test_exported(name):
 class NoWaiting(torch.overrides.TorchFunctionMode):
     """Refuses what a tensor on a device answers only after a wait."""
 
+    #: Methods and functions of these names.
     WAITS = (
-        torch.Tensor.__bool__,
-        torch.Tensor.item,
-        torch.Tensor.tolist,
-        torch.Tensor.__float__,
-        torch.Tensor.__int__,
+        *("__bool__", "__int__", "__float__", "__index__", "__array__", "item", "tolist", "cpu", "numpy"),
+        *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "equal", "allclose"),
     )
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        assert function not in self.WAITS, f"{function} waits for the device"
+        name = function.__name__
+        masked = name == "__getitem__" and any(
+            isinstance(each, torch.Tensor) and each.dtype == torch.bool
+            for each in (args[1] if isinstance(args[1], tuple) else args[1:])
+        )
+        places = name == "where" and len(args) == 1 and not kwargs
+        assert name not in self.WAITS and not masked and not places, f"{function} waits for the device"
         return function(*args, **(kwargs or {}))
+
+
+#: Ways to ask a tensor, all of which :class:`NoWaiting` must know.
+WAITS = {
+    "bool": lambda entries: bool(entries[0]),
+    "int": lambda entries: int(entries[0]),
+    "float": lambda entries: float(entries[0]),
+    "index": lambda entries: range(5)[entries[0]],
+    "item": lambda entries: entries[0].item(),
+    "tolist": torch.Tensor.tolist,
+    "cpu": torch.Tensor.cpu,
+    "numpy": torch.Tensor.numpy,
+    "nonzero": torch.nonzero,
+    "Tensor.nonzero": torch.Tensor.nonzero,
+    "where": lambda entries: torch.where(entries > 1),
+    "mask": lambda entries: entries[entries > 1],
+    "masks": lambda entries: entries[None][:, entries > 1],
+    "masked_select": lambda entries: entries.masked_select(entries > 1),
+    "unique": torch.unique,
+    "Tensor.unique": torch.Tensor.unique,
+    "equal": lambda entries: torch.equal(entries, entries),
+    "Tensor.equal": lambda entries: entries.equal(entries),
+}
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if "torchreid" not in name])  # that one asks on the CPU
@@ -123,8 +150,16 @@ def test_nothing_asks_a_tensor(name, batch_name):
     with NoWaiting():
         value = loss(batch.rows.float(), batch.labels)
     assert value.isfinite()
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=WAITS)
+def test_what_waits_is_refused(wait):
+    entries = torch.arange(4)
     with NoWaiting(), pytest.raises(AssertionError, match="waits for the device"):
-        bool(value > 0)
+        WAITS[wait](entries)
+    with NoWaiting():  # which do not
+        assert entries[entries].shape == entries[None][0, :].shape == (4,)
+        assert torch.where(entries > 1, 1, entries).shape == (4,)
 
 
 def test_torchreid_asks_on_the_cpu_alone():

@@ -162,10 +162,11 @@ def test_semihard_weights_are_those_of_anchors():
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
 @pytest.mark.parametrize("make", [compat.TripletHardLoss, compat.TripletSemiHardLoss])
-def test_what_keras_reduces_it_reduces_the_same(make, reduction):
-    rows, labels = BATCHES["random"].rows.float(), BATCHES["random"].labels
-    weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(0))
-    losses = make(reduction=None)(labels, rows)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_keras_reduces_it_reduces_the_same(make, reduction, dtype):
+    rows, labels = BATCHES["random"].rows.to(getattr(torch, dtype)), BATCHES["random"].labels
+    weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
+    losses = make(reduction=None, dtype=dtype)(labels, rows)
 
     class Given(keras.losses.Loss):
         def call(self, y_true, y_pred):
@@ -174,8 +175,12 @@ def test_what_keras_reduces_it_reduces_the_same(make, reduction):
     of_losses = weights
     if make is compat.TripletSemiHardLoss:
         of_losses = weights[pairs_by_hand(rows, labels, 1.0)[1]]
-    expected = Given(reduction=reduction)(losses, losses, sample_weight=of_losses)
-    torch.testing.assert_close(make(reduction=reduction)(labels, rows, sample_weight=weights), expected)
+    expected = Given(reduction=reduction, dtype=dtype)(losses, losses, sample_weight=of_losses)
+    value = make(reduction=reduction, dtype=dtype)(labels, rows, sample_weight=weights)
+    torch.testing.assert_close(value, expected.to(rows.dtype), rtol=1e-6, atol=0)  # its division is float32's
+    divisor = {"sum": 1, "mean_with_sample_weight": of_losses.sum()}.get(reduction, len(losses))
+    rtol = 1e-12 if dtype == "float64" else 1e-6
+    torch.testing.assert_close(value, (losses * of_losses).sum() / divisor, rtol=rtol, atol=0)
 
 
 def test_a_mask_leaves_anchors_out():
@@ -279,6 +284,25 @@ def test_configurations():
         compat.TripletSemiHardLoss(distance_metric="cosine")
     with pytest.raises(TypeError, match="soft must be a bool; got float"):
         compat.TripletHardLoss(1.0, 1.0)
+
+
+@pytest.mark.parametrize("make", [compat.TripletHardLoss, compat.TripletSemiHardLoss])
+def test_what_is_set_later_counts(make):
+    rows, labels = BATCHES["random"].rows.float(), BATCHES["random"].labels
+    loss, options = make(), {"margin": 0.25, "distance_metric": "angular"}
+    loss.margin, loss.distance_metric = torch.tensor(0.25), "angular"
+    assert torch.equal(loss(labels, rows), make(**options)(labels, rows))
+    assert loss.get_config() == make(**options).get_config()
+    if make is compat.TripletHardLoss:
+        loss.soft = True
+        assert torch.equal(loss(labels, rows), make(soft=True, **options)(labels, rows))
+        loss.soft = 1.0
+        with pytest.raises(TypeError, match="soft must be a bool; got float"):
+            loss(labels, rows)
+    loss = make()
+    loss.distance_metric = "cosine"
+    with pytest.raises(ValueError, match="distance_metric must be one of L2, squared-L2, angular; got 'cosine'"):
+        loss(labels, rows)
 
 
 def imported(*before: str) -> str:

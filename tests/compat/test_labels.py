@@ -1,29 +1,104 @@
 """Labels of the drop-ins: one a row, of any dtype; and batches of one class."""
 
+import importlib.util
+
 import pytest
 import torch
 
 from benchmarks import published
-from fasttriplet.compat import fastreid, pml, tfa, torchreid
+from fasttriplet.compat import fastreid, pml, sentence_transformers, tfa, torchreid
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("labels", [torch.ones(6, 3), torch.ones(6, 3, dtype=torch.bool), torch.tensor(1)])
-def test_labels_that_are_not_one_a_row_are_refused(labels):
-    calls = {
-        "labels": lambda: pml.TripletMarginLoss()(ROWS, labels),
-        "targets": lambda: torchreid.TripletLoss()(ROWS, labels),
-        "y_true": lambda: tfa.triplet_semihard_loss(labels, ROWS),
-    }
-    for name, call in calls.items():
-        with pytest.raises(ValueError, match=rf"{name} must have shape \[.*got \[|{name} must .* got .*\["):
-            call()
-    with pytest.raises(ValueError, match=r"targets must have shape \[N\], one label a row; got \["):
-        fastreid.triplet_loss(ROWS, labels, 0.3, False, True)
-
-
 COLUMN = torch.arange(6)[:, None] // 2
+
+
+def of_features(name):
+    loss = getattr(sentence_transformers, name)(torch.nn.Identity())
+    return "labels", "embeddings", lambda rows, labels: loss([{"sentence_embedding": rows}], labels)
+
+
+def of_fastreid(norm_feat, hard_mining):
+    options = {"margin": 0.3, "norm_feat": norm_feat, "hard_mining": hard_mining}
+    return "targets", "embedding", lambda rows, labels: fastreid.triplet_loss(rows, labels, **options)
+
+
+def of_tfa(function):
+    return "y_true", "y_pred", lambda rows, labels: function(labels, rows)
+
+
+#: The names of the labels and of the rows, and the loss of rows and labels.
+LOSSES = {
+    "pml": ("labels", "embeddings", pml.TripletMarginLoss()),
+    "torchreid": ("targets", "inputs", torchreid.TripletLoss()),
+    "tfa hard": of_tfa(tfa.triplet_hard_loss),
+    "tfa semi-hard": of_tfa(tfa.TripletSemiHardLoss()),
+    **{f"fast-reid {norm} {hard}": of_fastreid(norm, hard) for norm in (False, True) for hard in (False, True)},
+    **{
+        name: of_features(name)
+        for name in (
+            "BatchHardTripletLoss",
+            "BatchHardSoftMarginTripletLoss",
+            "BatchSemiHardTripletLoss",
+            "BatchAllTripletLoss",
+        )
+    },
+}
+if importlib.util.find_spec("keras") is not None:
+    from fasttriplet.compat import keras
+
+    for name in ("triplet_hard_loss", "triplet_semihard_loss"):
+        LOSSES[f"keras {name}"] = of_tfa(getattr(keras, name))
+    for name in ("TripletHardLoss", "TripletSemiHardLoss"):
+        LOSSES[f"keras {name}"] = of_tfa(getattr(keras, name)())
+        LOSSES[f"keras {name}, called by Keras"] = of_tfa(getattr(keras, name)().call)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_that_are_not_one_a_row_are_refused_by_the_callers_names(name):
+    argument, rows_name, loss = LOSSES[name]
+    must = rf"^{argument} must have shape \[6\], one label a row of {rows_name}; got "
+    wrong = {
+        r"\[\]": torch.tensor(1),
+        r"\[3\]": COLUMN[:3, 0],
+        r"\[4\]": torch.zeros(4),  # one class
+        r"\[3, 1\]": COLUMN[:3],
+        rf"\[6, 3\]: pass {argument}.argmax\(1\) of one-hot rows": torch.nn.functional.one_hot(COLUMN[:, 0]),
+        rf"\[6, 2\]: pass {argument}.argmax\(1\) of one-hot rows": torch.ones(6, 2, dtype=torch.bool),
+        r"\[6, 1, 1\]": None if argument == "labels" and name != "pml" else COLUMN[..., None],
+    }
+    for got, labels in wrong.items():
+        if labels is not None:  # sentence-transformers takes N labels in any shape
+            with pytest.raises(ValueError, match=f"{must}{got}$"):
+                loss(ROWS, labels)
+    if name != "pml":
+        with pytest.raises(
+            ValueError, match=f"^{argument} must be integers, bool or real numbers; got torch.complex64$"
+        ):
+            loss(ROWS, COLUMN[:, 0].to(torch.complex64))
+    if "keras" not in name:  # which takes what can be made a tensor, where it wants it
+        with pytest.raises(TypeError, match=f"^{argument} must be a torch.Tensor; got list$"):
+            loss(ROWS, [0, 0, 1, 1, 2, 2])
+    if "keras" not in name and name != "pml":  # which moves labels to the rows
+        elsewhere = f"^{argument} must be on the device of {rows_name}, cpu; got {argument} on meta$"
+        with pytest.raises(ValueError, match=elsewhere):
+            loss(ROWS, COLUMN[:, 0].to("meta"))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_are_no_rows_is_refused_by_the_callers_name(name):
+    _, argument, loss = LOSSES[name]
+    labels = COLUMN[:, 0]
+    for rows in (ROWS[:, 0], ROWS[None]):
+        with pytest.raises(ValueError, match=rf"^{argument} must have shape \[N, D\]; got \[.*\]: "):
+            loss(rows, labels)
+    if "keras Triplet" in name and "called" not in name:  # a loss of Keras casts rows to its dtype
+        assert loss(ROWS.long(), labels).isfinite()
+    else:
+        with pytest.raises(ValueError, match=f"^{argument} must have dtype float64, .*; got torch.int64"):
+            loss(ROWS.long(), labels)
+    if "keras" not in name:
+        with pytest.raises(TypeError, match=f"^{argument} must be a torch.Tensor; got list$"):
+            loss(ROWS.tolist(), labels)
 
 
 def test_a_column_of_labels_is_refused_with_what_to_do():

@@ -190,12 +190,21 @@ def test_subclasses_are_heard():
         def batch_hard_triplet_loss(self, labels, embeddings):
             return 2 * super().batch_hard_triplet_loss(labels, embeddings)
 
+    class Tripled(compat.BatchHardSoftMarginTripletLoss):
+        def batch_hard_triplet_soft_margin_loss(self, labels, embeddings):
+            return 3 * super().batch_hard_triplet_soft_margin_loss(labels, embeddings)
+
+        def batch_hard_triplet_loss(self, labels, embeddings):
+            raise AssertionError("it is the other loss")
+
     class OfTwo(compat.BatchSemiHardTripletLoss):
         def compute_loss_from_embeddings(self, embeddings, labels):
             return super().compute_loss_from_embeddings([2 * embeddings[0]], labels)
 
     expected = loss_function(compat.BatchHardTripletLoss(Given()))(rows, labels)
     assert torch.equal(loss_function(Doubled(Given()))(rows, labels), 2 * expected)
+    expected = loss_function(compat.BatchHardSoftMarginTripletLoss(Given()))(rows, labels)
+    assert torch.equal(loss_function(Tripled(Given()))(rows, labels), 3 * expected)
     expected = loss_function(compat.BatchSemiHardTripletLoss(Given()))(2 * rows, labels)
     assert torch.equal(loss_function(OfTwo(Given()))(rows, labels), expected)
     assert issubclass(compat.BatchHardSoftMarginTripletLoss, compat.BatchHardTripletLoss)  # as in the original

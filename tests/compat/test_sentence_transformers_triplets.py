@@ -80,6 +80,21 @@ def test_a_function_of_ones_own():
     assert ours.get_config_dict() == theirs.get_config_dict() == {"distance_metric": "largest", "triplet_margin": 5}
 
 
+def test_a_function_of_ones_own_gives_a_distance_a_triplet():
+    rows = columns()
+    expected = loss_of(compat.TripletLoss(Given(), "manhattan"), rows)
+    column = compat.TripletLoss(Given(), lambda x, y: (x - y).abs().sum(1, keepdim=True))
+    torch.testing.assert_close(loss_of(column, rows), expected)
+    wrong = {r"\[20, 20\]": torch.cdist, r"\[20, 6\]": lambda x, y: (x - y).abs(), r"\[\]": torch.dist}
+    for got, metric in wrong.items():
+        with pytest.raises(
+            ValueError, match=rf"^distance_metric must give distances \[20\], one a triplet; got {got}$"
+        ):
+            loss_of(compat.TripletLoss(Given(), metric), rows)
+    with pytest.raises(TypeError, match=r"^what distance_metric gives must be a torch\.Tensor; got float$"):
+        loss_of(compat.TripletLoss(Given(), lambda x, y: 1.0), rows)
+
+
 class TripletDistanceMetric:
     """A class of one's own by the original's name."""
 
@@ -128,8 +143,12 @@ def test_arguments_of_the_loss():
     again = copy.deepcopy(loss)
     assert torch.equal(loss_of(again, rows), loss_of(loss, rows))
     assert repr(loss).startswith("TripletLoss(\n  distance_metric='TripletDistanceMetric.COSINE', triplet_margin=1")
-    with pytest.raises(ValueError, match="unpack"):
-        loss_of(loss, [*rows, rows[0]])
+    for count in (2, 4):
+        message = rf"^embeddings must be three columns, anchor, positive and negative; got {count}$"
+        with pytest.raises(ValueError, match=message):
+            loss_of(loss, [*rows, rows[0]][:count])
+        with pytest.raises(ValueError, match=message):
+            loss.compute_loss_from_embeddings([*rows, rows[0]][:count], None)
     for metric in ("cosine", "manhattan", lambda x, y: (x - y).abs().amax(1)):  # none broadcasts one row to all
         for short in ([rows[0], rows[1], rows[2][:1]], [rows[0], rows[1][:, :1], rows[2]], [rows[0][:1], *rows[1:]]):
             with pytest.raises(
@@ -137,10 +156,16 @@ def test_arguments_of_the_loss():
             ):
                 loss_of(compat.TripletLoss(Given(), metric), short)
         flat = [each[0] for each in rows]
-        with pytest.raises(
-            ValueError, match=r"anchor, positive and negative must have .*shape \[T, D\].*; got anchor \[6\]"
-        ):
+        with pytest.raises(ValueError, match=r"^anchor must have shape \[T, D\]; got \[6\]: make one row"):
             loss_of(compat.TripletLoss(Given(), metric), flat)
+        for place, name in enumerate(("anchor", "positive", "negative")):
+            wrong = list(rows)
+            wrong[place] = rows[place].long()
+            with pytest.raises(ValueError, match=f"^{name} must have dtype float64, .*; got torch.int64"):
+                loss_of(compat.TripletLoss(Given(), metric), wrong)
+            wrong[place] = rows[place].tolist()
+            with pytest.raises(TypeError, match=f"^{name} must be a torch.Tensor; got list"):
+                loss_of(compat.TripletLoss(Given(), metric), wrong)
 
 
 @pytest.mark.parametrize("metric", METRICS)

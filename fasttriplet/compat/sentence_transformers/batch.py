@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
-from fasttriplet.compat._labels import integer_labels
+from fasttriplet.check import check_rows
+from fasttriplet.compat._labels import label_vector
 from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._whole_batch import hard_loss, semi_hard_loss
 from fasttriplet.compat.sentence_transformers.distances import (
@@ -32,14 +34,17 @@ CITATION = """
 
 def _classes(labels: Tensor, embeddings: Tensor) -> Tensor:
     """Integers [N] that are equal where ``labels`` are: one a row, in whatever shape, as the original has them."""
+    check_rows("embeddings", embeddings)
     if isinstance(labels, Tensor) and labels.ndim != 1 and labels.numel() == embeddings.shape[0]:
         labels = labels.reshape(-1)
-    return integer_labels(labels)
+    return label_vector("labels", labels, "embeddings", embeddings)
 
 
 class _BatchLoss(nn.Module):
     """A loss of a whole batch of sentences: holds the model, embeds the features and compares all with all."""
 
+    #: The method that has the loss of labels and embeddings, by the original's name.
+    _loss: ClassVar[str]
     __jit_unused_properties__: tuple[str, ...] = ("distance_metric", "citation")
 
     def __init__(
@@ -75,7 +80,8 @@ class _BatchLoss(nn.Module):
 
     def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
         """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
-        raise NotImplementedError
+        loss: Tensor = getattr(self, self._loss)(labels, embeddings[0])
+        return loss
 
     def get_config_dict(self) -> dict[str, object]:
         """The arguments, as the trainer's model card prints them."""
@@ -123,9 +129,7 @@ class BatchHardTripletLoss(_BatchLoss):
     https://arxiv.org/abs/1703.07737.
     """
 
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
-        return self.batch_hard_triplet_loss(labels, embeddings[0])
+    _loss = "batch_hard_triplet_loss"
 
     def batch_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
@@ -173,16 +177,14 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     https://arxiv.org/abs/1703.07737.
     """
 
+    _loss = "batch_hard_triplet_soft_margin_loss"
+
     def __init__(
         self,
         model: nn.Module,
         distance_metric: DistanceMetric = BatchHardTripletLossDistanceFunction.euclidean_distance,
     ) -> None:
         super().__init__(model, distance_metric)
-
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
-        return self.batch_hard_triplet_soft_margin_loss(labels, embeddings[0])
 
     def batch_hard_triplet_soft_margin_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
@@ -223,6 +225,7 @@ class BatchSemiHardTripletLoss(_BatchLoss):
     2015, https://arxiv.org/abs/1503.03832.
     """
 
+    _loss = "batch_semi_hard_triplet_loss"
     __jit_unused_properties__: tuple[str, ...] = ("distance_metric", "citation", "margin")
 
     @property
@@ -233,10 +236,6 @@ class BatchSemiHardTripletLoss(_BatchLoss):
     @margin.setter
     def margin(self, margin: Margin) -> None:
         self.triplet_margin = margin_of(margin)
-
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
-        return self.batch_semi_hard_triplet_loss(labels, embeddings[0])
 
     def batch_semi_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
@@ -272,9 +271,7 @@ class BatchAllTripletLoss(_BatchLoss):
     https://arxiv.org/abs/1703.07737.
     """
 
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The loss, a scalar, of one column of embeddings [N, D] and N ``labels``."""
-        return self.batch_all_triplet_loss(labels, embeddings[0])
+    _loss = "batch_all_triplet_loss"
 
     def batch_all_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""

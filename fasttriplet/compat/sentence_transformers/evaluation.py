@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasttriplet.compat.sentence_transformers.distances import TripletDistanceMetric
 from fasttriplet.pair_distances import pair_distances
 
 if TYPE_CHECKING:
@@ -55,15 +56,11 @@ class TripletEvaluator(_Original):
         return {name: _scores(score) for name, score in SIMILARITIES.items()}
 
 
-def _manhattan(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).abs().sum(1)
-
-
 #: Similarities [B] of float64 rows [B, D], larger where rows are nearer.
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": lambda x, y: 1 - pair_distances(x, y, "cosine"),
     "dot": lambda x, y: -pair_distances(x, y, "inner_product"),
-    "manhattan": lambda x, y: -_manhattan(x, y),
+    "manhattan": lambda x, y: -TripletDistanceMetric.MANHATTAN(x, y),
     "euclidean": lambda x, y: -pair_distances(x, y, "euclidean"),
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
+from fasttriplet.check import check_dense, check_rows
 from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._pairs import full_precision
 from fasttriplet.compat.sentence_transformers.batch import CITATION
@@ -37,7 +38,8 @@ class TripletLoss(nn.Module):
         model: maps features to a dict with ``"sentence_embedding"`` [T, D].
         distance_metric: a member of ``TripletDistanceMetric``, the original's or this module's, or its name:
             ``"euclidean"`` (default), ``"squared_euclidean"``, ``"cosine"`` or ``"manhattan"``; or a function of two
-            tensors [T, D] that gives distances [T]. It is called with rows in float32 at least, and autocast off.
+            tensors [T, D] that gives distances [T] or [T, 1]. It is called with rows in float32 at least, and autocast
+            off.
         triplet_margin: finite number, or a tensor of one that needs no gradient. Default 5.
 
     Raises:
@@ -90,20 +92,24 @@ class TripletLoss(nn.Module):
 
     def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """The loss, a scalar, of anchors, positives and negatives, [T, D] each; ``labels`` are not used."""
+        if len(embeddings) != 3:
+            raise ValueError(f"embeddings must be three columns, anchor, positive and negative; got {len(embeddings)}")
+        for name, rows in zip(("anchor", "positive", "negative"), embeddings, strict=True):
+            check_rows(name, rows, "T")
         anchor, positive, negative = embeddings
         margin, metric = margin_of(self.triplet_margin, "triplet_margin"), self._distance_metric
         if self._distance is not None and self._distance != "manhattan":
             return functional.triplet_margin_loss(anchor, positive, negative, margin=margin, distance=self._distance)
         if self._distance == "manhattan" or isinstance(metric, str):
             metric = TripletDistanceMetric.MANHATTAN
-        if anchor.ndim != 2 or not anchor.shape == positive.shape == negative.shape:  # none is broadcast
+        if not anchor.shape == positive.shape == negative.shape:  # none is broadcast
             raise ValueError(
                 f"anchor, positive and negative must have one shape [T, D]; got anchor {list(anchor.shape)}, positive "
                 f"{list(positive.shape)}, negative {list(negative.shape)}"
             )
         anchor, positive, negative = widened(anchor), widened(positive), widened(negative)
         with full_precision(anchor):  # the function may be anybody's
-            nearby, apart = metric(anchor, positive), metric(anchor, negative)
+            nearby, apart = (_of_triplets(metric(anchor, others), anchor.shape[0]) for others in (positive, negative))
         return torch.relu(nearby - apart + margin).mean()
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -121,6 +127,16 @@ class TripletLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.get_config_dict().items())
+
+
+def _of_triplets(distances: Tensor, triplets: int) -> Tensor:
+    """Distances [T] of what a function gave, [T] or [T, 1]; a matrix of all with all would be averaged in silence."""
+    check_dense("what distance_metric gives", distances)
+    if distances.numel() != triplets:
+        raise ValueError(
+            f"distance_metric must give distances [{triplets}], one a triplet; got {list(distances.shape)}"
+        )
+    return distances.flatten()
 
 
 def _embedded(model: nn.Module, sentence_features: Iterable[dict[str, Tensor]]) -> list[Tensor]:
