@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import check_dense, check_rows
-from fasttriplet.compat._labels import integer_labels
+from fasttriplet.compat._labels import check_labels, integer_labels
 from fasttriplet.compat._pairs import PairDistances
 from fasttriplet.compat._pml_objects import Metric
 
@@ -34,7 +34,8 @@ def check_batch(
     """
     if metric is not None:
         check_rows("embeddings", embeddings)
-    _check_labels("labels", labels, "embeddings", embeddings)
+    if labels is not None:
+        check_labels("labels", labels, "embeddings", embeddings)
     if ref_emb is None or (ref_emb is embeddings and ref_labels is labels):
         return
     if metric is not None:
@@ -44,21 +45,8 @@ def check_batch(
                 f"ref_emb must have shape [M, {embeddings.shape[1]}] to match embeddings {list(embeddings.shape)}; got "
                 f"{list(ref_emb.shape)}"
             )
-    _check_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
-
-
-def _check_labels(name: str, labels: Tensor | None, rows_name: str, rows: Tensor) -> None:
-    """[N] of any dtype, for rows [N, ...], or ``None``."""
-    if labels is None:
-        return
-    check_dense(name, labels)
-    if labels.ndim == 1 and labels.shape[0] == rows.shape[0]:
-        return
-    must = f"{name} must have shape [{rows.shape[0]}], one label a row of {rows_name}; got {list(labels.shape)}"
-    if labels.ndim == 2 and labels.shape[0] == rows.shape[0]:
-        one = labels.shape[1] == 1
-        raise ValueError(f"{must}: pass {name}.squeeze(1)" if one else f"{must}: pass {name}.argmax(1) of one-hot rows")
-    raise ValueError(must)
+    if ref_labels is not None:
+        check_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
 
 
 def pairing(
