@@ -2,7 +2,7 @@
 
 The map of the package; an arrow is "imports"::
 
-    losses -> functional -> autograd -> torch.ops.fasttriplet (csrc/)
+    losses -> functional -> autograd -> engines -> torch.ops.fasttriplet (csrc/ or portable)
 
 - :mod:`fasttriplet.functional`: the public functions, a file for each loss with its miner.
 - :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``.
@@ -21,14 +21,18 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.compat`: drop-ins for other libraries' losses, on the public functions; nothing imports them. A
   folder in it: :mod:`fasttriplet.compat.sentence_transformers`.
 - :mod:`fasttriplet.info`: :func:`build_info`, what a bug report needs; ``python -m fasttriplet`` prints it.
+- :mod:`fasttriplet.engines`: which engine serves a call, a kernel or the portable one.
+- :mod:`fasttriplet.portable`: the operators in plain PyTorch, for devices and calls that no kernel serves.
+- :mod:`fasttriplet.schemas`: declares the operators.
 - ``fasttriplet._library``: loads the compiled libraries.
 
-Behind the operators, in ``csrc/``: ``ops.cpp`` declares them, ``check.cpp`` validates tensors, ``core/`` has the
-mathematics that host and device share, ``cpu/`` and ``cuda/`` the kernels of their device.
+Behind the operators, in ``csrc/``: ``check.cpp`` validates tensors, ``core/`` has the mathematics that host and device
+share, ``cpu/`` and ``cuda/`` the kernels of their device.
 """
 
-from fasttriplet import _library as _library  # first: registers the operators that the modules below look up
+from fasttriplet import schemas as schemas  # first: declares the operators that the modules below look up
 from fasttriplet import fake as fake
+from fasttriplet.engines import EngineWarning
 from fasttriplet.functional import (
     batch_all_triplet_loss,
     batch_hard_triplet_loss,
@@ -63,6 +67,7 @@ __all__ = [
     "BatchHardTripletLoss",
     "CrossBatchMemory",
     "EasyPositiveTripletLoss",
+    "EngineWarning",
     "KHardestTripletLoss",
     "MinedTriplets",
     "SemiHardTripletLoss",

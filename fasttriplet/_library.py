@@ -1,8 +1,7 @@
-"""Loads the compiled libraries, which register the operators under ``torch.ops.fasttriplet``; importing this is enough.
+"""Loads the compiled libraries, which register kernels under ``torch.ops.fasttriplet``; importing this is enough.
 
-``_C`` has the schemas and the CPU kernels and must be there. ``_cuda`` has the CUDA kernels, is there where nvcc was
-when the package was built, and can be loaded only into a PyTorch with CUDA and beside a driver that serves the CUDA
-runtime inside it: without it the CPU still works.
+``_C`` has the CPU kernels. ``_cuda`` has the CUDA kernels, is there where nvcc was when the package was built, and can be
+loaded only into a PyTorch with CUDA and beside a driver that serves the CUDA runtime inside it. What is not loaded the portable engine does without (:mod:`fasttriplet.engines`).
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ from pathlib import Path
 import torch
 
 _FOLDER = Path(__file__).resolve().parent
+_CPU = _FOLDER / "_C.abi3.so"
 _CUDA = _FOLDER / "_cuda.abi3.so"
 
 
-def load_cpu() -> None:
-    """Loads ``_C``; raises ImportError with what to do about it where that fails. Twice is harmless."""
-    path = _FOLDER / "_C.abi3.so"
-    if not path.is_file():
+def load_cpu() -> str | None:
+    """Loads ``_C``; None where that went well, else why not and what to do about it. Twice is harmless."""
+    if not _CPU.is_file():
         if (_FOLDER.parent / "setup.py").is_file():
             advice = (
                 f"{_FOLDER.parent} is a source checkout in which it was not built: run `pip install -e .` there, "
                 "or `pip install .` and start Python in another folder"
             )
         else:
-            advice = "the installation is not complete: run `pip install .` or `pip install -e .` in the sources"
-        raise ImportError(f"fasttriplet's compiled library {path} is missing; {advice}", path=str(path))
+            advice = "run `pip install .` or `pip install -e .` in the sources, where there is a C++ compiler"
+        return f"{_CPU} is not there; {advice}"
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(_CPU))
     except OSError as error:
-        raise ImportError(
-            f"fasttriplet's compiled library cannot be loaded into PyTorch {torch.__version__}, which must be 2.10 "
-            f"or later and built for this machine: {_with_cause(error)}",
-            path=str(path),
-        ) from error
+        return (
+            f"{_CPU} cannot be loaded into PyTorch {torch.__version__}, which must be 2.10 or later and built for this "
+            f"machine: {_with_cause(error)}"
+        )
+    return None
 
 
 def load_cuda() -> str | None:
@@ -83,6 +82,16 @@ def cuda_driver() -> tuple[int, int] | None:
     return _version(version.value)
 
 
+def cuda_architectures() -> list[tuple[int, int]]:
+    """The compute capabilities that ``_cuda`` was built for, where it is loaded; else none."""
+    if cuda_absence is not None:
+        return []
+    text = torch.ops.fasttriplet._cuda_build_info()
+    listed = re.search(r"cuda_architectures=(.*)", text)
+    found = re.findall(r"(\d+)\.(\d+)", listed[1] if listed else "")
+    return [(int(major), int(minor)) for major, minor in found]
+
+
 def dotted(version: tuple[int, int]) -> str:
     """13.0 for (13, 0)."""
     return f"{version[0]}.{version[1]}"
@@ -98,6 +107,7 @@ def _with_cause(error: OSError) -> str:
     return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
 
 
-load_cpu()
+#: Why the CPU library is not loaded; None where it is.
+cpu_absence: str | None = load_cpu()
 #: Why the CUDA library is not loaded; None where it is.
 cuda_absence: str | None = load_cuda()

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from fasttriplet import _library
 from fasttriplet.arguments import BOTH_OR_NEITHER, GROUPS_EXCLUDE, BatchPairing
 
 #: Names in the order of the enumerations in ``csrc/core/options.h``: the position is the code the operators take.
@@ -32,20 +31,13 @@ def check_dense(name: str, value: object) -> None:
 
 
 def check_tensors(embeddings: object, labels: object) -> None:
-    """Both must be tensors on one device that has kernels: the CPU, or CUDA where that library is loaded."""
+    """Both must be tensors on one device."""
     for name, value in (("embeddings", embeddings), ("labels", labels)):
         check_dense(name, value)
     assert isinstance(embeddings, torch.Tensor) and isinstance(labels, torch.Tensor)
     if embeddings.device != labels.device:
         raise ValueError(
             f"labels must be on the device of embeddings, {embeddings.device}; got labels on {labels.device}"
-        )
-    if embeddings.device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(f"embeddings must be on cpu or cuda, where the kernels are; got {embeddings.device}")
-    if embeddings.device.type == "cuda" and _library.cuda_absence is not None:
-        raise ValueError(
-            f"embeddings must be on the cpu, since fasttriplet's CUDA library is not loaded ({_library.cuda_absence}); "
-            f"got {embeddings.device}"
         )
 
 
@@ -64,11 +56,11 @@ def check_rows(name: str, rows: object, count: str = "N") -> None:
         raise ValueError(f"{name} must have dtype float64, float32, float16 or bfloat16; got {rows.dtype}")
     if rows.ndim != 2:
         raise ValueError(
-            f"{name} must have shape [{count}, D]; got {list(rows.shape)}: {_advice_for_dim(rows.ndim, count)}"
+            f"{name} must have shape [{count}, D]; got {list(rows.shape)}: {advice_for_dim(rows.ndim, count)}"
         )
 
 
-def _advice_for_dim(dim: int, count: str) -> str:
+def advice_for_dim(dim: int, count: str) -> str:
     """What makes rows of features of something else."""
     if dim == 0:
         return "a number is no row of features"
@@ -114,7 +106,7 @@ def check_bool(name: str, value: object) -> bool:
 
 
 def check_triplets(anchor: object, positive: object, negative: object, weights: object) -> None:
-    """Dense tensors on the CPU, where the kernels of explicit triplets are; weights may be None."""
+    """Dense tensors on one device; weights may be None."""
     check_dense("anchor", anchor)
     check_dense("positive", positive)
     check_dense("negative", negative)
@@ -124,11 +116,6 @@ def check_triplets(anchor: object, positive: object, negative: object, weights: 
         raise ValueError(
             f"anchor, positive and negative must be on one device; got anchor on {anchor.device}, positive on "
             f"{positive.device}, negative on {negative.device}"
-        )
-    if anchor.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            "anchor, positive and negative must be on the cpu, since triplet_margin_loss has no other kernels yet: "
-            f"move them with .cpu(), gradients flow back through that; got {anchor.device}"
         )
     if weights is not None:
         check_dense("weights", weights)
@@ -177,8 +164,8 @@ def check_ignore_index(value: object) -> int | None:
     return int(value)
 
 
-def check_pairing(function: str, embeddings: torch.Tensor, labels: torch.Tensor, given: Mapping[str, Any]) -> None:
-    """What ``function`` is told about who pairs with whom; shapes and dtypes are left to C++."""
+def check_pairing(embeddings: torch.Tensor, labels: torch.Tensor, given: Mapping[str, Any]) -> None:
+    """What is told about who pairs with whom; shapes and dtypes are left to C++."""
     for name, value in given.items():
         if name not in BatchPairing.__annotations__:
             continue
@@ -193,12 +180,6 @@ def check_pairing(function: str, embeddings: torch.Tensor, labels: torch.Tensor,
         raise ValueError(
             f"groups must be given where groups_exclude is {given['groups_exclude']!r}, which says what rows of one "
             "group never are; got no groups"
-        )
-    if embeddings.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"embeddings must be on the cpu, since {function} has no other kernels yet: move embeddings, labels and "
-            "the rest with .cpu(), gradients flow back through that, or call batch_hard_triplet_loss or mine_batch_hard"
-            f" with embeddings and labels [N] alone; got {embeddings.device}"
         )
     references = "ref_embeddings" in given
     if references != ("ref_labels" in given):

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
+from fasttriplet.engines import PORTABLE
+from fasttriplet.portable.dense import VALUES
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
 
-@torch.library.register_fake("fasttriplet::mine_batch_hard")
+def _fake_of(name: str) -> Callable[[_Kernel], _Kernel]:
+    """Of the operator and of the portable engine's own."""
+
+    def registered(kernel: _Kernel) -> _Kernel:
+        for declared in (name, PORTABLE + name):
+            torch.library.register_fake(f"fasttriplet::{declared}", kernel)
+        return kernel
+
+    return registered
+
+
+@_fake_of("mine_batch_hard")
 def _(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
     n = embeddings.shape[0]
     indices = embeddings.new_empty(n, dtype=torch.int64)
     return embeddings.new_empty((2, n), dtype=torch.float64), indices, torch.empty_like(indices)
 
 
-@torch.library.register_fake("fasttriplet::batch_hard_loss")
+@_fake_of("batch_hard_loss")
 def _(
     embeddings: Tensor,
     labels: Tensor,
@@ -31,12 +49,12 @@ def _(
     return loss, values, embeddings.new_empty((2, n), dtype=torch.int64)
 
 
-@torch.library.register_fake("fasttriplet::_batch_hard_loss_backward")
+@_fake_of("_batch_hard_loss_backward")
 def _(grad_loss: Tensor, embeddings: Tensor, values: Tensor, pairs: Tensor, distance: int) -> Tensor:
     return embeddings.new_empty(embeddings.shape)
 
 
-@torch.library.register_fake("fasttriplet::mine_triplets")
+@_fake_of("mine_triplets")
 def _(
     embeddings: Tensor,
     labels: Tensor,
@@ -65,7 +83,7 @@ def _(
     return embeddings.new_empty((2, t), dtype=torch.float64), embeddings.new_empty((3, t), dtype=torch.int64)
 
 
-@torch.library.register_fake("fasttriplet::_triplet_distances_backward")
+@_fake_of("_triplet_distances_backward")
 def _(
     grad: Tensor,
     embeddings: Tensor,
@@ -77,7 +95,7 @@ def _(
     return _gradients(embeddings, ref_embeddings)
 
 
-@torch.library.register_fake("fasttriplet::triplet_losses")
+@_fake_of("triplet_losses")
 def _(
     distances: Tensor,
     triplets: Tensor,
@@ -91,7 +109,7 @@ def _(
     return loss, distances.new_empty(distances.shape)
 
 
-@torch.library.register_fake("fasttriplet::batch_all")
+@_fake_of("batch_all")
 def _(
     embeddings: Tensor,
     labels: Tensor,
@@ -113,7 +131,7 @@ def _(
     return sums, counts, embeddings.new_empty(candidates, dtype=torch.int64), *gradients
 
 
-@torch.library.register_fake("fasttriplet::_batch_all_backward")
+@_fake_of("_batch_all_backward")
 def _(
     grad: Tensor,
     embeddings: Tensor,
@@ -128,7 +146,7 @@ def _(
     return _gradients(embeddings, ref_embeddings)
 
 
-@torch.library.register_fake("fasttriplet::weighted_distances")
+@_fake_of("weighted_distances")
 def _(
     embeddings: Tensor,
     labels: Tensor,
@@ -137,10 +155,10 @@ def _(
     numbers: list[int],
     distance: int,
 ) -> Tensor:
-    return embeddings.new_empty((8, embeddings.shape[0]), dtype=torch.float64)
+    return embeddings.new_empty((VALUES, embeddings.shape[0]), dtype=torch.float64)
 
 
-@torch.library.register_fake("fasttriplet::_weighted_distances_backward")
+@_fake_of("_weighted_distances_backward")
 def _(
     grad: Tensor,
     embeddings: Tensor,
@@ -154,7 +172,7 @@ def _(
     return _gradients(embeddings, ref_embeddings)
 
 
-@torch.library.register_fake("fasttriplet::triplet_margin_loss")
+@_fake_of("triplet_margin_loss")
 def _(
     anchor: Tensor,
     positive: Tensor,
@@ -173,7 +191,7 @@ def _(
     return loss, anchor.new_empty((kept, t), dtype=torch.float64)
 
 
-@torch.library.register_fake("fasttriplet::_triplet_margin_loss_backward")
+@_fake_of("_triplet_margin_loss_backward")
 def _(
     grad_loss: Tensor,
     anchor: Tensor,

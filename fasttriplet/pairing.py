@@ -97,16 +97,16 @@ def batch_of(function: str, embeddings: Tensor, labels: Tensor, arguments: Mappi
     """The batch of a call with ``arguments``, of which those of ``known`` may be there; see :func:`checked_batch`."""
     given = told(function, arguments, known)
     check_tensors(embeddings, labels)
-    return checked_batch(function, embeddings, labels, given)
+    return checked_batch(embeddings, labels, given)
 
 
-def checked_batch(function: str, embeddings: Tensor, labels: Tensor, given: dict[str, Any]) -> Batch:
-    """The batch as the operators take it, checked; ``function`` is the public one, for its errors.
+def checked_batch(embeddings: Tensor, labels: Tensor, given: dict[str, Any]) -> Batch:
+    """The batch as the operators take it, checked.
 
     Of two tensors that have been looked at, and what was :func:`~fasttriplet.arguments.told`. Rows and references
     become float64 where one of them is, else float32: no value changes.
     """
-    check_pairing(function, embeddings, labels, given)
+    check_pairing(embeddings, labels, given)
     check_bool("return_stats", given.get("return_stats", False))
     check_weights(given.get("weights"), embeddings)
     rows, references = widened(embeddings), given.get("ref_embeddings")

@@ -17,11 +17,9 @@ from torch.utils import _pytree as pytree
 
 from fasttriplet.autograd.dense import DifferentiableOnce
 from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
+from fasttriplet.engines import PORTABLE, operator
 from fasttriplet.pair_distances import pair_distances
 from fasttriplet.reduction import Options, losses_of, reduced
-
-OPERATORS = torch.ops.fasttriplet
-
 
 def active() -> bool:
     """Whether ``torch.func`` transforms the call. The detector is private in PyTorch, and this is its one place."""
@@ -110,7 +108,7 @@ class BatchAllSums(_ReverseMode):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        sums, counts, negative_counts, *_ = OPERATORS.batch_all(*inputs, False)
+        sums, counts, negative_counts, *_ = operator("batch_all", inputs[0].device)(*inputs, False)
         return sums, counts, negative_counts
 
     @staticmethod
@@ -121,7 +119,7 @@ class BatchAllSums(_ReverseMode):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         arguments = _kept(ctx)
-        gradients = OPERATORS._batch_all_backward(grad, *arguments)
+        gradients = operator("_batch_all_backward", grad.device)(grad, *arguments)
         return _gradients("batch_all_triplet_loss", grad, arguments, gradients)
 
 
@@ -130,7 +128,7 @@ class WeightedDistances(_ReverseMode):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return OPERATORS.weighted_distances(*inputs)
+        return operator("weighted_distances", inputs[0].device)(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -139,7 +137,7 @@ class WeightedDistances(_ReverseMode):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *arguments, values = _kept(ctx)
-        gradients = OPERATORS._weighted_distances_backward(grad[:2], *arguments, values)
+        gradients = operator("_weighted_distances_backward", grad.device)(grad[:2], *arguments, values)
         return _gradients("weighted_triplet_loss", grad, tuple(arguments), gradients)
 
 
@@ -183,17 +181,26 @@ def _one_after_the_other(operator: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-def _mined(*arguments: Any) -> tuple[Tensor, Tensor]:
-    if MINERS[arguments[6]] == "semi_hard":
-        raise ValueError(
-            "embeddings must be one batch [N, D] for semi-hard mining, since how many triplets it makes follows from "
-            "the values of the labels; got torch.vmap over several"
-        )
-    return OPERATORS.mine_triplets(*arguments)
+def _not_semi_hard(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The miner, which for semi-hard mining has results of another length for every batch."""
+
+    def mine(*arguments: Any) -> Any:
+        if MINERS[arguments[6]] == "semi_hard":
+            raise ValueError(
+                "embeddings must be one batch [N, D] for semi-hard mining, since how many triplets it makes follows from "
+                "the values of the labels; got torch.vmap over several"
+            )
+        return operator(*arguments)
+
+    return mine
 
 
-for _name in (
-    *("mine_batch_hard", "batch_all", "_batch_all_backward", "weighted_distances", "_weighted_distances_backward"),
-):
-    torch.library.register_vmap(f"fasttriplet::{_name}", _one_after_the_other(getattr(OPERATORS, _name)))
-torch.library.register_vmap("fasttriplet::mine_triplets", _one_after_the_other(_mined))
+for _engine in ("", PORTABLE):
+    for _name in (
+        *("mine_batch_hard", "batch_all", "_batch_all_backward", "weighted_distances", "_weighted_distances_backward"),
+        "mine_triplets",
+    ):
+        _operator = getattr(torch.ops.fasttriplet, _engine + _name)
+        if _name == "mine_triplets":
+            _operator = _not_semi_hard(_operator)
+        torch.library.register_vmap(f"fasttriplet::{_engine}{_name}", _one_after_the_other(_operator))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fasttriplet.check import DISTANCES
+from fasttriplet.engines import operator
 from fasttriplet.pair_distances import pair_distances
 
 
@@ -31,7 +32,7 @@ class BatchHardLoss(torch.autograd.Function):
         on_missing: int,
     ) -> Tensor:
         # Not setup_context: binding its arguments costs 20 us a call, as much as all the rest at small N.
-        loss, values, pairs = torch.ops.fasttriplet.batch_hard_loss(
+        loss, values, pairs = operator("batch_hard_loss", embeddings.device)(
             embeddings, labels, margin, distance, soft_margin, reduction, on_missing
         )
         ctx.save_for_backward(embeddings, values, pairs)
@@ -43,7 +44,8 @@ class BatchHardLoss(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _BatchHardLossBackward.apply(grad_loss, *ctx.saved_tensors, ctx.distance, ctx.soft_margin)
         else:  # 15 us less a call
-            gradient = torch.ops.fasttriplet._batch_hard_loss_backward(grad_loss, *ctx.saved_tensors, ctx.distance)
+            backward = operator("_batch_hard_loss_backward", grad_loss.device)
+            gradient = backward(grad_loss, *ctx.saved_tensors, ctx.distance)
         return gradient, None, None, None, None, None, None
 
 
@@ -60,7 +62,8 @@ class _BatchHardLossBackward(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(grad_loss, embeddings, values, pairs)
         ctx.distance, ctx.soft_margin = distance, soft_margin
-        return torch.ops.fasttriplet._batch_hard_loss_backward(grad_loss, embeddings, values, pairs, distance)
+        backward = operator("_batch_hard_loss_backward", grad_loss.device)
+        return backward(grad_loss, embeddings, values, pairs, distance)
 
     @staticmethod
     @once_differentiable

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fasttriplet.engines import operator
 from fasttriplet.pairing import poison_of
 
 
@@ -36,7 +37,7 @@ class BatchAllSums(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.uniform = uniform and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
         ctx.numbers, ctx.options = numbers, (distance, margin, soft_margin)
-        sums, counts, negative_counts, *gradients = torch.ops.fasttriplet.batch_all(
+        sums, counts, negative_counts, *gradients = operator("batch_all", embeddings.device)(
             embeddings, labels, ref_embeddings, pairing, numbers, *ctx.options, ctx.uniform
         )
         poison = poison_of(embeddings, labels, ref_embeddings, pairing, numbers)
@@ -53,7 +54,7 @@ class BatchAllSums(torch.autograd.Function):
             triplets, *gradients = gradients
             factor = factor * (grad[:1].sum() * triplets)  # the same number everywhere; 0 in an empty batch
         else:
-            gradients = torch.ops.fasttriplet._batch_all_backward(grad, *arguments, *ctx.options)
+            gradients = operator("_batch_all_backward", grad.device)(grad, *arguments, *ctx.options)
         return *_results("batch_all_triplet_loss", grad, arguments, factor, *gradients), *[None] * 6
 
 
@@ -70,7 +71,7 @@ class WeightedDistances(torch.autograd.Function):
         numbers: tuple[int, ...],
         distance: int,
     ) -> tuple[Tensor, Tensor]:
-        values = torch.ops.fasttriplet.weighted_distances(
+        values = operator("weighted_distances", embeddings.device)(
             embeddings, labels, ref_embeddings, pairing, numbers, distance
         )
         poison = poison_of(embeddings, labels, ref_embeddings, pairing, numbers)
@@ -82,7 +83,8 @@ class WeightedDistances(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         arguments, poison, (values,) = _saved(ctx)
-        gradients = torch.ops.fasttriplet._weighted_distances_backward(grad, *arguments, ctx.distance, values)
+        backward = operator("_weighted_distances_backward", grad.device)
+        gradients = backward(grad, *arguments, ctx.distance, values)
         return *_results("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 3
 
 

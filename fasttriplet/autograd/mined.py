@@ -9,9 +9,27 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS
+from fasttriplet.engines import miner_uses, operator, uses_of
 from fasttriplet.pair_distances import pair_distances
 from fasttriplet.pairing import poison_of
 from fasttriplet.reduction import Options, losses_of, reduced
+
+
+def mine(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    pairing: tuple[Tensor | None, ...],
+    numbers: tuple[int, ...],
+    distance: int,
+    *miner: int | float,
+) -> tuple[Tensor, Tensor]:
+    """The operator ``mine_triplets`` of the engine that serves the call; without a graph."""
+    batch, uses = (embeddings, labels, ref_embeddings, pairing, numbers), []
+    if embeddings.device.type == "cuda":  # else no kernel is particular
+        uses = uses_of(labels, ref_embeddings, pairing, numbers) + miner_uses(int(miner[0]))
+    distances, triplets = operator("mine_triplets", embeddings.device, uses)(*batch, distance, *miner)
+    return distances, triplets
 
 
 class MinedDistances(torch.autograd.Function):
@@ -28,10 +46,9 @@ class MinedDistances(torch.autograd.Function):
         distance: int,
         *miner: int | float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        distances, triplets = torch.ops.fasttriplet.mine_triplets(
-            embeddings, labels, ref_embeddings, pairing, numbers, distance, *miner
-        )
-        poison = poison_of(embeddings, labels, ref_embeddings, pairing, numbers)
+        batch = embeddings, labels, ref_embeddings, pairing, numbers
+        distances, triplets = mine(*batch, distance, *miner)
+        poison = poison_of(*batch)
         ctx.mark_non_differentiable(triplets, poison)
         ctx.save_for_backward(embeddings, ref_embeddings, distances, triplets, poison)
         ctx.distance, ctx.arguments = distance, 6 + len(miner)
@@ -44,7 +61,7 @@ class MinedDistances(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             gradient, ref_gradient = _MinedDistancesBackward.apply(*arguments)
         else:
-            gradient, ref_gradient = torch.ops.fasttriplet._triplet_distances_backward(*arguments)
+            gradient, ref_gradient = operator("_triplet_distances_backward", grad.device)(*arguments)
         # Where one row is not finite the whole gradient is NaN, also where nothing was chosen.
         ref_gradient = None if ref_embeddings is None else ref_gradient * poison
         return gradient * poison, None, ref_gradient, *[None] * (ctx.arguments - 3)
@@ -63,7 +80,7 @@ class _MinedDistancesBackward(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(grad, embeddings, ref_embeddings, triplets)
         ctx.distance = distance
-        gradients = torch.ops.fasttriplet._triplet_distances_backward(
+        gradients = operator("_triplet_distances_backward", grad.device)(
             grad, embeddings, ref_embeddings, distances, triplets, distance
         )
         return gradients[0], gradients[1]
@@ -100,7 +117,7 @@ class TripletLosses(torch.autograd.Function):
         reduction: int,
         on_missing: int,
     ) -> Tensor:
-        loss, slopes = torch.ops.fasttriplet.triplet_losses(
+        loss, slopes = operator("triplet_losses", distances.device)(
             distances, triplets, poison, margin, soft_margin, reduction, on_missing
         )
         ctx.save_for_backward(distances, triplets, poison, slopes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fasttriplet.check import DISTANCES
+from fasttriplet.engines import operator
 from fasttriplet.pair_distances import pair_distances
 
 
@@ -33,7 +34,7 @@ class TripletMargin(torch.autograd.Function):
         reduction: int,
     ) -> Tensor:
         # No setup_context, for speed: see fasttriplet.autograd.batch_hard.
-        loss, values = torch.ops.fasttriplet.triplet_margin_loss.default(
+        loss, values = operator("triplet_margin_loss", anchor.device)(
             anchor, positive, negative, weights, margin, distance, swap, soft_margin, mining_margin, reduction
         )
         ctx.save_for_backward(anchor, positive, negative, values)
@@ -94,7 +95,7 @@ def _gradients(
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, ...]:
     """Of anchor, positive and negative; None where it is not wanted."""
-    of_anchor, of_positive, of_negative = torch.ops.fasttriplet._triplet_margin_loss_backward.default(
+    of_anchor, of_positive, of_negative = operator("_triplet_margin_loss_backward", anchor.device)(
         grad_loss, anchor, positive, negative, values, distance, swap, *wanted
     )
     return (

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from fasttriplet import transforms
 from fasttriplet.arguments import Pairing
 from fasttriplet.check import DISTANCES
+from fasttriplet.engines import operator
 from fasttriplet.pairing import batch_of, poison_of
 
 #: Of fast-reid, against a division by 0. It is more than all negatives weigh where they are farther than about 14.
@@ -53,7 +54,7 @@ class _SoftMined(torch.autograd.Function):
         distance: int,
     ) -> Tensor:
         batch = embeddings, labels, references, pairing, numbers
-        values = _with_a_term_more(torch.ops.fasttriplet.weighted_distances(*batch, distance))
+        values = _with_a_term_more(operator("weighted_distances", embeddings.device)(*batch, distance))
         poison = poison_of(*batch)
         ctx.save_for_backward(embeddings, labels, values, poison)
         ctx.options = pairing, numbers, distance
@@ -64,7 +65,7 @@ class _SoftMined(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, labels, values, poison = ctx.saved_tensors
-        gradient, _ = torch.ops.fasttriplet._weighted_distances_backward(
+        gradient, _ = operator("_weighted_distances_backward", grad.device)(
             grad, embeddings, labels, None, *ctx.options, values
         )
         return gradient * poison, None, None, None, None, None

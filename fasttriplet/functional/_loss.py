@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet import transforms
-from fasttriplet.autograd import MinedDistances, TripletLosses
+from fasttriplet.autograd import MinedDistances, TripletLosses, mine
 from fasttriplet.check import (
     DISTANCES,
     MINERS,
@@ -50,7 +50,7 @@ def mined_distances(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, 
     if not transforms.active():
         return MinedDistances.apply(*arguments, distance, *miner)
     with torch.no_grad():
-        _, triplets = torch.ops.fasttriplet.mine_triplets(*arguments, distance, *miner)
+        _, triplets = mine(*arguments, distance, *miner)
     poison = poison_of(*arguments)
     rows = batch.embeddings, batch.ref_embeddings
     return transforms.distances_of_mined(*rows, triplets, poison, distance), triplets, poison
@@ -103,5 +103,5 @@ def refuse_missing(batch: Batch, complete: Tensor, poison: Tensor) -> None:
 @torch.no_grad()
 def mined_triplets(batch: Batch, miner: Miner, distance: int) -> Triplets:
     """What ``miner`` chooses, without a graph."""
-    distances, triplets = torch.ops.fasttriplet.mine_triplets(*batch.arguments, distance, *miner)
+    distances, triplets = mine(*batch.arguments, distance, *miner)
     return Triplets(*triplets.unbind(0), *distances.to(batch.embeddings.dtype).unbind(0))

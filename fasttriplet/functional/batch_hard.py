@@ -10,6 +10,7 @@ from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, Pairing, takes, told
 from fasttriplet.autograd import BatchHardLoss
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
+from fasttriplet.engines import operator
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import MinedTriplets
 from fasttriplet.pairing import checked_batch, widened
@@ -84,7 +85,7 @@ def batch_hard_triplet_loss(
     given = told("batch_hard_triplet_loss", arguments, LossArguments)
     check_tensors(embeddings, labels)
     if given or labels.dim() != 1 or transforms.active():
-        batch = checked_batch("batch_hard_triplet_loss with more than labels [N]", embeddings, labels, given)
+        batch = checked_batch(embeddings, labels, given)
         options = checked_options(margin, distance, soft_margin, reduction, on_missing)
         return loss_of_mined(batch, HARDEST, options)
     return BatchHardLoss.apply(
@@ -142,11 +143,11 @@ def mine_batch_hard(
     given = told("mine_batch_hard", pairing, Pairing)
     check_tensors(embeddings, labels)
     if given or labels.dim() != 1:
-        batch = checked_batch("mine_batch_hard with more than labels [N]", embeddings, labels, given)
+        batch = checked_batch(embeddings, labels, given)
         mined = mined_triplets(batch, HARDEST, check_choice("distance", distance, DISTANCES))
         return MinedTriplets(*mined[1:])
     wide = widened(embeddings)
-    distances, positives, negatives = torch.ops.fasttriplet.mine_batch_hard(
+    distances, positives, negatives = operator("mine_batch_hard", wide.device)(
         wide, labels, check_choice("distance", distance, DISTANCES)
     )
     positive_distances, negative_distances = distances.to(wide.dtype).unbind(0)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, takes
-from fasttriplet.autograd import BatchAllSums, WeightedDistances
+from fasttriplet.autograd import BatchAllSums, WeightedDistances, mine
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, refuse_missing
 from fasttriplet.pairing import Batch, batch_of, poison_of
 from fasttriplet.reduction import Losses, Options, losses_of, reduced
@@ -182,5 +182,5 @@ def _result(
 @torch.no_grad()
 def _stats(batch: Batch, losses: Losses, poison: Tensor, distance: int, negative_counts: Tensor | None) -> TripletStats:
     """No pair is chosen: the farthest positives and nearest negatives are mined for the statistics."""
-    distances, triplets = torch.ops.fasttriplet.mine_triplets(*batch.arguments, distance, *HARDEST)
+    distances, triplets = mine(*batch.arguments, distance, *HARDEST)
     return stats_of(batch, distances, triplets, poison, losses.counted, losses.active, distance, negative_counts)

@@ -1,0 +1,293 @@
+"""The miners by the portable engine: chunks of anchors against all candidates, in memory O(N * D) and that of a chunk.
+
+Each waits for the device once for where classes lie, and in each chunk for how many pairs are left to be scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fasttriplet.check import MINERS, OTHERWISE
+from fasttriplet.portable.pairs import Chunk, Pairs
+from fasttriplet.portable.picks import Found, Pick, Picker, smallest
+from fasttriplet.portable.rows import Frame, frame_of
+from fasttriplet.portable.screen import NONE, Level, level_of
+from fasttriplet.portable.windows import SortedKeys
+
+#: So many candidates an anchor on average cost more to score than finer keys to multiply.
+_MANY = 16
+
+#: Keys beyond the k-th that are sorted with them, for what may be as near.
+_MORE = 8
+
+
+class Options(NamedTuple):
+    """As the operator takes them."""
+
+    miner: str
+    otherwise: str
+    within_margin: bool
+    margin: float
+    k: int
+    kth_only: bool
+    skip_fraction: float
+
+    @classmethod
+    def of_codes(cls, miner: int, otherwise: int, *others: Any) -> Options:
+        return cls(MINERS[miner], OTHERWISE[otherwise], *others)
+
+
+class Batch:
+    """What mining knows of a batch: its pairs, and its keys at either level."""
+
+    def __init__(self, pairs: Pairs, distance: int) -> None:
+        self.pairs, self.distance = pairs, distance
+        self.frame: Frame = frame_of(pairs.rows, pairs.candidates)
+        self.picker = Picker(pairs, distance)
+        self._buffer: dict[bool, Tensor] = {}
+
+    def _level(self, coarse: bool) -> Level:
+        pairs = self.pairs
+        return level_of(self.frame, pairs.rows, pairs.candidates, pairs.usable, self.distance, coarse)
+
+    @cached_property
+    def coarse(self) -> Level:
+        return self._level(True)
+
+    @cached_property
+    def fine(self) -> Level:
+        return self._level(False)
+
+    def keys(self, level: Level, chunk: Chunk) -> Tensor:
+        """[C, M] lower bounds, in memory that the next chunk writes over."""
+        coarse = level.candidates.matrix.dtype == torch.float32
+        buffer = self._buffer.get(coarse)
+        if buffer is None:  # the first chunk is the longest
+            shape = chunk.anchors.stop - chunk.anchors.start, len(level.candidates.matrix)
+            buffer = self._buffer[coarse] = level.candidates.matrix.new_empty(shape)
+        return level.lower(chunk.anchors, buffer)
+
+
+def farthest_positive(level: Level, chunk: Chunk, lower: Tensor, positive: Tensor) -> Found:
+    """All that may be, of keys [C, M] before those of what is no negative are left out."""
+    upper = level.upper(chunk.anchors, lower[:, chunk.block], chunk.block)
+    return smallest(torch.where(positive, -upper, NONE), level, chunk.anchors, chunk.block.start)
+
+
+def nearest_positive(level: Level, chunk: Chunk, lower: Tensor, positive: Tensor) -> Found:
+    return smallest(torch.where(positive, lower[:, chunk.block], NONE), level, chunk.anchors, chunk.block.start)
+
+
+Candidates = Callable[[Level, Chunk, Tensor, Tensor], Found]
+
+
+def extremes(batch: Batch, positives: Candidates, sign: int) -> Iterator[tuple[Chunk, Pick, Pick]]:
+    """Of each chunk a positive of every anchor, ``sign`` -1 the farthest of ``positives``, and its nearest negative.
+
+    Coarse keys do for nearly every batch. Where they leave many candidates, finer ones take over to the end.
+    """
+    pairs, fine = batch.pairs, False
+    for chunk in pairs.chunks():
+        positive = pairs.positive(chunk)
+        for level in (batch.fine,) if fine else (batch.coarse, None):
+            if level is None:
+                level, fine = batch.fine, True
+            lower = batch.keys(level, chunk)
+            to_positive = positives(level, chunk, lower, positive)
+            pairs.leave_negatives(chunk, lower, NONE)
+            to_negative = smallest(lower, level, chunk.anchors, 0)
+            if len(to_positive.rows) + len(to_negative.rows) <= 2 * _MANY * len(lower):
+                break
+        yield (
+            chunk,
+            batch.picker.best(chunk.anchors, to_positive, sign),
+            batch.picker.best(chunk.anchors, to_negative, 1),
+        )
+
+
+def farthest_negative(batch: Batch, chunk: Chunk, lower: Tensor) -> Pick:
+    """Of every anchor, of fine keys of negatives alone."""
+    everyone = slice(0, lower.shape[1])
+    upper = batch.fine.upper(chunk.anchors, lower, everyone)
+    keys = torch.where(lower < NONE / 2, -upper, NONE)
+    return batch.picker.best(chunk.anchors, smallest(keys, batch.fine, chunk.anchors, 0), -1)
+
+
+def nearest_beyond(batch: Batch, chunk: Chunk, lower: Tensor, thresholds: Tensor, options: Options) -> Pick:
+    """[C * P] for each of ``thresholds`` [C, P] the nearest negative above it, within the margin where that is asked
+    for; else the farthest, or none. NaN asks for nothing."""
+    keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, None)
+    questions, found = keys.found(*keys.beyond(thresholds))
+    scores = batch.picker.scores(chunk.anchors, found)
+    limits, some = thresholds.flatten(), (scores > thresholds.flatten()[questions]).nonzero().squeeze(1)
+    columns, scores, questions = found.columns[some], scores[some], questions[some]
+    pick = batch.picker.pick(questions, thresholds.numel(), columns, scores, 1)
+    if options.within_margin:
+        inside = (pick.scores < limits + options.margin) | limits.isneginf()
+        pick = Pick(torch.where(inside, pick.columns, -1), torch.where(inside, pick.scores, torch.nan))
+    missing = (pick.columns < 0) & ~limits.isnan()
+    if options.otherwise == "skip" or not missing.any():
+        return pick
+    rows = torch.arange(len(thresholds), device=limits.device).repeat_interleave(thresholds.shape[1])
+    other = Pick(*(each[rows] for each in farthest_negative(batch, chunk, lower)))
+    return Pick(*(torch.where(missing, *both) for both in zip(other, pick, strict=True)))
+
+
+class Mined(NamedTuple):
+    """Triplets, of places and columns."""
+
+    anchors: Tensor  # [T]
+    positives: Pick
+    negatives: Pick
+
+
+def _range(chunk: Chunk, pairs: Pairs) -> Tensor:
+    return torch.arange(chunk.anchors.start, chunk.anchors.stop, device=pairs.order.device)
+
+
+def hardest(batch: Batch, options: Options) -> Iterator[Mined]:
+    """Batch-hard, and easy positives with the nearest negative."""
+    easy = options.miner == "easy_positive"
+    which = (nearest_positive, 1) if easy else (farthest_positive, -1)
+    for chunk, positives, negatives in extremes(batch, *which):
+        yield Mined(_range(chunk, batch.pairs), positives, negatives)
+
+
+def easy_semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
+    """The nearest positive, and the nearest negative beyond it; every one is beyond a positive that is missing."""
+    pairs = batch.pairs
+    for chunk in pairs.chunks():
+        lower = batch.keys(batch.fine, chunk)
+        found = nearest_positive(batch.fine, chunk, lower, pairs.positive(chunk))
+        positives = batch.picker.best(chunk.anchors, found, 1)
+        pairs.leave_negatives(chunk, lower, NONE)
+        thresholds = torch.where(positives.columns < 0, -torch.inf, positives.scores)[:, None]
+        yield Mined(_range(chunk, pairs), positives, nearest_beyond(batch, chunk, lower, thresholds, options))
+
+
+def semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
+    """Every positive pair, with the nearest negative beyond the positive."""
+    pairs = batch.pairs
+    for chunk in pairs.chunks():
+        lower = batch.keys(batch.fine, chunk)
+        listed = positive_pairs(batch, chunk)
+        pairs.leave_negatives(chunk, lower, NONE)
+        picks = nearest_beyond(batch, chunk, lower, listed.in_slots(torch.nan), options)
+        at = listed.rows * listed.slots + listed.slot
+        yield Mined(listed.rows + chunk.anchors.start, Pick(listed.columns, listed.scores), Pick(*(e[at] for e in picks)))
+
+
+class PositivePairs(NamedTuple):
+    """All of a chunk, by anchor and then by candidate."""
+
+    rows: Tensor  # [Q] of the chunk
+    columns: Tensor  # [Q]
+    scores: Tensor  # [Q]
+    slot: Tensor  # [Q] the how manieth of its anchor
+    slots: int  # the most that an anchor has
+    anchors: int  # of the chunk
+
+    def in_slots(self, fill: float) -> Tensor:
+        """[C, slots] scores."""
+        table = self.scores.new_full((self.anchors, self.slots), fill)
+        table[self.rows, self.slot] = self.scores
+        return table
+
+
+def positive_pairs(batch: Batch, chunk: Chunk) -> PositivePairs:
+    found = batch.pairs.positive(chunk).nonzero()
+    rows, columns = found[:, 0], found[:, 1] + chunk.block.start
+    count = chunk.anchors.stop - chunk.anchors.start
+    many = torch.bincount(rows, minlength=count)
+    slot = torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[rows]
+    scores = batch.picker.scores(chunk.anchors, Found(rows, columns))
+    return PositivePairs(rows, columns, scores, slot, int(many.amax()) if count else 0, count)
+
+
+def k_hardest(batch: Batch, options: Options) -> Iterator[Mined]:
+    """The farthest positive with each of k negatives, from a rank on, or with the last of those alone."""
+    pairs, k = batch.pairs, options.k
+    for chunk in pairs.chunks():
+        lower = batch.keys(batch.fine, chunk)
+        found = farthest_positive(batch.fine, chunk, lower, pairs.positive(chunk))
+        positives = batch.picker.best(chunk.anchors, found, -1)
+        pairs.leave_negatives(chunk, lower, NONE)
+        c = len(lower)
+        first = lower.new_zeros((c, 1), dtype=torch.long)
+        if options.skip_fraction:
+            first = (options.skip_fraction * pairs.negatives(chunk).double()).floor().long()[:, None]
+        negatives = _ranked(batch, chunk, lower, first, k, bool(options.skip_fraction))
+        if options.kth_only:
+            negatives = Pick(*(each[:, -1:] for each in negatives))
+        width = negatives.columns.shape[1]
+        yield Mined(
+            _range(chunk, pairs).repeat_interleave(width),
+            Pick(*(each.repeat_interleave(width) for each in positives)),
+            Pick(*(each.flatten() for each in negatives)),
+        )
+
+
+def _ranked(batch: Batch, chunk: Chunk, lower: Tensor, first: Tensor, count: int, amid: bool) -> Pick:
+    """[C, count] the negatives of ranks from ``first`` [C, 1] on."""
+    count_there = min(count, max(1, lower.shape[1]))
+    prefix = None if amid else count_there + _MORE
+    keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, prefix)
+    begin, end = keys.ranks(first, count_there)
+    if not keys.whole and not keys.reaches(end):
+        keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, None)
+        begin, end = keys.ranks(first, count_there)
+    rows, found = keys.found(begin, end)
+    scores, indices = batch.picker.scores(chunk.anchors, found), batch.pairs.columns[found.columns]
+    order = indices.argsort(stable=True)
+    order = order[scores[order].argsort(stable=True)]
+    order = order[rows[order].argsort(stable=True)]
+    rows, columns, scores = rows[order], found.columns[order], scores[order]
+    many = torch.bincount(rows, minlength=len(lower))
+    rank = begin[rows, 0] + torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[rows]
+    at = rank - first[rows, 0]
+    table = Pick(rows.new_full((len(lower), count), -1), scores.new_full((len(lower), count), torch.nan))
+    inside = ((at >= 0) & (at < count)).nonzero().squeeze(1)
+    for filled, values in zip(table, (columns, scores), strict=True):
+        filled[rows[inside], at[inside]] = values[inside]
+    return table
+
+
+_MINERS: dict[str, Callable[[Batch, Options], Iterator[Mined]]] = {
+    "batch_hard": hardest,
+    "semi_hard": semi_hard,
+    "easy_positive": hardest,
+    "easy_positive_semi_hard": easy_semi_hard,
+    "k_hardest": k_hardest,
+}
+
+
+def mine_triplets(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    pairing: Sequence[Tensor | None],
+    numbers: Sequence[int],
+    distance: int,
+    options: Options,
+) -> tuple[Tensor, Tensor]:
+    """The operator: distances [2, T] and triplets [3, T], by anchor."""
+    pairs = Pairs(embeddings, labels, ref_embeddings, pairing, numbers, distance)
+    found = list(_MINERS[options.miner](Batch(pairs, distance), options))
+    anchors = torch.cat([pairs.order[mined.anchors] for mined in found])
+    picks = [[mined.positives for mined in found], [mined.negatives for mined in found]]
+    order = anchors.argsort(stable=True)
+    indices = [candidates_of(pairs, torch.cat([pick.columns for pick in side])) for side in picks]
+    distances = torch.stack([torch.cat([pick.scores for pick in side]) for side in picks])
+    distances = torch.where(pairs.finite, distances, torch.nan)
+    return distances[:, order], torch.stack([anchors, *indices])[:, order]
+
+
+def candidates_of(pairs: Pairs, columns: Tensor) -> Tensor:
+    """Indices of candidates by their columns, -1 where there is none."""
+    padded = torch.nn.functional.pad(pairs.columns, (0, 1), value=-1)
+    return padded[columns]  # -1 is the last

@@ -1,0 +1,140 @@
+"""Rows as the portable engine takes them: which are finite, their normalising factors, and a centre and a scale for all.
+
+What preparing means, and why it changes no answer, is in ``csrc/core/prepare.h``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fasttriplet.check import DISTANCES
+from fasttriplet.portable.exact import root, square_sum
+
+#: Rows whose medians make a centre.
+_SAMPLES = 9
+
+#: Entries of rows in float64 at a time, beside what is kept.
+_PIECE = 2**20
+
+
+class Rows(NamedTuple):
+    """Rows [N, D] as they are given."""
+
+    values: Tensor  # [N, D] float32 or float64
+    finite: Tensor  # [N] bool
+    factors: Tensor | None  # [N] float64, 1 / |x|, 0 of a zero row; by cosine alone
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+
+class Frame(NamedTuple):
+    """What is common to all rows that are multiplied with each other."""
+
+    centre: Tensor  # [D] float64, of normalised rows by cosine
+    scale: Tensor  # [] float64, a power of two, or 0 where no screen can be trusted
+
+    def centre_norm(self) -> Tensor:
+        """[] of the scaled centre."""
+        return (self.centre * self.scale).square().sum().sqrt()
+
+    def prepared(self, rows: Rows, some: slice) -> Tensor:
+        """Rows less the centre and scaled, float64; those that are not finite are zero."""
+        values = rows.values[some].double()
+        if rows.factors is not None:
+            values = values * rows.factors[some, None]
+        values = (values - self.centre).mul_(self.scale)
+        return torch.where(rows.finite[some, None], values, 0)
+
+
+def pieces(n: int, d: int) -> list[slice]:
+    """Of ``n`` rows of ``d`` entries, as many at a time as float64 copies are made of."""
+    step = max(1, _PIECE // max(1, d))
+    return [slice(first, min(first + step, n)) for first in range(0, n, step)]
+
+
+def finite_rows(values: Tensor) -> Tensor:
+    """[N] bool; by both extremes, through which NaN goes, many times as fast as by every entry."""
+    if values.shape[1] == 0:
+        return values.new_ones(len(values), dtype=torch.bool)
+    return (values.amax(1) < torch.inf) & (values.amin(1) > -torch.inf)
+
+
+def survey(values: Tensor, distance: int) -> Rows:
+    """What must be known of rows [N, D] before they are compared."""
+    values = values.contiguous()
+    finite = finite_rows(values)
+    if DISTANCES[distance] != "cosine":
+        return Rows(values, finite, None)
+    factors = [_normalising_factors(values[some], finite[some]) for some in pieces(*values.shape)]
+    return Rows(values, finite, torch.cat(factors) if factors else values.new_zeros(0, dtype=torch.float64))
+
+
+def _normalising_factors(values: Tensor, finite: Tensor) -> Tensor:
+    """1 / |x|, or 0 where |x| is below the smallest normal number; where squares leave float64 of scaled rows."""
+    rows = torch.where(finite[:, None], values, 0).double()
+    largest = torch.nn.functional.pad(rows.abs(), (1, 0)).amax(1)  # a zero more, for D = 0
+    factors = root(square_sum(rows)).reciprocal()
+    factors = torch.where(largest > 0, factors, 0)
+    if values.dtype != torch.float64:
+        return factors
+    exponent = torch.frexp(largest).exponent - 1
+    norm = root(square_sum(scaled(rows, -exponent[:, None])))
+    of_scaled = scaled(norm.reciprocal(), -exponent)
+    tiny = scaled(norm, exponent) < torch.finfo(torch.float64).tiny
+    of_scaled = torch.where(tiny | (largest == 0), 0, of_scaled)
+    return torch.where((largest > 1e-140) & (largest < 1e140), factors, of_scaled)
+
+
+def scaled(values: Tensor, exponent: Tensor) -> Tensor:
+    """``values`` float64 times 2^exponent, of exponents down to -1100 and up to 1100: in two steps, each in range."""
+    half = torch.div(exponent, 2, rounding_mode="floor")
+    return values * _power_of_two(half) * _power_of_two(exponent - half)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Exactly, by its bits; ``torch.ldexp`` goes through float32."""
+    return (exponent.long() + 1023 << 52).view(torch.float64)
+
+
+def frame_of(rows: Rows, candidates: Rows) -> Frame:
+    """Of the batch and the references, which may be the same."""
+    both = [rows] if candidates is rows else [rows, candidates]
+    samples = torch.cat([_samples(each, _SAMPLES if len(both) == 1 else 3 * (2 - at)) for at, each in enumerate(both)])
+    centre = _centre_of(samples) if len(samples) == _SAMPLES else samples.new_zeros(samples.shape[1])
+    largest = torch.stack([_largest(each) for each in both]).amax() + torch.nn.functional.pad(centre.abs(), (1, 0)).amax()
+    usable = (largest >= 2.0**-400) & (largest <= 2.0**400)
+    scale = _power_of_two(-torch.frexp(torch.where(usable, largest, 1)).exponent)
+    return Frame(centre, torch.where(usable, scale, torch.where(largest == 0, 1.0, 0.0)))
+
+
+def _samples(rows: Rows, count: int) -> Tensor:
+    """[count, D] float64 evenly spread rows; a row that is not finite is zero."""
+    n = len(rows)
+    if n == 0:
+        return rows.values.new_zeros((0, rows.values.shape[1]), dtype=torch.float64)
+    at = (2 * torch.arange(count, device=rows.values.device) + 1) * n // (2 * count)
+    values = rows.values[at].double()
+    if rows.factors is not None:
+        values = values * rows.factors[at, None]
+    return torch.where(rows.finite[at, None], values, 0)
+
+
+def _centre_of(samples: Tensor) -> Tensor:
+    """[D], entry by entry the median of three medians of three; zero where that does not halve most norms."""
+    centre = samples.view(3, 3, -1).median(1).values.median(0).values
+    halved = (samples - centre).square().sum(1) <= samples.square().sum(1) / 4
+    return torch.where(2 * halved.sum() >= _SAMPLES, centre, 0)
+
+
+def _largest(rows: Rows) -> Tensor:
+    """[] float64: the largest magnitude of an entry."""
+    if rows.values.numel() == 0:
+        return rows.values.new_zeros((), dtype=torch.float64)
+    largest = torch.maximum(rows.values.amax(1), -rows.values.amin(1)).double()
+    if rows.factors is not None:
+        largest = largest * rows.factors
+    return torch.where(rows.finite, largest, 0).amax()
