@@ -1,4 +1,4 @@
-"""Random affine changes of a batch, on tensors: the same generator state gives the same batch on any machine."""
+"""Random affine changes of a batch, on tensors: the same generator state gives the same changes on any device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from examples.resnet50.transfer import to_device
 
 _ROTATION = math.radians(20)
 _SCALING = 0.25
@@ -18,7 +20,7 @@ def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tens
 
     The border repeats outwards, so an image with a bright background gets no dark corners.
     """
-    n = len(images)
+    n = len(images)  # what is random is drawn on the CPU, whose generator it is
 
     def uniform(limit: float) -> Tensor:  # [N] in -limit..limit
         return (torch.rand(n, generator=generator) * 2 - 1) * limit
@@ -32,5 +34,5 @@ def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tens
     matrix[:, 1, 1] = angle.cos() * scale
     matrix[:, 0, 2] = uniform(2 * _SHIFT)  # grid_sample's width is 2, from -1 to 1
     matrix[:, 1, 2] = uniform(2 * _SHIFT)
-    grid = torch.nn.functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    grid = torch.nn.functional.affine_grid(to_device(matrix, images.device), list(images.shape), align_corners=False)
     return torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
