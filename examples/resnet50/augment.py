@@ -15,6 +15,14 @@ _SHEAR = 0.15
 _SHIFT = 0.15  # of the width
 
 
+def augmenting_device(device: torch.device) -> torch.device:
+    """Where images for ``device`` are augmented: there, but on the CPU for MPS.
+
+    Before PyTorch 2.13 MPS cannot repeat the border, and it shares the CPU's memory: the copy of floats is cheap.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tensor:
     """Rotated, scaled, sheared and shifted copies of ``images`` [N, C, S, S]; half of them mirrored if ``mirror``.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from examples.resnet50.agreement import check, compare, held_steps
-from examples.resnet50.augment import augment
+from examples.resnet50.augment import augment, augmenting_device
 from examples.resnet50.checkpoint import save_checkpoint
 from examples.resnet50.datasets import Split
 from examples.resnet50.divergence import check_finite
@@ -89,9 +89,7 @@ class Trainer:
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N, C, S, S] and labels [N] on the device."""
         indices = self.sampler.next_batch()
-        # MPS samples no grid beyond the border before PyTorch 2.13, so images for it are changed on the CPU.
-        place = torch.device("cpu") if self.device.type == "mps" else self.device
-        images = self.split.train.images(indices, place)
+        images = self.split.train.images(indices, augmenting_device(self.device))
         if not self.options.no_augment:
             images = augment(images, self.generator, mirror=self.split.mirrored)
         return images.to(self.device), to_device(self.split.train.labels[indices], self.device)
