@@ -85,7 +85,7 @@ def _progress_line(row: Row, total: int) -> str:
             f"{row['copies_gradient_norm_difference']:.0e}; on the same embeddings: loss "
             f"{row['same_embeddings_loss_difference']:.0e}, gradient {row['same_embeddings_gradient_difference']:.0e}"
         )
-    return f"{line}  {row['images_per_second']:.0f} images/s"
+    return f"{line}  {row['images_per_second']:.1f} images/s"
 
 
 def _train(trainer: Trainer, record: Record, checkpoint: Path, interrupt: Interrupt) -> None:
@@ -102,7 +102,7 @@ def _train(trainer: Trainer, record: Record, checkpoint: Path, interrupt: Interr
         def on_row(row: Row) -> None:
             record.add(row)
             loss, active = row[f"loss_{name}"], row[f"active_{name}"]
-            bar.set_postfix_str(f"loss {loss:.4f}, active {active:.0%}, {row['images_per_second']:.0f} images/s")
+            bar.set_postfix_str(f"loss {loss:.4f}, active {active:.0%}, {row['images_per_second']:.1f} images/s")
             step = int(row["step"])
             if step % every == 0 or step in (first, total):
                 tqdm.write(_progress_line(row, total), file=sys.stdout)
