@@ -3,12 +3,16 @@
 The map; an arrow is "imports"::
 
     train -> options, trainer, plots
-    trainer -> datasets, sampler, augment, learner, agreement, evaluate, record, checkpoint
-    learner -> model, schedule, losses
+    trainer -> datasets, sampler, augment, learner, telemetry, agreement, divergence, evaluate, record, checkpoint
+    learner -> model, schedule, losses, precision
+    datasets, augment, evaluate -> transfer
+    train, precision, agreement, metrics -> device
 
 - :mod:`~examples.resnet50.train`: the command: prints, exit codes, Ctrl-C.
 - :mod:`~examples.resnet50.trainer`: the loop over steps, one learner or two on the same batches.
 - :mod:`~examples.resnet50.learner`: one network with its optimiser and its loss.
+- :mod:`~examples.resnet50.device`: which device ``--device`` means, and where float64 is computed.
+- :mod:`~examples.resnet50.telemetry`: what steps measured, read from the device for ten of them at once.
 - :mod:`~examples.resnet50.agreement`: how far the fused and the reference loss may part, and why.
 - :mod:`~examples.resnet50.datasets`: one file per data set, each giving training and test images.
 - :mod:`~examples.resnet50.metrics`: recall@k and mAP@R of a retrieval, exactly.

@@ -1,4 +1,4 @@
-"""Random affine changes of a batch, on tensors: the same generator state gives the same batch on any machine."""
+"""Random affine changes of a batch, on tensors: the same generator state gives the same changes on any device."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ import math
 import torch
 from torch import Tensor
 
+from examples.resnet50.transfer import to_device
+
 _ROTATION = math.radians(20)
 _SCALING = 0.25
 _SHEAR = 0.15
 _SHIFT = 0.15  # of the width
+
+
+def augmenting_device(device: torch.device) -> torch.device:
+    """Where images for ``device`` are augmented: there, but on the CPU for MPS.
+
+    Before PyTorch 2.13 MPS cannot repeat the border, and it shares the CPU's memory: the copy of floats is cheap.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tensor:
@@ -18,7 +28,7 @@ def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tens
 
     The border repeats outwards, so an image with a bright background gets no dark corners.
     """
-    n = len(images)
+    n = len(images)  # what is random is drawn on the CPU, whose generator it is
 
     def uniform(limit: float) -> Tensor:  # [N] in -limit..limit
         return (torch.rand(n, generator=generator) * 2 - 1) * limit
@@ -32,5 +42,5 @@ def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tens
     matrix[:, 1, 1] = angle.cos() * scale
     matrix[:, 0, 2] = uniform(2 * _SHIFT)  # grid_sample's width is 2, from -1 to 1
     matrix[:, 1, 2] = uniform(2 * _SHIFT)
-    grid = torch.nn.functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    grid = torch.nn.functional.affine_grid(to_device(matrix, images.device), list(images.shape), align_corners=False)
     return torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

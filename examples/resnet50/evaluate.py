@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from examples.resnet50.datasets import ImageSet
 from examples.resnet50.metrics import RetrievalMetrics, retrieval_metrics
 from examples.resnet50.model import EmbeddingNet
+from examples.resnet50.transfer import to_device
 
 _BATCH = 128
 _CALIBRATION_BATCH, _CALIBRATION_BATCHES = 64, 8
@@ -19,7 +20,7 @@ _CALIBRATION_BATCH, _CALIBRATION_BATCHES = 64, 8
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Embeddings [M, D] of the test images and how well they retrieve."""
+    """Embeddings [M, D] of the test images, on the CPU for the pictures, and how well they retrieve."""
 
     embeddings: Tensor
     metrics: RetrievalMetrics
@@ -48,7 +49,7 @@ def calibrated(model: EmbeddingNet, train: ImageSet) -> Iterator[None]:
         model.train()
         for indices in batches:
             if len(indices) > 1:  # the variance of one image does not exist
-                model(train.images(indices))
+                model(train.images(indices, model.device))
         model.eval()
         yield
     finally:
@@ -61,23 +62,27 @@ def calibrated(model: EmbeddingNet, train: ImageSet) -> Iterator[None]:
 
 @torch.no_grad()
 def embed(model: EmbeddingNet, images: ImageSet) -> Tensor:
-    """[M, D] embeddings of all ``images``."""
-    return torch.cat([model(images.images(slice(start, start + _BATCH))) for start in range(0, len(images), _BATCH)])
+    """[M, D] embeddings of all ``images``, on the device of ``model``."""
+    blocks = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
+    return torch.cat([model(images.images(block, model.device)) for block in blocks])
 
 
 @torch.no_grad()
 def evaluate(model: EmbeddingNet, train: ImageSet, test: ImageSet) -> Evaluation:
-    """Embeds ``test`` and lets each image query the others."""
+    """Embeds ``test`` and lets each image query the others, on the device of ``model``."""
     with calibrated(model, train):
         embeddings = embed(model, test)
-    return Evaluation(embeddings, retrieval_metrics(embeddings, test.labels))
+    return Evaluation(embeddings.cpu(), retrieval_metrics(embeddings, to_device(test.labels, model.device)))
 
 
-def pixel_metrics(images: ImageSet) -> RetrievalMetrics:
-    """Retrieval by the images themselves, at 16 x 16: what no network is needed for. On the digits that is much."""
+def pixel_metrics(images: ImageSet, device: torch.device) -> RetrievalMetrics:
+    """Retrieval by the images themselves, at 16 x 16: what no network is needed for. On the digits that is much.
+
+    They are scaled down on the CPU, since MPS divides no size that is not a multiple of 16.
+    """
     blocks = torch.arange(len(images)).split(512)
     small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(images.images(block), 16) for block in blocks])
-    return retrieval_metrics(small.flatten(1), images.labels)
+    return retrieval_metrics(to_device(small.flatten(1), device), to_device(images.labels, device))
 
 
 def bounded(images: ImageSet, limit: int) -> ImageSet:

@@ -8,19 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from examples.resnet50.losses import LossFunction
 from examples.resnet50.model import EmbeddingNet
+from examples.resnet50.precision import autocast, grad_scaler
 from examples.resnet50.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step computed, before the parameters moved."""
+    """What one step computed, before the parameters moved; scalars in float32, still on the device."""
 
-    loss: float
-    gradient_norm: float  # over all trained parameters
-    active: float  # share of anchors whose negative is not yet far enough: loss > 0, soft margin: d_ap > d_an
+    loss: Tensor
+    gradient_norm: Tensor  # over all trained parameters
+    active: Tensor  # share of anchors whose negative is not yet far enough: loss > 0, soft margin: d_ap > d_an
+    skipped: Tensor  # steps so far that overflowed and moved nothing
     embeddings: Tensor  # [N, D] detached
     embedding_gradient: Tensor  # [N, D]
 
@@ -29,15 +32,28 @@ class Learner:
     """Trains ``model`` with ``loss`` by Adam; ``name`` is what reports call it."""
 
     def __init__(
-        self, name: str, model: EmbeddingNet, loss: LossFunction, schedule: Schedule, *, amp: bool, soft_margin: bool
+        self,
+        name: str,
+        model: EmbeddingNet,
+        loss: LossFunction,
+        schedule: Schedule,
+        *,
+        precision: str,
+        soft_margin: bool,
+        compiled: bool = False,
     ):
         self.name = name
         self.model = model
         self.loss = loss
         self.schedule = schedule
-        self.amp = amp
+        self.precision = precision
         self.threshold = math.log(2) if soft_margin else 0.0
+        # Beside the model, for training alone: its state keeps its names, and evaluation, whose last batch has another
+        # size, compiles nothing anew.
+        self._network = torch.compile(model) if compiled else model
+        # fused: the decision to skip a step that overflowed is then the device's; else the CPU would wait to make it.
         self.optimizer = torch.optim.Adam(model.parameters(), lr=schedule.lr, fused=True)
+        self.scaler = grad_scaler(precision, model.device)
 
     def _prepare(self, step: int) -> None:
         """A resting body has no gradients (Adam then skips it) and keeps its batch-norm statistics."""
@@ -52,26 +68,39 @@ class Learner:
         """One step on images [N, C, S, S] and labels [N]."""
         self._prepare(step)
         self.optimizer.zero_grad(set_to_none=True)
-        # bfloat16 keeps the exponent range of float32, so autocast needs no loss scaling.
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.amp):
-            embeddings = self.model(images)
+        with autocast(self.precision, self.model.device):
+            embeddings = self._network(images)
         embeddings.retain_grad()
         loss = self.loss(embeddings, labels)
-        loss.backward()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        assert embeddings.grad is not None
+        embedding_gradient = embeddings.grad / self.scaler.scale(torch.ones_like(loss))  # a power of two: exact
+        self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         with torch.no_grad():
             per_anchor = self.loss(embeddings.detach(), labels, reduction="none")
-        active = (per_anchor > self.threshold).float().mean().item()
-        assert embeddings.grad is not None
-        return StepResult(loss.item(), norm.item(), active, embeddings.detach(), embeddings.grad)
+        active = (per_anchor > self.threshold).float().mean()
+        return StepResult(
+            loss.detach(), norm, active, step - self._steps_taken(), embeddings.detach(), embedding_gradient
+        )
+
+    def _steps_taken(self) -> Tensor:
+        """Adam's own count, which a skipped step leaves as it is; the last parameter, the head's, is always trained."""
+        *_, last = self.model.parameters()
+        return self.optimizer.state[last]["step"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Network and optimiser."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Network, optimiser and scale of the loss."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse of :meth:`state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])

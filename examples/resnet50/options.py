@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from examples.resnet50.errors import UserError
+from examples.resnet50.precision import PRECISIONS
 
 DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")
 #: Filled in where an option is not given; ``steps`` stands where neither --steps nor --epochs is.
@@ -18,7 +19,10 @@ DATA_DEFAULTS: dict[str, dict[str, int]] = {
     "folder": {"image_size": 128, "classes_per_batch": 8, "samples_per_class": 4, "steps": 500},
 }
 #: What --resume may change; all else is taken from the checkpoint, or the run would not be the same one.
-CHANGEABLE = ("root", "steps", "epochs", "name", "out", "overwrite", "threads", "save_every", "resume")
+CHANGEABLE = (
+    *("root", "steps", "epochs", "name", "out", "overwrite", "threads", "save_every", "resume"),
+    *("device", "compile"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Options:
     lr: float
     fine_tune_lr: float | None
     schedule: str
-    amp: bool
+    device: str
+    precision: str
+    compile: bool
     seed: int
     threads: int | None
     name: str | None
@@ -148,9 +154,28 @@ def build_parser() -> argparse.ArgumentParser:
         default="cosine",
         help="of the rate (default: cosine)",
     )
-    add("--amp", action="store_true", help="run the network under bfloat16 autocast")
     add("--seed", type=_int_from(0), default=0, metavar="N", help="of weights, batches and augmentation (default: 0)")
     add("--threads", type=_int_from(1), metavar="N", help="PyTorch's threads (default: PyTorch's choice)")
+
+    add = parser.add_argument_group("device").add_argument
+    add(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda|mps|xpu",
+        help="where to train and evaluate, one of several as cuda:1 (default: auto, the best there is)",
+    )
+    add(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        default="float32",
+        help="of the network, by autocast; float16 scales the loss and skips steps that overflow (default: float32)",
+    )
+    add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="torch.compile the network for training: a slow first step, then faster ones",
+    )
 
     add = parser.add_argument_group("output").add_argument
     add("--name", metavar="NAME", help="results go to OUT/NAME (default: DATA-LOSS, numbered if that is taken)")
@@ -166,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--resume",
         metavar="CHECKPOINT",
-        help="continue exactly; only --steps, --epochs and places may be given with it",
+        help="continue exactly; only --steps, --epochs, --device, --compile and places may be given with it",
     )
     return parser
 

@@ -1,6 +1,7 @@
 """The command ``python -m examples.resnet50.train``: reads options, trains, reports, and turns trouble into exit codes.
 
-0: trained to the end. 1: fused and reference parted. 2: a wrong option or file. 130: Ctrl-C, checkpoint saved.
+0: trained to the end. 1: fused and reference parted, or a loss is not finite. 2: a wrong option or file. 130: Ctrl-C,
+checkpoint saved.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from examples.resnet50.agreement import Disagreement, held_steps, statement
+from examples.resnet50.agreement import Disagreement, statement
 from examples.resnet50.checkpoint import load_checkpoint
 from examples.resnet50.datasets import Split, read_dataset
+from examples.resnet50.device import choose_device, describe
+from examples.resnet50.divergence import Diverged
 from examples.resnet50.errors import UserError
 from examples.resnet50.evaluate import bounded, pixel_metrics
 from examples.resnet50.interrupt import Interrupt
@@ -56,12 +59,14 @@ def _print_start(options: Options, split: Split, trainer: Trainer, folder: Path)
             f"note:    {sampler.short_classes} training classes have fewer than {sampler.samples_per_class} images; "
             "some of theirs come twice in a batch, differently augmented"
         )
+    compiled = ", compiled" if options.compile else ""
+    print(f"device:  {describe(trainer.device, options.device)}; the network in {options.precision}{compiled}")
     print(
         f"batches: {options.classes_per_batch} classes x {options.samples_per_class} images, "
         f"{trainer.total_steps} steps ({sampler.batches_per_epoch} are one epoch), {torch.get_num_threads()} threads"
     )
     if options.loss == "both":
-        print(f"check:   {statement(options.amp)}")
+        print(f"check:   {statement(trainer.held_steps)}")
     print(f"results: {folder}/", flush=True)
 
 
@@ -80,31 +85,37 @@ def _progress_line(row: Row, total: int) -> str:
             f"{row['copies_gradient_norm_difference']:.0e}; on the same embeddings: loss "
             f"{row['same_embeddings_loss_difference']:.0e}, gradient {row['same_embeddings_gradient_difference']:.0e}"
         )
-    return f"{line}  {row['images_per_second']:.0f} images/s"
+    return f"{line}  {row['images_per_second']:.1f} images/s"
 
 
 def _train(trainer: Trainer, record: Record, checkpoint: Path, interrupt: Interrupt) -> None:
-    """Steps with a progress bar until the end or Ctrl-C; the bar shows on a terminal only."""
+    """Steps with a progress bar until the end or Ctrl-C; the bar shows on a terminal only.
+
+    It moves with every step; its figures, the lines and the record come with every read.
+    """
     total, first = trainer.total_steps, trainer.step + 1
     every = max(1, total // _LINES)
     save_every = trainer.options.save_every
     name = trainer.learners[0].name
     with tqdm(total=total, initial=trainer.step, unit="step", disable=None, dynamic_ncols=True) as bar:
 
-        def after_step(row: Row) -> bool:
+        def on_row(row: Row) -> None:
             record.add(row)
-            bar.update()
             loss, active = row[f"loss_{name}"], row[f"active_{name}"]
-            bar.set_postfix_str(f"loss {loss:.4f}, active {active:.0%}, {row['images_per_second']:.0f} images/s")
+            bar.set_postfix_str(f"loss {loss:.4f}, active {active:.0%}, {row['images_per_second']:.1f} images/s")
             step = int(row["step"])
             if step % every == 0 or step in (first, total):
                 tqdm.write(_progress_line(row, total), file=sys.stdout)
                 sys.stdout.flush()
-            if save_every and step % save_every == 0 and step < total:
+
+        def go_on() -> bool:
+            bar.update()
+            if save_every and trainer.step % save_every == 0 and trainer.step < total:
+                trainer.read(on_row)
                 trainer.save(checkpoint)
             return not interrupt.requested
 
-        trainer.run(after_step)
+        trainer.run(on_row, go_on)
 
 
 def _plot_loss(trainer: Trainer, folder: Path) -> None:
@@ -112,7 +123,7 @@ def _plot_loss(trainer: Trainer, folder: Path) -> None:
 
     options = trainer.options
     title = f"ResNet-50 on {options.data}, {options.classes_per_batch} x {options.samples_per_class} images per batch"
-    plot_loss(trainer.history, title, held_steps(options.amp), folder / "loss.png")
+    plot_loss(trainer.history, title, trainer.held_steps, folder / "loss.png")
 
 
 def _finish(trainer: Trainer, record: Record, folder: Path) -> None:
@@ -121,6 +132,13 @@ def _finish(trainer: Trainer, record: Record, folder: Path) -> None:
 
     assert trainer.before is not None
     _plot_loss(trainer, folder)
+    for learner in trainer.learners:
+        if learner.scaler.is_enabled():
+            skipped = trainer.history[-1][f"skipped_{learner.name}"]
+            print(
+                f"skipped: {skipped:.0f} of {trainer.step} steps of {learner.name}, whose gradients overflowed "
+                f"float16; its loss is scaled by {learner.scaler.get_scale():g} now"
+            )
     evaluations = trainer.evaluate()
     for learner, evaluation in zip(trainer.learners, evaluations, strict=True):
         _print_metrics(f"after {trainer.step} steps, {learner.name}", evaluation.metrics)
@@ -128,6 +146,12 @@ def _finish(trainer: Trainer, record: Record, folder: Path) -> None:
     test = trainer.split.test
     plot_embeddings(test, trainer.before, evaluations[0], trainer.step, folder / "embeddings.png")
     plot_retrieval(test, trainer.before, evaluations[0], trainer.step, folder / "retrieval.png")
+
+
+def _where_to_look(options: Options, folder: Path) -> str:
+    """How a loss that is not finite may have come about, in the words of an error."""
+    remedy = "a smaller --lr" + (" or --precision bfloat16" if options.precision == "float16" else "")
+    return f"look at the steps before it in {folder}/metrics.csv (gradient_norm: did it grow?), and try {remedy}"
 
 
 def _prepare(options: Options, given: frozenset[str]) -> Trainer:
@@ -139,9 +163,12 @@ def _prepare(options: Options, given: frozenset[str]) -> Trainer:
     options = complete(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device)  # pinning memory would start the first GPU beside it
     split = read_dataset(options.data, options.root, options.image_size)
     split = replace(split, test=bounded(split.test, options.test_limit))
-    trainer = Trainer(options, split, weights_needed=saved is None)
+    trainer = Trainer(options, split, device, weights_needed=saved is None)
     if saved is not None:
         trainer.restore(saved)
     return trainer
@@ -153,7 +180,7 @@ def _run(trainer: Trainer, interrupt: Interrupt) -> int:
     folder = run_folder(options)
     checkpoint = folder / "checkpoint.pt"
     _print_start(options, split, trainer, folder)
-    _print_metrics("pixels, for comparison", pixel_metrics(split.test))
+    _print_metrics("pixels, for comparison", pixel_metrics(split.test, trainer.device))
     if trainer.before is None:
         trainer.before = trainer.evaluate()[0]
     _print_metrics("before training", trainer.before.metrics)
@@ -170,9 +197,11 @@ def _run(trainer: Trainer, interrupt: Interrupt) -> int:
             print(f"interrupted after step {trainer.step}; continue with --resume {checkpoint}", flush=True)
         _finish(trainer, record, folder)
     except Disagreement:
-        record.add(trainer.history[-1])
         _plot_loss(trainer, folder)
         raise
+    except Diverged as error:
+        _plot_loss(trainer, folder)
+        raise Diverged(f"{error}; {_where_to_look(options, folder)}") from None
     finally:
         record.close()
     seconds = time.perf_counter() - started
@@ -189,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (Disagreement, NotFinite) as error:
+    except (Disagreement, Diverged, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What the tests of the example share: where the real data is, and a tiny data set."""
+"""What the tests of the example share: where the real data is, a tiny data set, a tiny network and a trainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from examples.resnet50 import trainer as trainer_module
 from examples.resnet50.datasets import ImageSet, Split
+from examples.resnet50.device import choose_device
+from examples.resnet50.evaluate import Evaluation
+from examples.resnet50.metrics import RetrievalMetrics
+from examples.resnet50.model import EmbeddingNet
+from examples.resnet50.options import complete, parse_options
+from examples.resnet50.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,3 +53,43 @@ def random_split() -> Split:
         return ImageSet(pixels, torch.arange(number) % len(classes), tuple(classes))
 
     return Split(images(48, "abc"), images(24, "de"), unseen=True, mirrored=False)
+
+
+class TinyNet(EmbeddingNet):
+    """The embedding network around one convolution in place of ResNet-50: a step takes a millisecond."""
+
+    def __init__(self, embedding_dim: int):
+        torch.nn.Module.__init__(self)
+        nn = torch.nn
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.head = nn.Sequential(nn.Linear(8, embedding_dim, bias=False), nn.BatchNorm1d(embedding_dim))
+        self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((3, 1, 1), 0.3))
+        self.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> Callable[[], TinyNet]:
+    """Puts the tiny network in the place of ResNet-50 in every trainer, and gives one to be had alone."""
+
+    def build(embedding_dim: int = 8, weights: str | None = None, seed: int = 0) -> TinyNet:
+        torch.manual_seed(seed)
+        return TinyNet(embedding_dim)
+
+    monkeypatch.setattr(trainer_module, "build_model", build)
+    return build
+
+
+@pytest.fixture
+def new_trainer(random_split: Split) -> Callable[..., Trainer]:
+    """Makes a trainer of tiny batches on the CPU from more options; it has no need to measure the untrained network."""
+
+    def make(*arguments: str) -> Trainer:
+        tiny = ["--loss=fused", "--classes-per-batch=2", "--samples-per-class=2", "--embedding-dim=8", "--device=cpu"]
+        made = Trainer(complete(parse_options([*tiny, *arguments])[0]), random_split, choose_device("cpu"))
+        made.before = Evaluation(torch.zeros(len(random_split.test), 8), RetrievalMetrics(0.0, 0.0, 0.0))
+        return made
+
+    return make

@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from examples.resnet50.agreement import Agreement, Disagreement, check, relative_difference
+from examples.resnet50.agreement import (
+    COPIES_LOSS,
+    SAME_GRADIENT,
+    SAME_LOSS,
+    Disagreement,
+    check,
+    held_steps,
+    relative_difference,
+    statement,
+)
 from examples.resnet50.augment import augment
 from examples.resnet50.datasets import Split
 from examples.resnet50.evaluate import bounded, calibrated, evaluate, pixel_metrics
@@ -32,22 +41,41 @@ def test_augment_follows_its_generator():
     assert changed(1).shape == images.shape and changed(1).min() >= 0 and changed(1).max() <= 1
 
 
-def test_relative_difference():
-    assert relative_difference(1.0, 1.1, 1e-2) == pytest.approx(0.1 / 1.1)
-    assert relative_difference(0.0, 1e-6, 1e-2) == pytest.approx(1e-4)
-    assert math.isnan(relative_difference(1.0, math.nan, 1e-2))
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (1.0, 1.1, 0.1 / 1.1),
+        (0.0, 1e-6, 1e-4),
+        (1.0, math.nan, math.nan),
+        (math.inf, 1.0, math.nan),
+        (math.nan, math.nan, 0.0),
+        (math.inf, math.nan, 0.0),
+    ],
+)
+def test_relative_difference(first: float, second: float, expected: float):
+    found = relative_difference(torch.tensor(first).double(), torch.tensor(second).double(), 1e-2)
+    assert found.item() == pytest.approx(expected, nan_ok=True)
+
+
+def row(step: int, same_loss: float, same_gradient: float, copies_loss: float) -> dict[str, float]:
+    return {"step": step, SAME_LOSS: same_loss, SAME_GRADIENT: same_gradient, COPIES_LOSS: copies_loss}
 
 
 def test_copies_are_held_at_first_only_and_the_same_embeddings_always():
-    apart = Agreement(copies_loss=1e-3, copies_gradient_norm=1, same_loss=1e-8, same_gradient=1e-8)
-    for step, amp in ((1, False), (2, False), (1, True)):
+    for step, held in ((1, 2), (2, 2), (1, 1)):
         with pytest.raises(Disagreement, match=rf"step {step}: .* the losses of the two copies"):
-            check(step, apart, amp=amp)
-    check(3, apart, amp=False)
-    check(2, apart, amp=True)
-    for wrong in (Agreement(0, 0, 2e-4, 0), Agreement(0, 0, 0, 2e-4), Agreement(0, 0, math.nan, 0)):
+            check(row(step, 1e-8, 1e-8, 1e-3), held)
+    check(row(3, 1e-8, 1e-8, 1e-3), 2)
+    check(row(2, 1e-8, 1e-8, 1e-3), 1)
+    for same_loss, same_gradient in ((2e-4, 0), (0, 2e-4), (math.nan, 0)):
         with pytest.raises(Disagreement, match=r"step 1000: .* the same embeddings"):
-            check(1000, wrong, amp=False)
+            check(row(1000, same_loss, same_gradient, 0), 1)
+
+
+def test_copies_are_held_twice_where_nothing_but_float32_rounds():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [held_steps("float32", cpu), held_steps("bfloat16", cpu), held_steps("float32", cuda)] == [2, 1, 1]
+    assert "in the first 2;" in statement(2) and "in the first step;" in statement(1)
 
 
 def test_schedule():
@@ -85,7 +113,7 @@ def test_bounded_and_pixels(random_split: Split):
     assert bounded(random_split.test, 24) is random_split.test
     some = bounded(random_split.test, 10)
     assert len(some) == 10 and torch.equal(some.pixels, bounded(random_split.test, 10).pixels)
-    assert 0 <= pixel_metrics(random_split.test).map_at_r <= 1
+    assert 0 <= pixel_metrics(random_split.test, torch.device("cpu")).map_at_r <= 1
 
 
 def test_principal_plane():

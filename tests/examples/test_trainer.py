@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,22 @@ import pytest
 import torch
 
 from examples.resnet50.checkpoint import load_checkpoint
-from examples.resnet50.datasets import Split
 from examples.resnet50.errors import UserError
-from examples.resnet50.evaluate import Evaluation
-from examples.resnet50.metrics import RetrievalMetrics
-from examples.resnet50.options import complete, parse_options
+from examples.resnet50.record import Row
 from examples.resnet50.trainer import Trainer
 
-TINY = ["--loss=fused", "--classes-per-batch=2", "--samples-per-class=2", "--embedding-dim=8"]
+NewTrainer = Callable[..., Trainer]
 
 
-def trainer(split: Split, *arguments: str) -> Trainer:
-    made = Trainer(complete(parse_options([*TINY, *arguments])[0]), split)
-    made.before = Evaluation(torch.zeros(len(split.test), 8), RetrievalMetrics(0.0, 0.0, 0.0))  # saves the measuring
-    return made
+def ignore(row: Row) -> None:
+    """For runs whose rows are looked at in the history."""
+
+
+def stepped(run: Trainer) -> Row:
+    """The row of one more step."""
+    run.train_step()
+    run.read(ignore)
+    return run.history[-1]
 
 
 def history(of: Trainer) -> list[dict[str, float]]:
@@ -45,27 +48,27 @@ def assert_same(first: Any, second: Any) -> None:
         assert first == second
 
 
-def test_same_seed_same_run(random_split: Split):
-    runs = [trainer(random_split, "--steps=2", f"--seed={seed}") for seed in (3, 3, 4)]
+def test_same_seed_same_run(new_trainer: NewTrainer):
+    runs = [new_trainer("--steps=2", f"--seed={seed}") for seed in (3, 3, 4)]
     for run in runs:
-        run.run(lambda row: True)
+        run.run(ignore)
     assert history(runs[0]) == history(runs[1]) != history(runs[2])
     assert_same(runs[0].learners[0].state_dict(), runs[1].learners[0].state_dict())
 
 
 @pytest.mark.parametrize("loss", ["fused", "both"])
-def test_two_and_two_steps_are_four_bit_for_bit(random_split: Split, tmp_path: Path, loss: str):
-    whole = trainer(random_split, "--steps=4", f"--loss={loss}")
-    whole.run(lambda row: True)
+def test_two_and_two_steps_are_four_bit_for_bit(new_trainer: NewTrainer, tmp_path: Path, loss: str):
+    whole = new_trainer("--steps=4", f"--loss={loss}")
+    whole.run(ignore)
 
-    interrupted = trainer(random_split, "--steps=4", f"--loss={loss}")
-    interrupted.run(lambda row: row["step"] < 2)
+    interrupted = new_trainer("--steps=4", f"--loss={loss}")
+    interrupted.run(ignore, lambda: interrupted.step < 2)
     assert interrupted.step == 2
     interrupted.save(tmp_path / "checkpoint.pt")
     torch.rand(1)  # the state of PyTorch's generator must not matter
-    continued = trainer(random_split, "--steps=4", f"--loss={loss}")
+    continued = new_trainer("--steps=4", f"--loss={loss}")
     continued.restore(load_checkpoint(str(tmp_path / "checkpoint.pt")))
-    continued.run(lambda row: True)
+    continued.run(ignore)
 
     assert history(continued) == history(whole)
     for first, second in zip(continued.learners, whole.learners, strict=True):
@@ -73,41 +76,41 @@ def test_two_and_two_steps_are_four_bit_for_bit(random_split: Split, tmp_path: P
     assert torch.equal(continued.generator.get_state(), whole.generator.get_state())
 
 
-def test_longer_constant_run_continues_a_shorter_one(random_split: Split, tmp_path: Path):
-    whole = trainer(random_split, "--steps=4", "--schedule=constant")
-    whole.run(lambda row: True)
-    half = trainer(random_split, "--steps=2", "--schedule=constant")
-    half.run(lambda row: True)
+def test_longer_constant_run_continues_a_shorter_one(new_trainer: NewTrainer, tmp_path: Path):
+    whole = new_trainer("--steps=4", "--schedule=constant")
+    whole.run(ignore)
+    half = new_trainer("--steps=2", "--schedule=constant")
+    half.run(ignore)
     half.save(tmp_path / "checkpoint.pt")
-    continued = trainer(random_split, "--steps=4", "--schedule=constant")
+    continued = new_trainer("--steps=4", "--schedule=constant")
     continued.restore(load_checkpoint(str(tmp_path / "checkpoint.pt")))
-    continued.run(lambda row: True)
+    continued.run(ignore)
     assert history(continued) == history(whole)
     assert_same(continued.learners[0].state_dict(), whole.learners[0].state_dict())
 
 
-def test_the_body_rests_then_trains(random_split: Split):
+def test_the_body_rests_then_trains(new_trainer: NewTrainer):
     # 2 x 24 of 48 images: one step is one epoch
-    run = trainer(random_split, "--samples-per-class=24", "--epochs=3", "--freeze-epochs=1", "--amp")
+    run = new_trainer("--samples-per-class=24", "--epochs=3", "--freeze-epochs=1", "--precision=bfloat16")
     model = run.learners[0].model
     start = {key: value.clone() for key, value in model.state_dict().items()}
-    assert run.train_step()["learning_rate"] == pytest.approx(1e-4)  # the first of ten steps of warm-up to 1e-3
+    assert stepped(run)["learning_rate"] == pytest.approx(1e-4)  # the first of ten steps of warm-up to 1e-3
     after = model.state_dict()
     assert all(torch.equal(after[key], start[key]) for key in start if key.startswith("body."))
     assert not torch.equal(after["head.0.weight"], start["head.0.weight"])
-    assert run.train_step()["learning_rate"] == pytest.approx(1e-5)  # now to 1e-4
+    assert stepped(run)["learning_rate"] == pytest.approx(1e-5)  # now to 1e-4
     assert not torch.equal(model.state_dict()["body.bn1.running_mean"], start["body.bn1.running_mean"])
     run.train_step()
     assert not torch.equal(model.state_dict()["body.conv1.weight"], start["body.conv1.weight"])
 
 
-def test_freezing_must_end_before_the_run(random_split: Split):
+def test_freezing_must_end_before_the_run(new_trainer: NewTrainer):
     with pytest.raises(UserError, match="--freeze-epochs must end before the run does, at step 24; got 2 epochs"):
-        trainer(random_split, "--epochs=2", "--freeze-epochs=2")
+        new_trainer("--epochs=2", "--freeze-epochs=2")
 
 
 @pytest.mark.parametrize("arguments", [["--soft-margin"], ["--distance=cosine", "--margin=0.1"], ["--no-augment"]])
-def test_options_of_the_loss(random_split: Split, arguments: list[str]):
-    run = trainer(random_split, "--loss=both", "--steps=1", *arguments)
-    row = run.train_step()
+def test_options_of_the_loss(new_trainer: NewTrainer, arguments: list[str]):
+    run = new_trainer("--loss=both", "--steps=1", *arguments)
+    row = stepped(run)
     assert row["same_embeddings_loss_difference"] < 1e-5 and row["same_embeddings_gradient_difference"] < 1e-5

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from examples.resnet50.agreement import TOLERANCE
+from examples.resnet50.agreement import COPIES_LOSS, SAME_GRADIENT, SAME_LOSS, TOLERANCE
 from examples.resnet50.plots.canvas import FUSED, OTHER, REFERENCE, new_figure, save
 from examples.resnet50.record import Row
 
@@ -27,9 +27,9 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 def _draw_differences(axes: Axes, steps: np.ndarray, history: list[Row], held: int) -> None:
     for key, label, colour, style in (
-        ("copies_loss_difference", "losses of the two copies", OTHER, "-"),
-        ("same_embeddings_loss_difference", "loss on the same embeddings", FUSED, "-"),
-        ("same_embeddings_gradient_difference", "gradient on the same embeddings", REFERENCE, "-"),
+        (COPIES_LOSS, "losses of the two copies", OTHER, "-"),
+        (SAME_LOSS, "loss on the same embeddings", FUSED, "-"),
+        (SAME_GRADIENT, "gradient on the same embeddings", REFERENCE, "-"),
     ):
         axes.plot(steps, np.maximum(_column(history, key), _LEAST), style, color=colour, label=label, linewidth=1.2)
     axes.axhline(TOLERANCE, color="red", linestyle=":", label=f"tolerance {TOLERANCE:.0e}")
