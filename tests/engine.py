@@ -8,13 +8,15 @@ tensors there and bring the results back, or by the portable engine.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-import fasttriplet  # noqa: F401  # registers the operators
+from fasttriplet import engines
 from fasttriplet.check import REDUCTIONS
+from fasttriplet.portable.operators import OPERATORS
 from tests.native import module
 
 ENGINE = os.environ.get("FASTTRIPLET_TEST_ENGINE", "cpu")
@@ -23,6 +25,12 @@ SUITE = (
     *("test_functional.py", "test_autograd.py", "test_invariance.py", "test_losses.py", "test_miners.py"),
     *(["test_arguments.py"] if ENGINE == "cuda" else []),
 )
+#: Of the compiled libraries, of a GPU, of the build and of what surrounds the package.
+_NOT_PORTABLE = (
+    *("native", "examples", "test_benchmarks.py", "test_cuda.py", "test_cuda_driver.py", "test_cuda_library.py"),
+    *("test_gpu_check.py", "test_gpu_script.py", "test_packaging.py", "test_rooms.py"),
+)
+_OF_BATCH_HARD = ("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward")
 #: Of a test of the host's processor, of its compiler or of Python: on another engine it would only take the time.
 host_only = pytest.mark.skipif(ENGINE != "cpu", reason="says nothing about another engine")
 
@@ -105,16 +113,28 @@ class ShimEngine:
         return torch.from_numpy(gradient)
 
 
-def replace_cpu_kernels(engine: CudaEngine | ShimEngine) -> torch.library.Library:
+def runs(name: str) -> bool:
+    """Whether a file or folder of tests says something of the engine."""
+    return name not in _NOT_PORTABLE if ENGINE == "portable" else name in SUITE
+
+
+def replace_cpu_kernels(kernels: dict[str, Callable[..., object]]) -> torch.library.Library:
     library = torch.library.Library("fasttriplet", "IMPL")
-    for name in ("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward"):
-        library.impl(name, getattr(engine, name), "CPU", allow_override=True)
+    for name, kernel in kernels.items():
+        library.impl(name, kernel, "CPU", allow_override=True)
     return library
 
 
 def select() -> torch.library.Library | None:
     """Replaces the kernels for as long as what it returns lives; None for the CPU's own."""
-    engines = {"cuda": CudaEngine, "shim": ShimEngine}
-    if ENGINE not in ("cpu", *engines):
-        raise ValueError(f"FASTTRIPLET_TEST_ENGINE must be cpu, cuda or shim; got {ENGINE!r}")
-    return None if ENGINE == "cpu" else replace_cpu_kernels(engines[ENGINE]())
+    if ENGINE == "cpu":
+        return None
+    if ENGINE == "portable":
+        # The package itself must choose it, too: by FASTTRIPLET_ENGINE.
+        assert engines.forced, "FASTTRIPLET_TEST_ENGINE=portable needs FASTTRIPLET_ENGINE=portable beside it"
+        return replace_cpu_kernels(OPERATORS)
+    others = {"cuda": CudaEngine, "shim": ShimEngine}
+    if ENGINE not in others:
+        raise ValueError(f"FASTTRIPLET_TEST_ENGINE must be cpu, cuda, shim or portable; got {ENGINE!r}")
+    engine = others[ENGINE]()
+    return replace_cpu_kernels({name: getattr(engine, name) for name in _OF_BATCH_HARD})
