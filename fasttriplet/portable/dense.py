@@ -51,7 +51,7 @@ class Walk:
         self.batch, self.pairs, self.distance = Batch(pairs, distance), pairs, distance
         self.name, self.frame = DISTANCES[distance], self.batch.frame
         #: Rows so large or small that keys say nothing: all is scored. Float32 rows never are.
-        self.extreme = pairs.rows.values.dtype == torch.float64 and bool(self.frame.scale == 0)
+        self.extreme = pairs.dtype == torch.float64 and bool(self.frame.scale == 0)
         self.scale = torch.ones_like(self.frame.scale) if self.extreme else self.frame.scale
 
     def chunks(self) -> Iterator[Some]:
@@ -61,8 +61,9 @@ class Walk:
         for chunk in pairs.chunks():
             some = chunk.anchors
             lower = self.batch.keys(level, chunk)
-            positives = positive_pairs(self.batch, chunk)
-            pairs.leave_negatives(chunk, lower, NONE)
+            classes = pairs.of_class(chunk)
+            positives = positive_pairs(self.batch, chunk, classes)
+            pairs.leave_negatives(chunk, classes, lower, NONE)
             absent = lower[:, :m] >= NONE / 2
             # A lower bound is less than the key by its error and the roundings of the candidate's term.
             term = level.anchors.term[some, None]
@@ -107,16 +108,15 @@ class Gradients:
 
     def __init__(self, walk: Walk) -> None:
         self._walk, pairs, level = walk, walk.pairs, walk.batch.fine
-        d = pairs.rows.values.shape[1]
+        d = pairs.rows.wide.shape[1]
         self._anchors = level.anchors.rounded[: len(pairs), :d]
         self._candidates = level.candidates.matrix[: len(pairs.columns), :d]
         if walk.extreme:
             self._anchors, self._candidates = (
-                torch.where(rows.finite[:, None], rows.values.double(), 0)
-                * (1.0 if rows.factors is None else rows.factors[:, None])
+                torch.where(rows.finite[:, None], rows.wide, 0)
                 for rows in (pairs.rows, pairs.candidates)
             )
-        self._own = pairs.rows.values.new_zeros((len(pairs), d), dtype=torch.float64)
+        self._own = pairs.rows.wide.new_zeros((len(pairs), d))
         self._theirs = self._own.new_zeros((len(pairs.columns), d))
         self._sums = [self._own.new_zeros(len(each)) for each in (self._own, self._theirs)]
         self._shrinks = [torch.zeros_like(each) for each in self._sums]

@@ -1,7 +1,6 @@
 """The gradient of distances of chosen pairs: a row gathers what its pairs pull, in a fixed order.
 
-An edge (x, y) brings ``weight (x - y)`` to x and the reverse to y; the formulas are in ``csrc/core/distance.h``. Edges
-are sorted by the row they belong to, and each row's are added one after the other in float64: the same bits on every run.
+An edge (x, y) brings ``weight (x - y)`` to x and the reverse to y; the formulas are in ``csrc/core/distance.h``.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES
-from fasttriplet.portable.rows import survey
+from fasttriplet.portable.rows import Rows, survey
 
-#: Entries of edges at a time: 8 MB of float64 each of the two or three that a step holds.
-_PIECE_ON_CPU, _PIECE = 2**19, 2**24
+#: Entries of edges at a time: 1 MB of float64 each of the two or three that a step holds.
+_PIECE_ON_CPU, _PIECE = 2**16, 2**24
 
 
 def edge_weights(slopes: Tensor, distances: Tensor, distance: int) -> Tensor:
@@ -41,54 +40,40 @@ def edge_gradients(
     exists = candidates >= 0
     slopes = torch.where(exists, slopes, 0)
     poison = torch.where(slopes.isnan().any(), torch.nan, 1.0)
-    weights = edge_weights(slopes, distances, distance)
-    pulls = ((slopes != 0) & exists).nonzero().squeeze(1)  # mostly a part of them; what does not pull costs nothing
-    first, second, weights, shrinks = (each[pulls] for each in (anchors, candidates, weights, weights * distances))
-    n = len(embeddings)
-    if ref_embeddings is None:
-        own = _gathered(
-            embeddings,
-            embeddings,
-            torch.cat([first, second]),
-            torch.cat([second, first]),
-            weights.repeat(2),
-            shrinks.repeat(2),
-            distance,
-        )
-        return (own * poison).to(embeddings.dtype), embeddings.new_empty(0)
-    both = (
-        _gathered(embeddings, ref_embeddings, first, second, weights, shrinks, distance),
-        _gathered(ref_embeddings, embeddings, second, first, weights, shrinks, distance),
-    )
-    own, references = ((each * poison).to(embeddings.dtype) for each in both)
-    assert len(own) == n
-    return own, references
-
-
-def _gathered(
-    targets: Tensor, partners: Tensor, target: Tensor, partner: Tensor, weights: Tensor, shrinks: Tensor, distance: int
-) -> Tensor:
-    """[N, D] float64 of rows ``targets``, from edges [E] to rows of ``partners``."""
-    name = DISTANCES[distance]
-    order = target.argsort(stable=True)
-    own_rows, other_rows = survey(targets, distance), survey(partners, distance)
-    total = targets.new_zeros(targets.shape, dtype=torch.float64)
-    size = _PIECE_ON_CPU if targets.device.type == "cpu" else _PIECE
-    for some in order.split(max(1, size // max(1, targets.shape[1]))):
-        at, weight = target[some], weights[some, None]
-        other = other_rows.values.index_select(0, partner[some]).double()
-        if name == "inner_product":
-            pull = other.mul_(-weight)
+    pulls = (slopes != 0).nonzero().squeeze(1)  # mostly a part of them; what does not pull costs nothing
+    first, second, distances = anchors[pulls], candidates[pulls], distances[pulls]
+    weights = edge_weights(slopes[pulls], distances, distance)
+    rows = survey(embeddings, distance)
+    others = rows if ref_embeddings is None else survey(ref_embeddings, distance)
+    own = torch.zeros_like(rows.wide)
+    theirs = own if others is rows else torch.zeros_like(others.wide)
+    size = _PIECE_ON_CPU if own.device.type == "cpu" else _PIECE
+    for some in torch.arange(len(pulls), device=own.device).split(max(1, size // max(1, own.shape[1]))):
+        i, j, weight = first[some], second[some], weights[some, None]
+        x, y = rows.wide.index_select(0, i), others.wide.index_select(0, j)
+        if DISTANCES[distance] == "inner_product":
+            to_own, to_theirs = y.mul_(-weight), x.mul_(-weight)
         else:
-            own = own_rows.values.index_select(0, at).double()
-            if own_rows.factors is not None and other_rows.factors is not None:
-                own, other = own * own_rows.factors[at, None], other * other_rows.factors[partner[some], None]
-            pull = own.sub_(other).mul_(weight)
-        # Sorted by target, so that whatever adds in the order of edges adds in this one; float64 on a CPU is serial.
-        total.index_put_((at,), pull, accumulate=True)
-    if own_rows.factors is None:
-        return total
-    shrink = shrinks.new_zeros(len(targets)).index_put_((target[order],), shrinks[order], accumulate=True)
-    units = own_rows.values.double() * own_rows.factors[:, None]
-    units = torch.where(own_rows.finite[:, None], units, 0)
-    return (total - shrink[:, None] * units) * own_rows.factors[:, None]
+            to_own = x.sub_(y).mul_(weight)
+            to_theirs = to_own
+        # Float64 on a CPU is added in the order of edges, and elsewhere by a stable sort: the same bits on every run.
+        own.index_put_((i,), to_own, accumulate=True)
+        theirs.index_put_((j,), to_theirs if to_theirs is not to_own else to_own.neg_(), accumulate=True)
+    if rows.factors is not None and others.factors is not None:
+        shrinks = weights * distances
+        own_shrink = shrinks.new_zeros(len(own)).index_put_((first,), shrinks, accumulate=True)
+        their_shrink = own_shrink if others is rows else shrinks.new_zeros(len(theirs))
+        their_shrink.index_put_((second,), shrinks, accumulate=True)
+        own = _along_the_sphere(own, own_shrink, rows)
+        theirs = own if others is rows else _along_the_sphere(theirs, their_shrink, others)
+    own = (own * poison).to(embeddings.dtype)
+    if ref_embeddings is None:
+        return own, embeddings.new_empty(0)
+    return own, (theirs * poison).to(ref_embeddings.dtype)
+
+
+def _along_the_sphere(pulled: Tensor, shrink: Tensor, rows: Rows) -> Tensor:
+    """The gradient of rows from that of the rows at length 1."""
+    assert rows.factors is not None
+    units = torch.where(shrink[:, None] == 0, 0, rows.wide)  # a row that is not finite is in no pair
+    return (pulled - shrink[:, None] * units) * rows.factors[:, None]

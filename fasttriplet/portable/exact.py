@@ -6,17 +6,22 @@ elementwise operator a step, so that no device's reduction, block size or fused 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES
 
+if TYPE_CHECKING:
+    from fasttriplet.portable.rows import Rows
+
 #: Of one chain, and a step of both.
 LANES = 8
 STEP = 2 * LANES
 
-#: Entries of pairs of rows at a time: 4 MB of float64, a few of which the caches hold.
-_PIECE = 2**19
+#: Entries of pairs of rows at a time: 1 MB of float64, a few of which the caches hold.
+_PIECE = 2**16
 
 
 def total_of_lanes(lanes: Tensor) -> Tensor:
@@ -71,38 +76,27 @@ def root(values: Tensor) -> Tensor:
     return torch.where(in_range, s + rest / (2 * s), s)
 
 
-def scores(x: Tensor, y: Tensor, distance: int, x_factors: Tensor | None, y_factors: Tensor | None) -> Tensor:
-    """[K] of the pairs of rows ``x`` [K, D] and ``y`` [K, D]; the factors [K] normalise them, by cosine."""
+def scores(x: Tensor, y: Tensor, distance: int) -> Tensor:
+    """[K] of the pairs of rows ``x`` [K, D], overwritten, and ``y`` [K, D], float64 and normalised by cosine."""
     name = DISTANCES[distance]
-    x, y = x.double(), y.double()
     if name == "inner_product":
-        return -lane_sum(x * y)
-    if name == "cosine":
-        assert x_factors is not None and y_factors is not None
-        x, y = x * x_factors[:, None], y * y_factors[:, None]
-    difference = x - y
-    total = lane_sum(difference.mul_(difference))
+        return -lane_sum(x.mul_(y))
+    x.sub_(y)
+    total = lane_sum(x.mul_(x))
     if name == "euclidean":
         return root(total)
-    if name == "cosine":
-        return torch.where((x_factors == 0) | (y_factors == 0), 1, total / 2)
-    return total
+    return total / 2 if name == "cosine" else total
 
 
-def scores_of(
-    rows: Tensor,
-    candidates: Tensor,
-    first: Tensor,
-    second: Tensor,
-    distance: int,
-    factors: Tensor | None,
-    candidate_factors: Tensor | None,
-) -> Tensor:
+def scores_of(rows: Rows, candidates: Rows, first: Tensor, second: Tensor, distance: int) -> Tensor:
     """[K] of the pairs ``(rows[first], candidates[second])``, some at a time."""
-    piece = max(1, _PIECE // max(1, rows.shape[1]))
-    found = []
-    for i, j in zip(first.split(piece), second.split(piece), strict=True):
-        own = None if factors is None else factors[i]
-        other = None if candidate_factors is None else candidate_factors[j]
-        found.append(scores(rows.index_select(0, i), candidates.index_select(0, j), distance, own, other))
-    return found[0] if len(found) == 1 else torch.cat(found)
+    piece = max(1, _PIECE // max(1, rows.wide.shape[1]))
+    found = [
+        scores(rows.wide.index_select(0, i), candidates.wide.index_select(0, j), distance)
+        for i, j in zip(first.split(piece), second.split(piece), strict=True)
+    ]
+    total = found[0] if len(found) == 1 else torch.cat(found)
+    if rows.factors is None or candidates.factors is None:
+        return total
+    zero = (rows.factors[first] == 0) | (candidates.factors[second] == 0)
+    return torch.where(zero, 1, total)  # a row of norm zero is at distance 1 from every row

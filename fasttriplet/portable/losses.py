@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS
 from fasttriplet.portable.edges import edge_weights
-from fasttriplet.portable.exact import scores
+from fasttriplet.portable.exact import scores_of
 from fasttriplet.portable.rows import survey
 
 
@@ -87,10 +87,10 @@ def triplet_margin_loss(
     """The operator: loss [T] or [], and values of the triplets for the backward."""
     t = len(anchor)
     rows = [survey(each.detach(), distance) for each in (anchor, positive, negative)]
+    everyone = torch.arange(t, device=anchor.device)
 
     def between(first: int, second: int) -> Tensor:
-        pair = rows[first], rows[second]
-        return _scores(pair[0].values, pair[1].values, distance, pair[0].factors, pair[1].factors)
+        return scores_of(rows[first], rows[second], everyone, everyone, distance)
 
     to_positive, to_negative = between(0, 1), between(0, 2)
     kept = []
@@ -130,17 +130,6 @@ def triplet_margin_loss(
 def values_kept(distance: int, swap: bool) -> int:
     """How many of a triplet :func:`triplet_margin_loss` returns."""
     return 3 + swap + (3 if DISTANCES[distance] == "cosine" else 0)
-
-
-def _scores(x: Tensor, y: Tensor, distance: int, x_factors: Tensor | None, y_factors: Tensor | None) -> Tensor:
-    """Of rows [T, D] that stand beside each other, some at a time."""
-    piece = max(1, 2**19 // max(1, x.shape[1]))
-    parts = []
-    for first in range(0, len(x), piece):
-        some = slice(first, first + piece)
-        factors = (None if each is None else each[some] for each in (x_factors, y_factors))
-        parts.append(scores(x[some], y[some], distance, *factors))
-    return torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
 
 
 def triplet_margin_loss_backward(

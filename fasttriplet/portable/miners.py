@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import MINERS, OTHERWISE
-from fasttriplet.portable.pairs import Chunk, Pairs
+from fasttriplet.portable.pairs import Chunk, Class, Pairs
 from fasttriplet.portable.picks import Found, Pick, Picker, smallest
 from fasttriplet.portable.rows import Frame, frame_of
 from fasttriplet.portable.screen import NONE, Level, level_of
@@ -53,7 +53,8 @@ class Batch:
 
     def _level(self, coarse: bool) -> Level:
         pairs = self.pairs
-        return level_of(self.frame, pairs.rows, pairs.candidates, pairs.usable, self.distance, coarse)
+        sides, usable = (pairs.rows, pairs.candidates), (pairs.anchor_usable, pairs.usable)
+        return level_of(self.frame, *sides, *usable, self.distance, coarse)
 
     @cached_property
     def coarse(self) -> Level:
@@ -73,17 +74,19 @@ class Batch:
         return level.lower(chunk.anchors, buffer)
 
 
-def farthest_positive(level: Level, chunk: Chunk, lower: Tensor, positive: Tensor) -> Found:
+def farthest_positive(level: Level, chunk: Chunk, lower: Tensor, classes: Class) -> Found:
     """All that may be, of keys [C, M] before those of what is no negative are left out."""
-    upper = level.upper(chunk.anchors, lower[:, chunk.block], chunk.block)
-    return smallest(torch.where(positive, -upper, NONE), level, chunk.anchors, chunk.block.start)
+    rows = torch.arange(chunk.anchors.start, chunk.anchors.stop, device=lower.device)[:, None]
+    upper = lower.gather(1, classes.columns).double() + level.slack(rows, classes.columns)
+    return smallest(torch.where(classes.positive, -upper, NONE), level, chunk.anchors, classes.columns)
 
 
-def nearest_positive(level: Level, chunk: Chunk, lower: Tensor, positive: Tensor) -> Found:
-    return smallest(torch.where(positive, lower[:, chunk.block], NONE), level, chunk.anchors, chunk.block.start)
+def nearest_positive(level: Level, chunk: Chunk, lower: Tensor, classes: Class) -> Found:
+    keys = torch.where(classes.positive, lower.gather(1, classes.columns), NONE)
+    return smallest(keys, level, chunk.anchors, classes.columns)
 
 
-Candidates = Callable[[Level, Chunk, Tensor, Tensor], Found]
+Candidates = Callable[[Level, Chunk, Tensor, Class], Found]
 
 
 def extremes(batch: Batch, positives: Candidates, sign: int) -> Iterator[tuple[Chunk, Pick, Pick]]:
@@ -93,29 +96,23 @@ def extremes(batch: Batch, positives: Candidates, sign: int) -> Iterator[tuple[C
     """
     pairs, fine = batch.pairs, False
     for chunk in pairs.chunks():
-        positive = pairs.positive(chunk)
-        for level in (batch.fine,) if fine else (batch.coarse, None):
-            if level is None:
-                level, fine = batch.fine, True
+        classes = pairs.of_class(chunk)
+        while True:
+            level = batch.fine if fine else batch.coarse
             lower = batch.keys(level, chunk)
-            to_positive = positives(level, chunk, lower, positive)
-            pairs.leave_negatives(chunk, lower, NONE)
-            to_negative = smallest(lower, level, chunk.anchors, 0)
-            if len(to_positive.rows) + len(to_negative.rows) <= 2 * _MANY * len(lower):
+            to_positive = positives(level, chunk, lower, classes)
+            pairs.leave_negatives(chunk, classes, lower, NONE)
+            to_negative = smallest(lower, level, chunk.anchors)
+            if fine or len(to_positive.rows) + len(to_negative.rows) <= 2 * _MANY * len(lower):
                 break
-        yield (
-            chunk,
-            batch.picker.best(chunk.anchors, to_positive, sign),
-            batch.picker.best(chunk.anchors, to_negative, 1),
-        )
+            fine = True
+        yield chunk, *batch.picker.best_of_both(chunk.anchors, to_positive, sign, to_negative)
 
 
 def farthest_negative(batch: Batch, chunk: Chunk, lower: Tensor) -> Pick:
     """Of every anchor, of fine keys of negatives alone."""
-    everyone = slice(0, lower.shape[1])
-    upper = batch.fine.upper(chunk.anchors, lower, everyone)
-    keys = torch.where(lower < NONE / 2, -upper, NONE)
-    return batch.picker.best(chunk.anchors, smallest(keys, batch.fine, chunk.anchors, 0), -1)
+    keys = torch.where(lower < NONE / 2, -batch.fine.upper(chunk.anchors, lower), NONE)
+    return batch.picker.best(chunk.anchors, smallest(keys, batch.fine, chunk.anchors), -1)
 
 
 def nearest_beyond(batch: Batch, chunk: Chunk, lower: Tensor, thresholds: Tensor, options: Options) -> Pick:
@@ -124,9 +121,10 @@ def nearest_beyond(batch: Batch, chunk: Chunk, lower: Tensor, thresholds: Tensor
     keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, None)
     questions, found = keys.found(*keys.beyond(thresholds))
     scores = batch.picker.scores(chunk.anchors, found)
-    limits, some = thresholds.flatten(), (scores > thresholds.flatten()[questions]).nonzero().squeeze(1)
+    limits = thresholds.flatten()
+    some = (scores > limits[questions]).nonzero().squeeze(1)
     columns, scores, questions = found.columns[some], scores[some], questions[some]
-    pick = batch.picker.pick(questions, thresholds.numel(), columns, scores, 1)
+    pick = batch.picker.pick(questions, thresholds.numel(), columns, scores, scores)
     if options.within_margin:
         inside = (pick.scores < limits + options.margin) | limits.isneginf()
         pick = Pick(torch.where(inside, pick.columns, -1), torch.where(inside, pick.scores, torch.nan))
@@ -163,9 +161,9 @@ def easy_semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
     pairs = batch.pairs
     for chunk in pairs.chunks():
         lower = batch.keys(batch.fine, chunk)
-        found = nearest_positive(batch.fine, chunk, lower, pairs.positive(chunk))
-        positives = batch.picker.best(chunk.anchors, found, 1)
-        pairs.leave_negatives(chunk, lower, NONE)
+        classes = pairs.of_class(chunk)
+        positives = batch.picker.best(chunk.anchors, nearest_positive(batch.fine, chunk, lower, classes), 1)
+        pairs.leave_negatives(chunk, classes, lower, NONE)
         thresholds = torch.where(positives.columns < 0, -torch.inf, positives.scores)[:, None]
         yield Mined(_range(chunk, pairs), positives, nearest_beyond(batch, chunk, lower, thresholds, options))
 
@@ -175,8 +173,9 @@ def semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
     pairs = batch.pairs
     for chunk in pairs.chunks():
         lower = batch.keys(batch.fine, chunk)
-        listed = positive_pairs(batch, chunk)
-        pairs.leave_negatives(chunk, lower, NONE)
+        classes = pairs.of_class(chunk)
+        listed = positive_pairs(batch, chunk, classes)
+        pairs.leave_negatives(chunk, classes, lower, NONE)
         picks = nearest_beyond(batch, chunk, lower, listed.in_slots(torch.nan), options)
         at = listed.rows * listed.slots + listed.slot
         yield Mined(listed.rows + chunk.anchors.start, Pick(listed.columns, listed.scores), Pick(*(e[at] for e in picks)))
@@ -199,9 +198,9 @@ class PositivePairs(NamedTuple):
         return table
 
 
-def positive_pairs(batch: Batch, chunk: Chunk) -> PositivePairs:
-    found = batch.pairs.positive(chunk).nonzero()
-    rows, columns = found[:, 0], found[:, 1] + chunk.block.start
+def positive_pairs(batch: Batch, chunk: Chunk, classes: Class) -> PositivePairs:
+    rows, places = classes.positive.nonzero().unbind(1)
+    columns = classes.columns[rows, places]
     count = chunk.anchors.stop - chunk.anchors.start
     many = torch.bincount(rows, minlength=count)
     slot = torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[rows]
@@ -214,13 +213,14 @@ def k_hardest(batch: Batch, options: Options) -> Iterator[Mined]:
     pairs, k = batch.pairs, options.k
     for chunk in pairs.chunks():
         lower = batch.keys(batch.fine, chunk)
-        found = farthest_positive(batch.fine, chunk, lower, pairs.positive(chunk))
-        positives = batch.picker.best(chunk.anchors, found, -1)
-        pairs.leave_negatives(chunk, lower, NONE)
+        classes = pairs.of_class(chunk)
+        positives = batch.picker.best(chunk.anchors, farthest_positive(batch.fine, chunk, lower, classes), -1)
+        pairs.leave_negatives(chunk, classes, lower, NONE)
         c = len(lower)
         first = lower.new_zeros((c, 1), dtype=torch.long)
         if options.skip_fraction:
-            first = (options.skip_fraction * pairs.negatives(chunk).double()).floor().long()[:, None]
+            there = (lower < NONE / 2).sum(1)
+            first = (options.skip_fraction * there.double()).floor().long()[:, None]
         negatives = _ranked(batch, chunk, lower, first, k, bool(options.skip_fraction))
         if options.kth_only:
             negatives = Pick(*(each[:, -1:] for each in negatives))

@@ -1,13 +1,13 @@
 """Who pairs with whom among some anchors and all candidates, as masks of a chunk; never [N, M].
 
-Anchors and candidates are taken in an order of their own: classes one after the other, so that the positives of a
-chunk's anchors lie in a block of columns and labels are compared there alone. With several labels a row the block is
-all columns.
+Anchors and candidates are taken in an order of their own: classes one after the other, so that an anchor's class is a
+range of columns, and nothing of other columns need be compared. With several labels a row the range is all columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -21,10 +21,18 @@ _CHUNK_ON_CPU, _CHUNK = 2**19, 2**24
 
 
 class Chunk(NamedTuple):
-    """Some anchors, by their places, and the block of columns that has all their positives."""
+    """Some anchors, by their places."""
 
     anchors: slice
-    block: slice
+    width: int  # columns of the largest of their classes
+
+
+class Class(NamedTuple):
+    """The class of every anchor of a chunk: columns that share a label with it."""
+
+    columns: Tensor  # [C, W] int64, ascending, behind all candidates where a class is smaller than the largest
+    same: Tensor  # [C, W] bool: whether there is such a column
+    positive: Tensor  # [C, W] bool: whether it is a positive of the anchor
 
 
 class Pairs:
@@ -41,6 +49,7 @@ class Pairs:
     ) -> None:
         told = dict(zip(LISTED, pairing, strict=False))
         self.own = ref_embeddings is None  # the batch is its own candidates
+        self.dtype = embeddings.dtype
         self._positives_alone = bool(numbers) and GROUPS_EXCLUDE[numbers[0]] == "positives"
         ignored = numbers[1] if len(numbers) > 1 else None
         labels, ref_labels = _int64(labels), labels if self.own else _int64(told["ref_labels"])
@@ -67,7 +76,7 @@ class Pairs:
         self._self_columns = self._own_columns(told.get("self_indices"))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.order)
 
     def _both(self, told: dict[str, Tensor | None], own: str, theirs: str) -> tuple[Tensor, Tensor] | None:
         """Numbers of anchors [N] and of candidates [M], in their orders."""
@@ -91,7 +100,7 @@ class Pairs:
         return torch.where(own >= 0, column_of[own.clamp_min(0)], -1)
 
     @property
-    def restricted(self) -> bool:
+    def _restricted(self) -> bool:
         """Whether pairs of different labels may be none."""
         return self._sample_ids is not None or (self._groups is not None and not self._positives_alone)
 
@@ -100,77 +109,70 @@ class Pairs:
         """Whether an anchor and its own copy may have no label in common, as a row without labels has none with itself."""
         return not self.own or self._labels.dim() == 2
 
+    @cached_property
+    def _ranges(self) -> tuple[Tensor, Tensor]:
+        """[N] where each anchor's class begins among the columns, and how many columns it has."""
+        begin = torch.searchsorted(self._ref_labels, self._labels)
+        return begin, torch.searchsorted(self._ref_labels, self._labels, right=True) - begin
+
     def chunks(self) -> Iterator[Chunk]:
-        """All anchors; with classes the only wait for the device here, for where they begin and end."""
+        """All anchors; the one wait for the device here is for how large classes are."""
         n, m = len(self.order), len(self.columns)
         size = _CHUNK_ON_CPU if self.order.device.type == "cpu" else _CHUNK
         step = max(1, min(n, size // max(1, m)))
         starts = range(0, n, step)
         if self._labels.dim() == 2:
-            blocks = [(0, m)] * len(starts)
+            widths = [m] * len(starts)
         else:
-            first = self._labels[::step].contiguous()
-            last = self._labels[[min(start + step, n) - 1 for start in starts]] if n else first
-            bounds = [
-                torch.searchsorted(self._ref_labels, edge, right=right) for edge, right in ((first, False), (last, True))
-            ]
-            blocks = torch.stack(bounds, 1).tolist()
-        for start, (begin, end) in zip(starts, blocks, strict=True):
-            yield Chunk(slice(start, min(start + step, n)), slice(begin, end))
+            sizes = torch.nn.functional.pad(self._ranges[1], (0, len(starts) * step - n))
+            widths = sizes.view(-1, step).amax(1).tolist() if n else []
+        for start, width in zip(starts, widths, strict=True):
+            yield Chunk(slice(start, min(start + step, n)), width)
 
-    def _same(self, chunk: Chunk, columns: slice) -> Tensor:
-        """[C, W] bool: one label, or several with one in common."""
-        own, other = self._labels[chunk.anchors], self._ref_labels[columns]
-        if own.dim() == 1:
-            return own[:, None] == other
-        # Counts of zeros and ones: exact in float64, and in whatever precision their products are made.
-        return own.double() @ other.double().T > 0
+    def of_class(self, chunk: Chunk) -> Class:
+        """The classes of a chunk's anchors."""
+        m = len(self.columns)
+        at = torch.arange(chunk.width, device=self.order.device)
+        if self._labels.dim() == 2:
+            # Counts of zeros and ones: exact, in whatever precision products are made.
+            same = self._labels[chunk.anchors].double() @ self._ref_labels.double().T > 0
+            columns = at.expand(same.shape)
+        else:
+            begin, size = (each[chunk.anchors, None] for each in self._ranges)
+            same = at < size
+            columns = torch.where(same, begin + at, m)
+        inside = columns.clamp_max(max(0, m - 1))
+        positive = same & self._allowed(chunk, inside) if m else same
+        if self._groups is not None and self._positives_alone and m:
+            positive &= self._groups[0][chunk.anchors, None] != self._groups[1][inside]
+        return Class(columns, same, positive)
 
-    def _allowed(self, chunk: Chunk, columns: slice, shape_of: Tensor) -> Tensor:
-        """[C, W] bool, like ``shape_of``: pairs of any kind."""
-        allowed = self.usable[columns].expand(shape_of.shape) & self.anchor_usable[chunk.anchors, None]
+    def _allowed(self, chunk: Chunk, columns: Tensor) -> Tensor:
+        """Whether ``columns`` [C, W] or [M] may pair with the chunk's anchors at all."""
+        some = chunk.anchors
+        allowed = self.usable[columns] & self.anchor_usable[some, None]
         if self._self_columns is not None:
-            own = self._self_columns[chunk.anchors, None]
-            at = torch.arange(columns.start, columns.stop, device=own.device)
-            allowed &= own != at
+            allowed &= self._self_columns[some, None] != columns
         if self._sample_ids is not None:
-            own, other = self._sample_ids[0][chunk.anchors, None], self._sample_ids[1][columns]
-            allowed &= (own != other) | (other == -1)
+            other = self._sample_ids[1][columns]
+            allowed &= (self._sample_ids[0][some, None] != other) | (other == -1)
         if self._groups is not None and not self._positives_alone:
-            allowed &= self._groups[0][chunk.anchors, None] != self._groups[1][columns]
+            allowed &= self._groups[0][some, None] != self._groups[1][columns]
         return allowed
 
-    def positive(self, chunk: Chunk) -> Tensor:
-        """[C, W] bool, of the columns of the block."""
-        same = self._same(chunk, chunk.block)
-        positive = same & self._allowed(chunk, chunk.block, same)
-        if self._groups is not None and self._positives_alone:
-            positive &= self._groups[0][chunk.anchors, None] != self._groups[1][chunk.block]
-        return positive
-
-    def leave_negatives(self, chunk: Chunk, keys: Tensor, none: float) -> None:
-        """Makes ``none`` of the keys [C, padded M] of what is no negative; those of unusable columns are already."""
-        block, m = chunk.block, len(self.columns)
-        if self.restricted:
-            everyone = slice(0, m)
-            keys[:, :m].masked_fill_(~self._allowed(chunk, everyone, keys[:, :m]), none)
+    def leave_negatives(self, chunk: Chunk, classes: Class, keys: Tensor, none: float) -> None:
+        """Makes ``none`` of the keys [C, more than M] of what is no negative; those behind M, of columns that are not
+        usable and of anchors that are not are already."""
+        m, some = len(self.columns), chunk.anchors
+        if self._restricted:
+            keys[:, :m].masked_fill_(~self._allowed(chunk, torch.arange(m, device=keys.device)), none)
+        if self._labels.dim() == 2:
+            keys[:, :m].masked_fill_(classes.same, none)
         else:
-            keys.masked_fill_(~self.anchor_usable[chunk.anchors, None], none)
-        keys[:, block].masked_fill_(self._same(chunk, block), none)
-        if self._may_differ and self._self_columns is not None and m:
-            own = self._self_columns[chunk.anchors, None]
-            at = own.clamp_min(0)
-            keys.scatter_(1, at, keys.gather(1, at).masked_fill_(own >= 0, none))
-
-    def negatives(self, chunk: Chunk) -> Tensor:
-        """[C] int64: how many negatives each anchor has."""
-        everyone = slice(0, len(self.columns))
-        if self.restricted or self._may_differ:
-            same = self._same(chunk, everyone)
-            return (self._allowed(chunk, everyone, same) & ~same).sum(1)
-        others = self.usable.sum() - (self._same(chunk, chunk.block) & self.usable[chunk.block]).sum(1)
-        return torch.where(self.anchor_usable[chunk.anchors], others, 0)
-
+            keys.scatter_(1, classes.columns, none)  # behind all candidates there is none already
+        if self._may_differ and self._self_columns is not None:
+            own = self._self_columns[some, None]
+            keys.scatter_(1, torch.where(own >= 0, own, m), none)
 
 def _int64(numbers: Tensor) -> Tensor:
     """As the kernels compare integers; several labels a row stay bool."""

@@ -15,7 +15,7 @@ from fasttriplet.portable.pairs import Pairs
 from fasttriplet.portable.screen import LINES, NONE, Level
 
 #: Beyond it a bound from a line of keys is cheaper than one from all of them.
-_LONG = 1024
+_LONG = 256
 
 
 class Pick(NamedTuple):
@@ -32,26 +32,28 @@ class Found(NamedTuple):
     columns: Tensor  # [K] int64
 
 
-def smallest(lower: Tensor, level: Level, anchors: slice, first_column: int) -> Found:
-    """All that may have the smallest key of their row of ``lower`` [C, W], whose columns count from ``first_column``.
+def smallest(lower: Tensor, level: Level, anchors: slice, columns: Tensor | None = None) -> Found:
+    """All that may have the smallest key of their row of ``lower`` [C, W], NONE where there is none.
 
-    A row's bound is the upper one of the pair with the smallest lower one.
+    A row's bound is the upper one of the pair with the smallest lower one. Columns count from 0, unless they are given.
     """
     c, w = lower.shape
-    rows = torch.arange(c, device=lower.device)
+    if w == 0:
+        nothing = torch.zeros(0, dtype=torch.int64, device=lower.device)
+        return Found(nothing, nothing)
     if w < _LONG or w % LINES:
-        best = lower.argmin(1, keepdim=True) if w else rows.new_zeros((c, 0))
-        hits = lower <= _bound(lower.gather(1, best), best + first_column, level, anchors)
-        found = hits.nonzero()
-        return Found(found[:, 0], found[:, 1] + first_column)
+        best = lower.argmin(1, keepdim=True)
+        hits = lower <= _bound(lower, best, level, anchors, columns)
+        rows, places = hits.nonzero().unbind(1)
+        return Found(rows, places if columns is None else columns[rows, places])
     lines = lower.view(c, LINES, w // LINES)
     least = lines.amin(1)  # [C, W / LINES]
-    best = _members(least.argmin(1, keepdim=True), w)  # [C, LINES]
-    bound = _bound(lower.gather(1, best), best + first_column, level, anchors)
-    hits = (least <= bound).nonzero()
-    row, members = hits[:, 0], _members(hits[:, 1:], w)
-    within = (lower[row[:, None], members] <= bound[row]).nonzero()
-    return Found(row[within[:, 0]], members[within[:, 0], within[:, 1]] + first_column)
+    bound = _bound(lower, _members(least.argmin(1, keepdim=True), w), level, anchors, columns)
+    row, line = (least <= bound).nonzero().unbind(1)
+    members = _members(line[:, None], w)
+    within, which = (lower[row[:, None], members] <= bound[row]).nonzero().unbind(1)
+    rows, places = row[within], members[within, which]
+    return Found(rows, places if columns is None else columns[rows, places])
 
 
 def _members(places: Tensor, w: int) -> Tensor:
@@ -59,14 +61,13 @@ def _members(places: Tensor, w: int) -> Tensor:
     return places + torch.arange(0, w, w // LINES, device=places.device)
 
 
-def _bound(lower: Tensor, columns: Tensor, level: Level, anchors: slice) -> Tensor:
-    """[C, 1] of the dtype of ``lower`` [C, R]: the smallest upper bound of the given pairs, -inf where all are none."""
+def _bound(lower: Tensor, places: Tensor, level: Level, anchors: slice, columns: Tensor | None) -> Tensor:
+    """[C, 1] of the dtype of ``lower``: the smallest upper bound at ``places`` [C, R], -inf where all are none."""
+    keys = lower.gather(1, places)
     rows = torch.arange(anchors.start, anchors.stop, device=lower.device)[:, None]
-    upper = lower.double() + level.slack(rows, columns)
-    upper = torch.where(lower < NONE / 2, upper, torch.inf)
-    if upper.shape[1] == 0:
-        return lower.new_full((len(lower), 1), -torch.inf)
-    least = upper.amin(1, keepdim=True).to(lower.dtype)
+    upper = keys.double() + level.slack(rows, places if columns is None else columns.gather(1, places))
+    least = torch.where(keys < NONE / 2, upper, -torch.inf if places.shape[1] == 1 else torch.inf)
+    least = least.amin(1, keepdim=True).to(lower.dtype)
     least = torch.nextafter(least, torch.full_like(least, torch.inf))  # it may have been rounded down
     return torch.where(least < NONE / 2, least, -torch.inf)
 
@@ -80,24 +81,33 @@ class Picker:
     def scores(self, anchors: slice, found: Found) -> Tensor:
         """[K] float64."""
         rows, candidates = self.pairs.rows, self.pairs.candidates
-        first = found.rows + anchors.start
-        return scores_of(
-            rows.values, candidates.values, first, found.columns, self.distance, rows.factors, candidates.factors
-        )
+        return scores_of(rows, candidates, found.rows + anchors.start, found.columns, self.distance)
 
     def best(self, anchors: slice, found: Found, sign: int) -> Pick:
         """Of each anchor of the chunk the pair with the smallest score, or of ``sign`` -1 the largest."""
         scores = self.scores(anchors, found)
-        return self.pick(found.rows, anchors.stop - anchors.start, found.columns, scores, sign)
+        return self.pick(found.rows, anchors.stop - anchors.start, found.columns, scores, scores * sign)
 
-    def pick(self, questions: Tensor, count: int, columns: Tensor, scores: Tensor, sign: int) -> Pick:
-        """Of each of ``count`` questions the best of its pairs [K]: NaN first, then the least, then the lowest index."""
+    def best_of_both(self, anchors: slice, positives: Found, sign: int, negatives: Found) -> tuple[Pick, Pick]:
+        """Likewise of positives, by ``sign``, and of negatives, the nearest, in half as many steps."""
+        count = anchors.stop - anchors.start
+        both = Found(*(torch.cat(each) for each in zip(positives, negatives, strict=True)))
+        scores = self.scores(anchors, both)
+        keys, questions = scores.clone(), both.rows.clone()
+        keys[: len(positives.rows)] *= sign
+        questions[len(positives.rows) :] += count
+        columns, values = self.pick(questions, 2 * count, both.columns, scores, keys)
+        return Pick(columns[:count], values[:count]), Pick(columns[count:], values[count:])
+
+    def pick(self, questions: Tensor, count: int, columns: Tensor, scores: Tensor, keys: Tensor) -> Pick:
+        """Of each of ``count`` questions the best of its pairs [K]: a NaN first, then the smallest of ``keys``, then the
+        lowest index."""
         k, m = len(questions), len(self.pairs.columns)
         unknown = scores.isnan()
-        keys = torch.where(unknown, -torch.inf, scores * sign)
+        keys = torch.where(unknown, -torch.inf, keys)
         least = keys.new_full((count,), torch.inf).scatter_reduce_(0, questions, keys, "amin")
         # Indices of candidates, behind all of them where the score is a number.
-        indices = self.pairs.columns[columns] + torch.where(unknown, 0, m)
+        indices = torch.where(unknown, 0, m).add_(self.pairs.columns[columns])
         indices = torch.where(keys == least[questions], indices, 3 * m)
         lowest = indices.new_full((count,), 3 * m).scatter_reduce_(0, questions, indices, "amin")
         places = torch.where(indices == lowest[questions], torch.arange(k, device=questions.device), k)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES
+from fasttriplet.pairing import finite_rows
 from fasttriplet.portable.exact import root, square_sum
 
 #: Rows whose medians make a centre.
@@ -21,14 +22,11 @@ _PIECE = 2**20
 
 
 class Rows(NamedTuple):
-    """Rows [N, D] as they are given."""
+    """Rows [N, D] as scores are made of them."""
 
-    values: Tensor  # [N, D] float32 or float64
+    wide: Tensor  # [N, D] float64, by cosine normalised
     finite: Tensor  # [N] bool
     factors: Tensor | None  # [N] float64, 1 / |x|, 0 of a zero row; by cosine alone
-
-    def __len__(self) -> int:
-        return self.values.shape[0]
 
 
 class Frame(NamedTuple):
@@ -43,11 +41,8 @@ class Frame(NamedTuple):
 
     def prepared(self, rows: Rows, some: slice) -> Tensor:
         """Rows less the centre and scaled, float64; those that are not finite are zero."""
-        values = rows.values[some].double()
-        if rows.factors is not None:
-            values = values * rows.factors[some, None]
-        values = (values - self.centre).mul_(self.scale)
-        return torch.where(rows.finite[some, None], values, 0)
+        values = (rows.wide[some] - self.centre).mul_(self.scale)
+        return values.masked_fill_(~rows.finite[some, None], 0)
 
 
 def pieces(n: int, d: int) -> list[slice]:
@@ -56,30 +51,26 @@ def pieces(n: int, d: int) -> list[slice]:
     return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
 
-def finite_rows(values: Tensor) -> Tensor:
-    """[N] bool; by both extremes, through which NaN goes, many times as fast as by every entry."""
-    if values.shape[1] == 0:
-        return values.new_ones(len(values), dtype=torch.bool)
-    return (values.amax(1) < torch.inf) & (values.amin(1) > -torch.inf)
-
-
 def survey(values: Tensor, distance: int) -> Rows:
     """What must be known of rows [N, D] before they are compared."""
-    values = values.contiguous()
-    finite = finite_rows(values)
+    finite = values.new_ones(len(values), dtype=torch.bool)
+    if values.shape[1]:
+        finite = finite_rows(values)
+    wide = values.to(torch.float64, memory_format=torch.contiguous_format)
     if DISTANCES[distance] != "cosine":
-        return Rows(values, finite, None)
-    factors = [_normalising_factors(values[some], finite[some]) for some in pieces(*values.shape)]
-    return Rows(values, finite, torch.cat(factors) if factors else values.new_zeros(0, dtype=torch.float64))
+        return Rows(wide, finite, None)
+    factors = [_normalising_factors(wide[some], finite[some], values.dtype) for some in pieces(*values.shape)]
+    factor = torch.cat(factors) if factors else wide.new_zeros(0)
+    return Rows(wide * factor[:, None], finite, factor)
 
 
-def _normalising_factors(values: Tensor, finite: Tensor) -> Tensor:
+def _normalising_factors(wide: Tensor, finite: Tensor, dtype: torch.dtype) -> Tensor:
     """1 / |x|, or 0 where |x| is below the smallest normal number; where squares leave float64 of scaled rows."""
-    rows = torch.where(finite[:, None], values, 0).double()
+    rows = torch.where(finite[:, None], wide, 0)
     largest = torch.nn.functional.pad(rows.abs(), (1, 0)).amax(1)  # a zero more, for D = 0
     factors = root(square_sum(rows)).reciprocal()
     factors = torch.where(largest > 0, factors, 0)
-    if values.dtype != torch.float64:
+    if dtype != torch.float64:  # whose squares stay inside its range
         return factors
     exponent = torch.frexp(largest).exponent - 1
     norm = root(square_sum(scaled(rows, -exponent[:, None])))
@@ -112,15 +103,12 @@ def frame_of(rows: Rows, candidates: Rows) -> Frame:
 
 
 def _samples(rows: Rows, count: int) -> Tensor:
-    """[count, D] float64 evenly spread rows; a row that is not finite is zero."""
-    n = len(rows)
+    """[count, D] evenly spread rows; a row that is not finite is zero."""
+    n = len(rows.wide)
     if n == 0:
-        return rows.values.new_zeros((0, rows.values.shape[1]), dtype=torch.float64)
-    at = (2 * torch.arange(count, device=rows.values.device) + 1) * n // (2 * count)
-    values = rows.values[at].double()
-    if rows.factors is not None:
-        values = values * rows.factors[at, None]
-    return torch.where(rows.finite[at, None], values, 0)
+        return rows.wide
+    at = (2 * torch.arange(count, device=rows.wide.device) + 1) * n // (2 * count)
+    return torch.where(rows.finite[at, None], rows.wide[at], 0)
 
 
 def _centre_of(samples: Tensor) -> Tensor:
@@ -132,9 +120,7 @@ def _centre_of(samples: Tensor) -> Tensor:
 
 def _largest(rows: Rows) -> Tensor:
     """[] float64: the largest magnitude of an entry."""
-    if rows.values.numel() == 0:
-        return rows.values.new_zeros((), dtype=torch.float64)
-    largest = torch.maximum(rows.values.amax(1), -rows.values.amin(1)).double()
-    if rows.factors is not None:
-        largest = largest * rows.factors
+    if rows.wide.numel() == 0:
+        return rows.wide.new_zeros(())
+    largest = torch.maximum(rows.wide.amax(1), -rows.wide.amin(1))
     return torch.where(rows.finite, largest, 0).amax()

@@ -8,10 +8,11 @@ A key orders the candidates of an anchor as the score does, up to a constant of 
 The product gives a **lower** bound of it, and ``lower + slack`` is an upper one. Both the error of the product and the
 term of y are in the product itself, in columns of their own:
 
-    lower = -x^.y^ - a b + (c1 + c2 + c3),    slack = 2 (a b + s)
+    lower = -x^.y^ - a b + (c1 + c2 + c3) + none,    slack = 2 (a b + s)
 
 where x^, y^ are the rows rounded, a_x b_y = E = kappa n_x n_y bounds the error by ``csrc/core/bound.h``, c1 + c2 + c3 is
-the term of y less s, and s bounds the roundings that come with that. There are two levels:
+the term of y less s, and s bounds the roundings that come with that; none is zero, or NONE of an anchor that has no
+pairs, as c1 is of a candidate. There are two levels:
 
     coarse  float32 products of numbers that bfloat16 holds. They are exact in TF32, bfloat16 and float32 alike, so no
             global flag about the precision of products is touched or trusted: what the device makes of it is a sum in
@@ -37,13 +38,13 @@ NONE = 2.0**100
 _TINY = 2.0**-50
 
 #: Candidates are a multiple of this, so that their keys fall into this many lines of equal length.
-LINES = 32
+LINES = 16
 
 
 class Candidates(NamedTuple):
     """Rows as columns of the product."""
 
-    matrix: Tensor  # [M, D + 4 or D + 2] y^, b, parts of the term; of float32 or float64
+    matrix: Tensor  # [M, D + 5 or D + 3] y^, b, parts of the term, 1; of float32 or float64
     reach: Tensor  # [M] b, float64
     own: Tensor  # [M] s, float64
 
@@ -53,6 +54,7 @@ class Anchors(NamedTuple):
 
     rounded: Tensor  # [N, D or more] x^ in the first D columns
     reach: Tensor  # [N] a, float64
+    none: Tensor  # [N] NONE of an anchor without pairs, else 0; of the dtype of the product
     term: Tensor  # [N] float64, of the whole key but not of those that are screened: half a square, or -c.x
     rounding: Tensor  # [N] float64, of scores, in the units of keys
 
@@ -61,15 +63,16 @@ class Level(NamedTuple):
     """Both sides at one precision."""
 
     anchors: Anchors
-    candidates: Candidates  # padded to a multiple of LINES
+    candidates: Candidates  # at least one more, a multiple of LINES
     depth: int  # D
 
     def lower(self, some: slice, out: Tensor | None = None) -> Tensor:
-        """[C, M] lower bounds of the keys of some anchors, in the first rows of ``out``."""
+        """[C, M] lower bounds of the keys of some anchors, in the first rows of ``out``; more than M columns."""
         rounded = self.anchors.rounded[some, : self.depth]
-        parts = self.candidates.matrix.shape[1] - self.depth - 1
-        reach = self.anchors.reach[some, None].to(rounded.dtype)
-        rows = torch.cat([rounded.neg(), reach.neg(), rounded.new_ones((len(rounded), parts))], 1)
+        rows = rounded.new_ones((len(rounded), self.candidates.matrix.shape[1]))
+        torch.neg(rounded, out=rows[:, : self.depth])
+        rows[:, self.depth] = -self.anchors.reach[some]
+        rows[:, -1] = self.anchors.none[some]
         return torch.mm(rows, self.candidates.matrix.T, out=None if out is None else out[: len(rows)])
 
     def slack(self, first: Tensor, second: Tensor) -> Tensor:
@@ -77,17 +80,25 @@ class Level(NamedTuple):
         reach = self.anchors.reach[first] * self.candidates.reach[second]
         return 2 * (reach + self.candidates.own[second] + self.anchors.rounding[first])
 
-    def upper(self, some: slice, lower: Tensor, columns: slice) -> Tensor:
-        """[C, W] float64 upper bounds beside the lower ones of some columns."""
-        slack = torch.addr(self.candidates.own[columns], self.anchors.reach[some], self.candidates.reach[columns])
+    def upper(self, some: slice, lower: Tensor) -> Tensor:
+        """[C, M] float64 upper bounds beside the lower ones."""
+        slack = torch.addr(self.candidates.own, self.anchors.reach[some], self.candidates.reach)
         return slack.add_(self.anchors.rounding[some, None]).mul_(2).add_(lower)
 
 
-def level_of(frame: Frame, rows: Rows, candidates: Rows, usable: Tensor, distance: int, coarse: bool) -> Level:
-    """Of anchors and candidates, which may be one; candidates that are not ``usable`` [M] have the key NONE."""
-    d, dtype = rows.values.shape[1], torch.float32 if coarse else torch.float64
+def level_of(
+    frame: Frame,
+    rows: Rows,
+    candidates: Rows,
+    anchor_usable: Tensor,
+    usable: Tensor,
+    distance: int,
+    coarse: bool,
+) -> Level:
+    """Of anchors and candidates, which may be one; those that are not ``usable``, [N] and [M], have the key NONE."""
+    d, dtype = rows.wide.shape[1], torch.float32 if coarse else torch.float64
     parts = 3 if coarse else 1
-    depth = d + 1 + parts
+    depth = d + 2 + parts
     if coarse:  # the products are exact, each is cut off or rounded once more as it is added, in any order
         g = 4 * (depth + 16) * 2.0**-24
     else:
@@ -102,7 +113,7 @@ def level_of(frame: Frame, rows: Rows, candidates: Rows, usable: Tensor, distanc
     if product:
         kappa = kappa + 8 * 2.0**-24 if coarse else kappa + scores
 
-    m, padded = len(candidates), -(-len(candidates) // LINES) * LINES
+    m, padded = len(candidates.wide), _padded_length(len(candidates.wide))
     matrix, reach = theirs.rounded, theirs.norm + _TINY + offset
     reach = _above(reach, coarse)
     own = (g + 2.0**-22 if coarse else g + 2.0**-50) * theirs.term.abs() + scores * theirs.half_square
@@ -113,10 +124,12 @@ def level_of(frame: Frame, rows: Rows, candidates: Rows, usable: Tensor, distanc
         lowered = lowered - rounded
     matrix[:m, d] = torch.where(usable, reach, 0).to(dtype)
     matrix[m:, d + 1] = NONE
+    matrix[:, -1] = 1
     columns = Candidates(matrix, *(_padded(torch.where(usable, each, 0), padded) for each in (reach, own)))
     anchors = Anchors(
         ours.rounded,
         _above(kappa * (ours.norm + _TINY + offset), coarse),
+        torch.where(anchor_usable, 0.0, NONE).to(dtype),
         ours.centre_term if product else ours.half_square,
         scores * ours.half_square,
     )
@@ -139,11 +152,11 @@ class _Measured(NamedTuple):
 
 
 def _measured(frame: Frame, rows: Rows, coarse: bool, parts: int, product: bool) -> _Measured:
-    """With room for ``parts`` and a factor more, of rows padded to lines, where these are candidates: parts above 0."""
-    n, d = rows.values.shape
-    shape = (-(-n // LINES) * LINES, d + 1 + parts) if parts else (n, d)
-    rounded = rows.values.new_zeros(shape, dtype=torch.float32 if coarse else torch.float64)
-    square, residual, centre_dot = (rows.values.new_zeros(n, dtype=torch.float64) for _ in range(3))
+    """With room for ``parts`` and two factors more, of rows padded to lines, where these are candidates: parts above 0."""
+    n, d = rows.wide.shape
+    shape = (_padded_length(n), d + 2 + parts) if parts else (n, d)
+    rounded = rows.wide.new_zeros(shape, dtype=torch.float32 if coarse else torch.float64)
+    square, residual, centre_dot = (rows.wide.new_zeros(n) for _ in range(3))
     for some in pieces(n, d):
         x = frame.prepared(rows, some)
         square[some] = x.square().sum(1)
@@ -165,6 +178,11 @@ def _measured(frame: Frame, rows: Rows, coarse: bool, parts: int, product: bool)
 def _above(values: Tensor, coarse: bool) -> Tensor:
     """Not below ``values``, and where coarse numbers that bfloat16 holds."""
     return (values * (1 + 2.0**-7)).to(torch.bfloat16).double() if coarse else values
+
+
+def _padded_length(m: int) -> int:
+    """Of candidates: at least one more, and full lines."""
+    return (m // LINES + 1) * LINES
 
 
 def _padded(values: Tensor, length: int) -> Tensor:
