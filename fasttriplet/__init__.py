@@ -30,8 +30,8 @@ Behind the operators, in ``csrc/``: ``check.cpp`` validates tensors, ``core/`` h
 share, ``cpu/`` and ``cuda/`` the kernels of their device.
 """
 
-from fasttriplet import schemas as schemas  # first: declares the operators that the modules below look up
 from fasttriplet import fake as fake
+from fasttriplet import schemas as schemas  # first: declares the operators that the modules below look up
 from fasttriplet.engines import EngineWarning
 from fasttriplet.functional import (
     batch_all_triplet_loss,

@@ -76,7 +76,9 @@ def operator(name: str, device: torch.device, uses: Iterable[str] = ()) -> Any:
 @torch.compiler.assume_constant_result
 def _has_kernel(name: str, kind: str, index: int | None, uses: tuple[str, ...]) -> bool:
     """A constant to ``torch.compile``, which need not see what is asked of the device."""
-    return engine_of(name, torch.device(kind, index) if index is not None else torch.device(kind), uses).name != "portable"
+    return (
+        engine_of(name, torch.device(kind, index) if index is not None else torch.device(kind), uses).name != "portable"
+    )
 
 
 def engine_of(name: str, device: torch.device, uses: Iterable[str] = ()) -> Engine:
@@ -86,7 +88,9 @@ def engine_of(name: str, device: torch.device, uses: Iterable[str] = ()) -> Engi
         return Engine("portable", "FASTTRIPLET_ENGINE=portable forces it")
     if device.type in ("cpu", "meta"):
         absence = _library.cpu_absence
-        return Engine("cpu", "") if absence is None else Engine("portable", f"the compiled library is missing: {absence}")
+        return (
+            Engine("cpu", "") if absence is None else Engine("portable", f"the compiled library is missing: {absence}")
+        )
     if device.type != "cuda":
         return Engine("portable", f"there are no kernels for {device.type}")
     absence = _cuda_absence(0 if device.index is None else device.index)
@@ -117,12 +121,15 @@ def _too_old(index: int) -> str | None:
     found = torch.cuda.get_device_capability(index)
     if not built or found >= min(built):
         return None
-    return f"{torch.cuda.get_device_name(index)} is of compute capability {_library.dotted(found)}, and the kernels are " + (
-        f"for {_library.dotted(min(built))} and later"
+    return (
+        f"{torch.cuda.get_device_name(index)} is of compute capability {_library.dotted(found)}, and the kernels are "
+        + (f"for {_library.dotted(min(built))} and later")
     )
 
 
-def uses_of(labels: Tensor, ref_embeddings: Tensor | None, pairing: Sequence[Tensor | None], numbers: Sequence[int]) -> list[str]:
+def uses_of(
+    labels: Tensor, ref_embeddings: Tensor | None, pairing: Sequence[Tensor | None], numbers: Sequence[int]
+) -> list[str]:
     """What a batch uses beyond labels [N], by the names of the arguments."""
     uses = ["labels [N, C]"] if labels.dim() == 2 else []
     if ref_embeddings is not None:
@@ -158,9 +165,12 @@ def announce(name: str, tensors: Sequence[Tensor], arguments: Sequence[Any]) -> 
         uses = uses_of(arguments[1], *arguments[2:5])
         if name == "mine_triplets":
             uses += miner_uses(arguments[6])
+    engine = engine_of(name, device, uses)
+    if engine.name != "portable":  # called by its own name
+        return
     text = (
-        f"fasttriplet runs {name} on {device} by its portable engine, in plain PyTorch: "
-        f"{engine_of(name, device, uses).why or 'the dispatcher chose it'}. Results are the same, kernels are faster"
+        f"fasttriplet runs {name} on {device} by its portable engine, in plain PyTorch: {engine.why}. Results are the "
+        "same, kernels are faster"
     )
     if fallback == "error":
         raise RuntimeError(f"{text}; FASTTRIPLET_FALLBACK=error forbids it")

@@ -20,6 +20,8 @@ from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
 from fasttriplet.engines import PORTABLE, operator
 from fasttriplet.pair_distances import pair_distances
 from fasttriplet.reduction import Options, losses_of, reduced
+from fasttriplet.schemas import SCHEMAS
+
 
 def active() -> bool:
     """Whether ``torch.func`` transforms the call. The detector is private in PyTorch, and this is its one place."""
@@ -187,8 +189,8 @@ def _not_semi_hard(operator: Callable[..., Any]) -> Callable[..., Any]:
     def mine(*arguments: Any) -> Any:
         if MINERS[arguments[6]] == "semi_hard":
             raise ValueError(
-                "embeddings must be one batch [N, D] for semi-hard mining, since how many triplets it makes follows from "
-                "the values of the labels; got torch.vmap over several"
+                "embeddings must be one batch [N, D] for semi-hard mining, since how many triplets it makes follows "
+                "from the values of the labels; got torch.vmap over several"
             )
         return operator(*arguments)
 
@@ -200,6 +202,7 @@ for _engine in ("", PORTABLE):
         *("mine_batch_hard", "batch_all", "_batch_all_backward", "weighted_distances", "_weighted_distances_backward"),
         "mine_triplets",
     ):
+        assert _name in SCHEMAS, _name
         _operator = getattr(torch.ops.fasttriplet, _engine + _name)
         if _name == "mine_triplets":
             _operator = _not_semi_hard(_operator)

@@ -106,7 +106,7 @@ class Pairs:
 
     @property
     def _may_differ(self) -> bool:
-        """Whether an anchor and its own copy may have no label in common, as a row without labels has none with itself."""
+        """Whether an anchor and its own copy may have no label in common; a row without labels has none with itself."""
         return not self.own or self._labels.dim() == 2
 
     @cached_property
@@ -173,6 +173,7 @@ class Pairs:
         if self._may_differ and self._self_columns is not None:
             own = self._self_columns[some, None]
             keys.scatter_(1, torch.where(own >= 0, own, m), none)
+
 
 def _int64(numbers: Tensor) -> Tensor:
     """As the kernels compare integers; several labels a row stay bool."""
