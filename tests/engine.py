@@ -1,8 +1,8 @@
 """FASTTRIPLET_TEST_ENGINE runs the tests of the package (``SUITE``) on another engine than the CPU's.
 
-``cuda`` is a GPU, ``shim`` the CUDA kernels on the host (``make test-shim``), ``portable`` the engine of that name on the
-CPU (``make test-portable``). The tests stay as they are: the operators' CPU kernels are replaced by ones that take their
-tensors there and bring the results back, or by the portable engine.
+``cuda`` is a GPU, ``shim`` the CUDA kernels on the host (``make test-shim``), ``portable`` the engine of that name on
+the CPU (``make test-portable``). The tests stay as they are: the operators' CPU kernels are replaced by ones that take
+their tensors there and bring the results back, or by the portable engine.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from fasttriplet import transforms
 from fasttriplet.autograd import TripletMargin
 from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin, check_triplets
 from fasttriplet.pairing import HALF_DTYPES, widened
+from fasttriplet.trip import away, there_and_back
 
 
 def triplet_margin_loss(
@@ -75,6 +76,8 @@ def triplet_margin_loss(
     Source: V. Balntas, E. Riba, D. Ponsa, K. Mikolajczyk, "Learning local feature descriptors with triplets and shallow
     convolutional neural networks", 2016, https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html.
     """
+    if away(anchor):
+        return there_and_back(triplet_margin_loss, locals())
     check_triplets(anchor, positive, negative, weights)
     if anchor.dtype in HALF_DTYPES and anchor.dtype == positive.dtype == negative.dtype:  # else the operator refuses
         anchor, positive, negative = widened(anchor), widened(positive), widened(negative)
