@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils import backend_registration
 
 import fasttriplet
 from fasttriplet import engines, trip
@@ -28,47 +24,36 @@ IN_FLOAT32 = {
 }
 
 
-@pytest.fixture(scope="module")
-def single() -> dict:
-    """What tests/single_device.py says: by case what goes wrong, with the trip and without."""
-    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
-        pytest.skip(f"PyTorch {torch.__version__} has no backends in Python")
-    command = [sys.executable, "-m", "tests.single_device"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+def test_all_come_back_as_from_the_cpu(other_device: dict):
+    assert len(other_device["there and back"]) > 60
+    assert {name: wrong for name, wrong in other_device["there and back"].items() if wrong} == {}
 
 
-def test_all_come_back_as_from_the_cpu(single: dict):
-    assert len(single["travelled"]) > 60
-    assert {name: wrong for name, wrong in single["travelled"].items() if wrong} == {}
+def test_none_but_those_in_float32_would_work_without_the_trip(other_device: dict):
+    refused = {name for name, wrong in other_device["refused"].items() if "other has no float64" in wrong}
+    assert other_device["refused"].keys() - refused == IN_FLOAT32
 
 
-def test_none_but_those_in_float32_would_work_without_the_trip(single: dict):
-    refused = {name for name, wrong in single["untravelled"].items() if "single has no float64" in wrong}
-    assert single["untravelled"].keys() - refused == IN_FLOAT32
-
-
-def test_it_is_said_once_for_each_function_with_the_callers_file(single: dict):
-    texts, files, categories = zip(*single["heard"]["warnings"], strict=True)
+def test_it_is_said_once_for_each_function_with_the_callers_file(other_device: dict):
+    texts, files, categories = zip(*other_device["of the trip"]["warnings"], strict=True)
     functions = ["mine_batch_hard", "batch_hard_triplet_loss"]
     for text, function in zip(texts, functions, strict=True):
-        assert text.startswith(f"fasttriplet runs {function} of tensors on single:0 on the CPU and brings the results")
-        assert "single has no float64" in text and "FASTTRIPLET_FALLBACK=silent" in text
-    assert set(files) == {str(ROOT / "tests" / "single_device.py")}
+        assert text.startswith(f"fasttriplet runs {function} of tensors on other:0 on the CPU and brings the results")
+        assert "other has no float64" in text and "FASTTRIPLET_FALLBACK=silent" in text
+    assert set(files) == {str(ROOT / "tests" / "other_device.py")}
     assert set(categories) == {"EngineWarning"}
 
 
-def test_it_is_refused_at_every_call_where_that_is_wanted(single: dict):
-    first, second = single["heard"]["refused"]
+def test_it_is_refused_at_every_call_where_that_is_wanted(other_device: dict):
+    first, second = other_device["of the trip"]["refused"]
     assert first == second
     assert first.startswith("RuntimeError: ") and first.endswith("; FASTTRIPLET_FALLBACK=error forbids it")
 
 
-def test_tensors_on_two_devices_are_refused(single: dict):
-    assert single["heard"]["apart"] == [
-        "ValueError: labels must be on the device of embeddings, single:0; got labels on cpu",
-        "ValueError: weights must be on the device of embeddings, single:0; got weights on cpu",
+def test_tensors_on_two_devices_are_refused(other_device: dict):
+    assert other_device["of the trip"]["apart"] == [
+        "ValueError: labels must be on the device of embeddings, other:0; got labels on cpu",
+        "ValueError: weights must be on the device of embeddings, other:0; got weights on cpu",
     ]
 
 

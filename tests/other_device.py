@@ -1,8 +1,9 @@
-"""Run by test_trip.py in a process of its own: a device "single" that has no float64, and what must work on it.
+"""Run by test_trip.py and test_engines.py in a process of its own: a device "other", and what must work on it.
 
-It is PyTorch's PrivateUse1 backend in Python: its tensors stand for ones on the CPU, operators run on those, and a
-float64 tensor is a TypeError, forward and backward, as on MPS. A copy that casts is one too: whether it casts before or
-after the data has come to the device is the backend's own business.
+It is PyTorch's PrivateUse1 backend in Python: its tensors stand for ones on the CPU, and operators run on those. With
+float64 it is a device that the portable engine serves. Without, a float64 tensor is a TypeError, forward and backward,
+as on MPS. A copy that casts is one too: whether it casts before or after the data has come to the device is the
+backend's own business.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from fasttriplet import engines
 from fasttriplet.compat import fastreid, pml, sentence_transformers, tfa, torchreid
 from tests.compat.sentences import Given
 
-_setup_privateuseone_for_python_backend("single")
+_setup_privateuseone_for_python_backend("other")
 
 
 #: What is on the CPU for the tensors of a storage; both are kept, so that no number comes again.
 _RAW: dict[int, tuple[torch.UntypedStorage, Tensor]] = {}
+
+
+has_float64 = False
 
 
 def raw_of(tensor: Tensor) -> Tensor:
@@ -36,8 +40,8 @@ def raw_of(tensor: Tensor) -> Tensor:
 
 
 def wrapped(raw: Tensor) -> Tensor:
-    if raw.dtype == torch.float64:
-        raise TypeError("the device single has no float64")
+    if raw.dtype == torch.float64 and not has_float64:
+        raise TypeError("the device other has no float64")
     tensor = torch._C._acc.create_empty_tensor(tuple(raw.shape), raw.dtype)
     storage = tensor.untyped_storage()
     _RAW[storage._cdata] = storage, raw
@@ -53,11 +57,16 @@ def run(op: torch._ops.OpOverload, *arguments: object, **keywords: object) -> ob
         for value, kind in zip(arguments, kinds, strict=False)
     ]
     own: dict[int, Tensor] = {}
+    strangers: list[Tensor] = []
 
     def on_the_cpu(leaf: object) -> object:
         if isinstance(leaf, torch.device):
             return torch.device("cpu")
-        if not isinstance(leaf, Tensor) or leaf.device.type != "single":
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.device.type != "other":
+            if leaf.dim() > 0:
+                strangers.append(leaf)
             return leaf
         raw = raw_of(leaf)
         own[id(raw)] = leaf
@@ -66,10 +75,12 @@ def run(op: torch._ops.OpOverload, *arguments: object, **keywords: object) -> ob
     given, keywords = pytree.tree_map(on_the_cpu, (given, keywords))
     if op is torch.ops.aten._copy_from.default:
         source, target = given[:2]
-        if source.dtype != target.dtype and torch.float64 in (source.dtype, target.dtype):
-            raise TypeError("a copy from or to the device single casts float64")
+        if source.dtype != target.dtype and torch.float64 in (source.dtype, target.dtype) and not has_float64:
+            raise TypeError("a copy from or to the device other casts float64")
         target.copy_(source)
         return arguments[1]
+    if own and strangers:
+        raise RuntimeError(f"tensors must be on one device; got other and cpu for {op}")
     # Tensors here say that they are contiguous, whatever strides a view has on the CPU.
     if op is torch.ops.aten.view.default:
         op = torch.ops.aten.reshape.default
@@ -215,14 +226,14 @@ def called(case: Case, device: str) -> tuple[list[Tensor], Tensor | None]:
 
 def wrong(name: str) -> str:
     """What a case does otherwise on the device than on the CPU; empty: nothing."""
-    found, gradient = called(CASES[name], "single")
+    found, gradient = called(CASES[name], "other")
     expected, expected_gradient = called(CASES[name], "cpu")
     if (gradient is None) != (expected_gradient is None):
         return "no gradient comes back"
     if gradient is not None:
         found, expected = [*found, gradient], [*expected, expected_gradient]
     for one, other in zip(found, expected, strict=True):
-        if one.device.type != "single" or one.dtype != other.dtype:
+        if one.device.type != "other" or one.dtype != other.dtype:
             return f"{one.dtype} on {one.device} came back for {other.dtype}"
         # What drop-ins compute there in float32, and sums of gradients, may come in another order.
         if not torch.allclose(one.cpu(), other, rtol=1e-5, atol=1e-7, equal_nan=True):
@@ -237,10 +248,15 @@ def outcome(case: Callable[[], str]) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+def outcomes() -> dict[str, str]:
+    return {name: outcome(functools.partial(wrong, name)) for name in CASES}
+
+
 def heard() -> dict[str, object]:
     """What is said, and refused, of tensors on the device."""
-    rows, labels = torch.randn(6, 2).to("single"), (torch.arange(6) % 2).to("single")
+    rows, labels = torch.randn(6, 2).to("other"), (torch.arange(6) % 2).to("other")
     engines._announced.clear()
+    engines.fallback = "warn"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -255,11 +271,19 @@ def heard() -> dict[str, object]:
     return {"warnings": texts, "refused": refused, "apart": [apart, weights]}
 
 
-if __name__ == "__main__":
+def main() -> dict[str, dict[str, object]]:
+    global has_float64
     engines.fallback = "silent"
-    results: dict[str, object] = {"untravelled": {name: outcome(lambda name=name: wrong(name)) for name in CASES}}
-    engines.without_float64 |= {"single"}
-    results["travelled"] = {name: outcome(lambda name=name: wrong(name)) for name in CASES}
-    engines.fallback = "warn"
-    results["heard"] = heard()
-    json.dump(results, sys.stdout)
+    results: dict[str, dict[str, object]] = {"refused": outcomes()}
+    engines.without_float64 |= {"other"}
+    results["there and back"] = outcomes()
+    results["of the trip"] = heard()
+    engines.without_float64 -= {"other"}
+    has_float64 = True
+    results["portable"] = outcomes()
+    results["of the engine"] = heard()
+    return results
+
+
+if __name__ == "__main__":
+    json.dump(main(), sys.stdout)
