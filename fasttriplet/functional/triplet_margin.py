@@ -31,7 +31,7 @@ def triplet_margin_loss(
     ``torch.nn.functional.triplet_margin_loss`` adds 1e-6 to every entry of a difference, nothing is added here.
 
     Args:
-        anchor: [T, D] float64, float32, float16 or bfloat16, any strides, on the CPU.
+        anchor: [T, D] float64, float32, float16 or bfloat16, any strides.
         positive: [T, D] of the same dtype and device.
         negative: [T, D] of the same dtype and device.
         margin: finite number; not used when ``soft_margin`` is true. Default 1.0.
