@@ -244,7 +244,7 @@ def memory_cell(member: Member) -> str:
 
 def cuda_cell(member: Member) -> str:
     text = (ROOT / "csrc" / "cuda" / "register.cu").read_text()
-    return "compiled, not run" if re.search(rf'"{member.operator}"', text) else "not yet"
+    return "compiled, not run" if re.search(rf'"{member.operator}"', text) else "portable"
 
 
 # The page.
@@ -274,7 +274,7 @@ MEMORY_HEAD = f"""
 Memory is the most that forward and backward add beyond the inputs and the gradient, for all distances, {N} rows of {D}
 float32, {PER_CLASS} a class, as a multiple of the inputs ({N * D * 4 // 2**20} MiB for a batch). A distance matrix in
 float32 would be {N // D} times the inputs. `compiled, not run` is what has CUDA kernels that have not run on a GPU yet;
-`not yet` refuses CUDA tensors.
+`portable` runs there in plain PyTorch, by the portable engine.
 
 """
 
