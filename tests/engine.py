@@ -20,6 +20,7 @@ ENGINE = os.environ.get("FASTTRIPLET_TEST_ENGINE", "cpu")
 #: What calls the operators and says something of every engine. The shim has no checks of tensors: test_arguments.
 SUITE = (
     *("test_functional.py", "test_autograd.py", "test_invariance.py", "test_losses.py", "test_miners.py"),
+    *("test_triplet_margin.py", "test_triplet_margin_autograd.py"),
     *(["test_arguments.py"] if ENGINE == "cuda" else []),
 )
 #: Of a test of the host's processor, of its compiler or of Python: on another engine it would only take the time.
@@ -46,6 +47,12 @@ class CudaEngine:
 
     def _batch_hard_loss_backward(self, *arguments: object) -> object:
         return self._call("_batch_hard_loss_backward", *arguments)
+
+    def triplet_margin_loss(self, *arguments: object) -> object:
+        return self._call("triplet_margin_loss", *arguments)
+
+    def _triplet_margin_loss_backward(self, *arguments: object) -> object:
+        return self._call("_triplet_margin_loss_backward", *arguments)
 
 
 class ShimEngine:
@@ -103,10 +110,46 @@ class ShimEngine:
         )
         return torch.from_numpy(gradient)
 
+    def triplet_margin_loss(
+        self, anchor: Tensor, positive: Tensor, negative: Tensor, weights: Tensor | None, *options: object
+    ) -> tuple[Tensor, Tensor]:
+        rows = [tensor.numpy(force=True) for tensor in (anchor, positive, negative)]
+        numbers = torch.zeros(0) if weights is None else weights
+        function = getattr(self.native, f"triplet_margin_{rows[0].dtype}")
+        found = function(rows, numbers.double().numpy(force=True), *options, self._settings())
+        return torch.from_numpy(found["loss"]), torch.from_numpy(found["values"])
+
+    def _triplet_margin_loss_backward(
+        self,
+        grad_loss: Tensor,
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        values: Tensor,
+        distance: int,
+        swap: bool,
+        *wanted: bool,
+    ) -> tuple[Tensor, ...]:
+        rows = [tensor.numpy(force=True) for tensor in (anchor, positive, negative)]
+        function = getattr(self.native, f"triplet_margin_backward_{rows[0].dtype}")
+        upstream, saved = grad_loss.numpy(force=True), values.numpy(force=True)
+        found = function(rows, saved, upstream, distance, swap, list(wanted), self._settings())
+        return tuple(
+            torch.from_numpy(gradient if want else gradient.reshape(-1))
+            for gradient, want in zip(found, wanted, strict=True)
+        )
+
+
+#: The operators that it replaces.
+REPLACED = (
+    *("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward"),
+    *("triplet_margin_loss", "_triplet_margin_loss_backward"),
+)
+
 
 def replace_cpu_kernels(engine: CudaEngine | ShimEngine) -> torch.library.Library:
     library = torch.library.Library("fasttriplet", "IMPL")
-    for name in ("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward"):
+    for name in REPLACED:
         library.impl(name, getattr(engine, name), "CPU", allow_override=True)
     return library
 

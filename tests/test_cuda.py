@@ -198,6 +198,69 @@ def test_wgmma_gives_the_same(products, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
 
 
+def triplet_margin(rows, weights, distance, swap, soft, mining_margin, reduction):
+    """Loss, values and gradients of anchors, positives and negatives by the operators themselves."""
+    operators = torch.ops.fasttriplet
+    loss, values = operators.triplet_margin_loss(*rows, weights, 0.5, distance, swap, soft, mining_margin, reduction)
+    upstream = torch.linspace(-1, 2, loss.numel(), dtype=loss.dtype, device=loss.device).view(loss.shape)
+    return (
+        loss,
+        values,
+        *operators._triplet_margin_loss_backward(upstream, *rows, values, distance, swap, True, True, True),
+    )
+
+
+@pytest.mark.parametrize(("t", "d"), [(0, 4), (1, 0), (1, 1), (17, 7), (1000, 64), (3000, 513), (200_000, 16)], ids=str)
+@pytest.mark.parametrize("distance", range(len(DISTANCES)), ids=DISTANCES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_explicit_triplets_have_the_bits_of_the_cpu(t, d, distance, dtype):
+    """But for softplus, whose exponentials may round otherwise, and for the order of a reduction's sum."""
+    rows = torch.randn(3, t, d, generator=torch.Generator().manual_seed(t + d), dtype=dtype)
+    rows[:, ::7] = (2 * rows[:, ::7]).round() / 2  # ties between the distances of a swap
+    rows[1, 3::50] = torch.inf
+    weights = torch.rand(t, generator=torch.Generator().manual_seed(t))
+    for options in ((True, False, None, 0), (False, True, 0.1, 0), (True, False, 0.1, 2), (True, True, None, 3)):
+        for factors in (None, weights):
+            if factors is not None and options[-1] == 0:
+                continue
+            given = [factors if factors is None else factors.cuda(), distance, *options]
+            ours = [x.cpu() for x in triplet_margin(rows.cuda(), *given)]
+            theirs = triplet_margin(rows, factors, *given[1:])
+            assert same_bits([ours[1][1:]], [theirs[1][1:]])
+            if options == (True, False, None, 0):
+                assert same_bits(ours, theirs)
+            tolerance = 1e-5 if dtype == torch.float32 else 1e-11
+            for found, expected in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-15, equal_nan=True)
+
+
+def test_explicit_triplets_are_the_same_on_every_run_and_wait_for_nothing():
+    rows = torch.randn(3, 50_000, 40, generator=torch.Generator().manual_seed(0)).cuda()
+    weights = torch.rand(50_000, device="cuda")
+    first = triplet_margin(rows, weights, 2, True, True, 0.2, 2)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # a capture refuses any wait
+        captured = triplet_margin(rows, weights, 2, True, True, 0.2, 2)
+    for _ in range(5):
+        graph.replay()
+        again = triplet_margin(rows, weights, 2, True, True, 0.2, 2)
+        assert all(torch.equal(a, b) and torch.equal(c, b) for a, b, c in zip(again, first, captured, strict=True))
+
+
+def test_explicit_triplets_of_another_device_are_refused():
+    rows = torch.randn(3, 8, 4)
+    with pytest.raises(ValueError, match=r"positive must be on the device of anchor, cuda:0; got cpu$"):
+        torch.ops.fasttriplet.triplet_margin_loss(
+            rows[0].cuda(), rows[1], rows[2].cuda(), None, 0.5, 0, False, False, None, 2
+        )
+    on_gpu = rows.cuda()
+    found = triplet_margin(on_gpu.transpose(1, 2).contiguous().transpose(1, 2), None, 0, True, False, None, 0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(found, triplet_margin(on_gpu, None, 0, True, False, None, 0), strict=True)
+    )
+
+
 @pytest.mark.parametrize("n", [200, 9000])
 def test_twenty_runs_give_the_same_bits(n):
     rows, labels = (tensor.cuda() for tensor in random_batch(n, 64))

@@ -24,6 +24,7 @@
 #include "cuda/tile_tensor.cuh"
 #include "cuda/tile_wgmma.cuh"
 #include "cuda/together.cuh"
+#include "cuda/triplet_margin.cuh"
 
 namespace fasttriplet::cuda {
 
@@ -276,7 +277,49 @@ class Engine {
     });
   }
 
+  struct TripletMarginScratch {
+    int64_t chunks;
+    TripletSum* sums;  // [chunks]
+
+    TripletMarginScratch(Device&, Memory& memory, int64_t t)
+        : chunks((t + kTripletChunk - 1) / kTripletChunk), sums(memory.take<TripletSum>(chunks)) {}
+  };
+
+  // Explicit triplets: values of core/triplet_margin.h; losses [T] or null, loss [] or null. weights [T] or null.
+  template <typename T>
+  void triplet_margin(const DeviceTriplets<T>& triplets, const double* weights, const TripletMarginOptions& options,
+                      const TripletMarginScratch& scratch, const TripletValues<double>& values, T* losses, T* loss) {
+    TripletSum* const sums = loss == nullptr ? nullptr : scratch.sums;
+    if (triplets.t > 0)
+      dispatch_distance(triplets.distance, [&](auto kind) {
+        using Loss = LossOfTriplets<decltype(kind), T>;
+        static_assert(Loss::kTriplets == kTripletChunk);
+        launch_threads(Loss{triplets, weights, options, values, losses, sums}, scratch.chunks * Loss::kThreads);
+      });
+    using Reduce = ReduceTriplets<T>;
+    if (loss != nullptr)
+      launch(Reduce{sums, scratch.chunks, triplets.t, options.reduction, values.slopes, loss},
+             std::min((triplets.t + Reduce::kThreads - 1) / Reduce::kThreads, device_.processors()));
+  }
+
+  // gradients of anchors, positives and negatives [T, D], null where not wanted; upstream [T] where per_triplet, else
+  // [].
+  template <typename T>
+  void triplet_margin_backward(const DeviceTriplets<T>& triplets, const TripletValues<const double>& values,
+                               const T* upstream, bool per_triplet, T* const (&gradients)[kRoles]) {
+    if (triplets.t == 0 || triplets.d == 0) return;
+    dispatch_distance(triplets.distance, [&](auto kind) {
+      // A root is in the weights already.
+      using Kind = std::conditional_t<decltype(kind)::kRoot, Difference, decltype(kind)>;
+      using Gradient = GradientOfTriplets<Kind, T>;
+      launch_warps(Gradient{triplets, values, upstream, per_triplet, {gradients[0], gradients[1], gradients[2]}},
+                   triplets.t * ((triplets.d + Gradient::kColumns - 1) / Gradient::kColumns));
+    });
+  }
+
  private:
+  static constexpr int64_t kTripletChunk = 16;  // triplets whose losses are summed together
+
   uint32_t few_left_over(int64_t n) const { return few_overflows(n, device_.float64_ratio()); }
 
   // Scratch of a call or of its gradient: factors or null, finite, state.

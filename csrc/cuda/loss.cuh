@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/loss.h"
+#include "cuda/block_sum.cuh"
 #include "cuda/settle.cuh"
 
 namespace fasttriplet::cuda {
@@ -14,20 +15,6 @@ struct LossSum {
 
 FT_DEVICE LossSum plus(const LossSum& a, const LossSum& b) {
   return {a.total + b.total, a.counted + b.counted, a.nonzero + b.nonzero};
-}
-
-// The sum of what a block's threads bring, in shared memory until that is written again. The order is that of a tree
-// over the threads.
-template <int kThreads>
-FT_DEVICE const LossSum& block_sum(const LossSum& own) {
-  LossSum* const sums = reinterpret_cast<LossSum*>(shared_memory());
-  sums[thread_index()] = own;
-  block_barrier();
-  for (int stride = kThreads / 2; stride > 0; stride /= 2) {
-    if (thread_index() < stride) sums[thread_index()] = plus(sums[thread_index()], sums[thread_index() + stride]);
-    block_barrier();
-  }
-  return sums[0];
 }
 
 inline constexpr int64_t kLossChunk = 1024;  // anchors

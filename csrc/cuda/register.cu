@@ -1,5 +1,4 @@
-// The CUDA kernels as operators: checks, tensors to pointers, dtype to type. The one file of this room that knows
-// PyTorch's tensors.
+// Batch-hard's CUDA kernels as operators: checks, tensors to pointers, dtype to type.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
@@ -7,30 +6,12 @@
 #include <tuple>
 
 #include "check.h"
-#include "cuda/engine.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/operators.cuh"
 #include "cuda/trust.h"
 #include "tensors.h"
 
 namespace fasttriplet::cuda {
 namespace {
-
-using CudaEngine = Engine<CudaDevice>;
-
-cudaStream_t current_stream(int32_t device) {
-  void* stream = nullptr;
-  if (aoti_torch_get_current_cuda_stream(device, &stream) != AOTI_TORCH_SUCCESS)
-    throw std::runtime_error("PyTorch did not name its current CUDA stream");
-  return static_cast<cudaStream_t>(stream);
-}
-
-int32_t device_of(const Tensor& tensor) { return static_cast<int32_t>(tensor.get_device_index()); }
-
-// The device itself. Without a driver PyTorch's guard would only say that it failed, or print its stack of calls.
-int32_t with_driver(int32_t device) {
-  check_driver();
-  return device;
-}
 
 // Edges, two a row, have 32-bit numbers here.
 void check_rows(const Tensor& embeddings) {
@@ -65,17 +46,6 @@ Products chosen_products(const CudaDevice& device, int32_t index, int64_t n) {
   if (!trusted) return Products::kFloat;
   if (kind == TensorCores::kWarp) return tensor_products(n);
   return kind == TensorCores::kWarpgroup ? Products::kWgmma : Products::kWgmmaPair;
-}
-
-// Scratch of a call in one allocation of PyTorch's. It may be given back before the kernels have run: the allocator
-// reuses it in the order of the stream.
-template <typename Scratch, typename... Arguments>
-Scratch allocate(Tensor& memory, const Tensor& like, CudaDevice& device, const Arguments&... arguments) {
-  Carver count(nullptr);
-  Scratch(device, count, arguments...);
-  memory = new_tensor({static_cast<int64_t>(count.used())}, ScalarType::Byte, like);
-  Carver carver(reinterpret_cast<char*>(memory.mutable_data_ptr<uint8_t>()));
-  return Scratch(device, carver, arguments...);
 }
 
 // Mines, then calls then(engine, device, products, scratch, typed null pointer).

@@ -1,15 +1,11 @@
 #include "cuda/bindings_cuda.h"
 
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 
-#include "cuda/engine.cuh"
 #include "cuda/self_test.cuh"
-#include "cuda/shim.h"
 
 namespace py = pybind11;
 
@@ -19,18 +15,6 @@ namespace {
 using shim::HostDevice;
 using shim::HostMemory;
 using shim::Settings;
-using HostEngine = Engine<HostDevice>;
-
-template <typename T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-// Inputs as scratch is: in pieces of their own.
-template <typename T>
-const T* own_copy(HostMemory& memory, const Array<T>& array) {
-  T* const copy = memory.take<T>(array.size());
-  std::copy_n(array.data(), array.size(), copy);
-  return copy;
-}
 
 Products products_named(const std::string& name) {
   if (name == "small-tensor") return Products::kSmallTensor;
@@ -266,6 +250,7 @@ void bind_cuda(py::module_& m) {
   m.def("tensor_core_error", tensor_core_error);
   m.def("accumulation_error", accumulation_error);
   bind_shim(m);
+  bind_triplets(m);
 }
 
 }  // namespace fasttriplet::cuda

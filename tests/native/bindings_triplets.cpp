@@ -1,0 +1,65 @@
+// Explicit triplets on the CPU, bound to NumPy.
+#include "bindings.h"
+#include "cpu/triplets/triplet_margin.h"
+
+namespace fasttriplet::cpu {
+namespace {
+
+template <typename T>
+Triplets<T> triplets_of(const std::vector<Array<T>>& rows, int distance, const std::string& tier) {
+  return {{rows.at(0).data(), rows.at(1).data(), rows.at(2).data()},
+          rows.at(0).shape(0),
+          rows.at(0).shape(1),
+          static_cast<Distance>(distance),
+          tier_to_test(tier)};
+}
+
+// rows: anchors, positives, negatives; weights [T] or of no length. Losses before the reduction beside the reduced one.
+template <typename T>
+py::dict triplet_margin_loss(const std::vector<Array<T>>& rows, const Array<double>& weights, double margin,
+                             int distance, bool swap, bool soft_margin, std::optional<double> mining_margin,
+                             int reduction, const std::string& tier, int64_t threads) {
+  const Triplets<T> triplets = triplets_of(rows, distance, tier);
+  const TripletMarginOptions options(margin, swap, soft_margin, mining_margin, static_cast<Reduction>(reduction));
+  Array<double> values({TripletValues<double>::rows(triplets.distance, swap), triplets.t}), losses(triplets.t);
+  py::dict result;
+  result["loss"] =
+      triplet_margin(triplets, weights.size() == 0 ? nullptr : weights.data(), options, StdParallel(threads),
+                     {values.mutable_data(), triplets.t, triplets.distance, swap}, losses.mutable_data());
+  result["losses"] = losses;
+  result["values"] = values;
+  return result;
+}
+
+// upstream [T] or []; gradients of those that are wanted, the others of no length.
+template <typename T>
+std::vector<Array<T>> triplet_margin_gradients(const std::vector<Array<T>>& rows, const Array<double>& values,
+                                               const Array<T>& upstream, int distance, bool swap,
+                                               const std::vector<bool>& wanted, const std::string& tier,
+                                               int64_t threads) {
+  const Triplets<T> triplets = triplets_of(rows, distance, tier);
+  std::vector<Array<T>> gradients;
+  T* out[3];
+  for (int role = 0; role < 3; ++role) {
+    gradients.emplace_back(std::vector<int64_t>{wanted.at(role) ? triplets.t : 0, triplets.d});
+    out[role] = wanted.at(role) ? gradients[role].mutable_data() : nullptr;
+  }
+  triplet_margin_backward(triplets, {values.data(), triplets.t, triplets.distance, swap}, upstream.data(),
+                          upstream.ndim() == 1, StdParallel(threads), out);
+  return gradients;
+}
+
+template <typename T>
+void bind(py::module_& m, const std::string& suffix) {
+  m.def(("triplet_margin_" + suffix).c_str(), triplet_margin_loss<T>);
+  m.def(("triplet_margin_backward_" + suffix).c_str(), triplet_margin_gradients<T>);
+}
+
+}  // namespace
+
+void bind_triplets(py::module_& m) {
+  bind<float>(m, "float32");
+  bind<double>(m, "float64");
+}
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,90 @@
+// Explicit triplets by the CUDA kernels under the shim, bound to NumPy as those of the CPU are.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cuda/bindings_cuda.h"
+
+namespace py = pybind11;
+
+namespace fasttriplet::cuda {
+namespace {
+
+using shim::HostDevice;
+using shim::HostMemory;
+using shim::Settings;
+
+template <typename T>
+DeviceTriplets<T> triplets_of(HostMemory& memory, const std::vector<Array<T>>& rows, int distance) {
+  return {{own_copy(memory, rows.at(0)), own_copy(memory, rows.at(1)), own_copy(memory, rows.at(2))},
+          rows.at(0).shape(0),
+          rows.at(0).shape(1),
+          static_cast<Distance>(distance)};
+}
+
+// weights [T] or of no length; `loss` is [T] or [], as the operator returns it.
+template <typename T>
+py::dict triplet_margin_loss(const std::vector<Array<T>>& rows, const Array<double>& weights, double margin,
+                             int distance, bool swap, bool soft_margin, std::optional<double> mining_margin,
+                             int reduction, const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device);
+  const DeviceTriplets<T> triplets = triplets_of(memory, rows, distance);
+  const int64_t t = triplets.t;
+  const TripletMarginOptions options(margin, swap, soft_margin, mining_margin, static_cast<Reduction>(reduction));
+  Array<double> values({TripletValues<double>::rows(triplets.distance, swap), t});
+  double* const own_values = memory.take<double>(values.size());
+  const bool per_triplet = options.reduction == Reduction::kNone;
+  Array<T> loss(per_triplet ? std::vector<int64_t>{t} : std::vector<int64_t>{});
+  T* const own_loss = memory.take<T>(loss.size());
+  engine.triplet_margin(triplets, weights.size() == 0 ? nullptr : own_copy(memory, weights), options,
+                        HostEngine::TripletMarginScratch(device, memory, t), {own_values, t, triplets.distance, swap},
+                        per_triplet ? own_loss : nullptr, per_triplet ? nullptr : own_loss);
+  std::copy_n(own_values, values.size(), values.mutable_data());
+  std::copy_n(own_loss, loss.size(), loss.mutable_data());
+  py::dict result;
+  result["loss"] = loss;
+  result["values"] = values;
+  result["launches"] = device.asked().launches + device.asked().clears;
+  return result;
+}
+
+// upstream [T] or []; gradients of those that are wanted, the others of no length.
+template <typename T>
+std::vector<Array<T>> triplet_margin_gradients(const std::vector<Array<T>>& rows, const Array<double>& values,
+                                               const Array<T>& upstream, int distance, bool swap,
+                                               const std::vector<bool>& wanted, const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device);
+  const DeviceTriplets<T> triplets = triplets_of(memory, rows, distance);
+  std::vector<Array<T>> gradients;
+  T* out[kRoles];
+  for (int role = 0; role < kRoles; ++role) {
+    gradients.emplace_back(std::vector<int64_t>{wanted.at(role) ? triplets.t : 0, triplets.d});
+    out[role] = wanted.at(role) ? memory.take<T>(gradients[role].size()) : nullptr;
+  }
+  engine.triplet_margin_backward(triplets, {own_copy(memory, values), triplets.t, triplets.distance, swap},
+                                 own_copy(memory, upstream), upstream.ndim() == 1, out);
+  for (int role = 0; role < kRoles; ++role)
+    if (wanted.at(role)) std::copy_n(out[role], gradients[role].size(), gradients[role].mutable_data());
+  return gradients;
+}
+
+template <typename T>
+void bind(py::module_& m, const std::string& suffix) {
+  m.def(("triplet_margin_" + suffix).c_str(), triplet_margin_loss<T>);
+  m.def(("triplet_margin_backward_" + suffix).c_str(), triplet_margin_gradients<T>);
+}
+
+}  // namespace
+
+void bind_triplets(py::module_& m) {
+  bind<float>(m, "float32");
+  bind<double>(m, "float64");
+}
+
+}  // namespace fasttriplet::cuda
