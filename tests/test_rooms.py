@@ -21,7 +21,7 @@ CPU_ROOMS = ["threads", "kernels", "isa", "rows", "triplets", "screen", "scan", 
 # What csrc/cuda has of PyTorch; elsewhere a room knows it whole or not at all.
 CUDA_WITH_PYTORCH = {
     *("cuda/info.cu", "cuda/operators.cuh"),
-    *("cuda/register.cu", "cuda/register_triplet_margin.cu"),
+    *("cuda/register.cu", "cuda/register_triplet_margin.cu", "cuda/register_triplets.cu"),
 }
 
 

@@ -15,8 +15,6 @@ struct Mined {
   double* distances;   // [2, N] to the positive and to the negative, NaN where there is none
 };
 
-FT_DEVICE double not_a_number() { return static_cast<double>(bits_float(0x7fc00000u)); }
-
 // Writes an anchor's pair. A row that is not finite is at distance NaN from every row, and NaN is the hardest of all:
 // the lowest such row wins, and such a row itself takes the lowest of all.
 struct PairWriter {

@@ -1,5 +1,8 @@
-// Explicit triplets on the CPU, bound to NumPy.
+// Given triplets on the CPU, bound to NumPy: explicit ones, and the gradient of mined ones.
+#include <cmath>
+
 #include "bindings.h"
+#include "cpu/triplets/backward.h"
 #include "cpu/triplets/triplet_margin.h"
 
 namespace fasttriplet::cpu {
@@ -49,10 +52,33 @@ std::vector<Array<T>> triplet_margin_gradients(const std::vector<Array<T>>& rows
   return gradients;
 }
 
+// references [M, D], or [0, 0]: none. triplets [3, T], distances [2, T] and slopes of the loss by them [2, T].
+template <typename T>
+py::tuple triplets_gradients(const Array<T>& rows, const Array<T>& references, const Array<int64_t>& triplets,
+                             const Array<double>& distances, const Array<double>& slopes, int distance,
+                             const std::string& tier, int64_t threads) {
+  const Batch<T> alone = batch_of(rows, distance, tier);
+  const int64_t own = alone.n, d = alone.d, m = references.shape(0), t = triplets.shape(1);
+  const bool joined = references.size() > 0;
+  const Batch<T> batch{rows.data(), own + m, d, alone.distance, alone.tier, joined ? references.data() : nullptr, own};
+  const int64_t* const anchors = triplets.data();
+  std::vector<double> by_edge(2 * t);
+  bool poisoned = false;
+  for (int64_t e = 0; e < 2 * t; ++e) {
+    by_edge[e] = triplets.at(1 + e % 2, e / 2) >= 0 ? slopes.at(e % 2, e / 2) : 0;
+    poisoned = poisoned || std::isnan(by_edge[e]);
+  }
+  Array<T> gradient({own, d}), reference_gradient({m, d});
+  edge_gradient<T>(batch, {t, anchors, anchors + t, anchors + 2 * t, distances.data(), joined ? own : 0}, by_edge,
+                   poisoned, StdParallel(threads), gradient.mutable_data(), reference_gradient.mutable_data());
+  return py::make_tuple(gradient, reference_gradient);
+}
+
 template <typename T>
 void bind(py::module_& m, const std::string& suffix) {
   m.def(("triplet_margin_" + suffix).c_str(), triplet_margin_loss<T>);
   m.def(("triplet_margin_backward_" + suffix).c_str(), triplet_margin_gradients<T>);
+  m.def(("triplets_backward_" + suffix).c_str(), triplets_gradients<T>);
 }
 
 }  // namespace

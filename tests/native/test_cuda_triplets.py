@@ -1,4 +1,7 @@
-"""Explicit triplets by the CUDA kernels on the host, under the shim: to the bit as on the CPU."""
+"""Given triplets by the CUDA kernels under the shim: explicit ones, and losses and gradients of mined ones.
+
+To the bit as on the CPU, but for the order of sums that no row has to itself.
+"""
 
 import itertools
 
@@ -172,3 +175,132 @@ def test_launches(native, distance):
     for reduction, launches in ((NONE, 1), (SUM, 2), (MEAN, 2)):
         options = options_of(distance, distance == COSINE, reduction=reduction)
         assert both(native, rows, NO_WEIGHTS, options, setting(native))[1]["launches"] == launches
+
+
+# Losses and gradients of triplets that any miner found.
+
+SEMI_HARD, K_HARDEST = 1, 4
+NO_REFERENCES = {dtype: np.zeros((0, 0), dtype) for dtype in (np.float32, np.float64)}
+
+
+def mined(native, rows, labels, distance, kind=SEMI_HARD):
+    """triplets [3, T] and distances [2, T] of a miner that gives an anchor any number of them, or three."""
+    options = (kind, 0, False, 0.0, 3, False, 0.0)
+    found = getattr(native, f"mine_triplets_{suffix(rows)}")(rows, labels, distance, *options, "portable", 1)
+    return found["triplets"], found["distances"]
+
+
+def gradients(native, rows, references, triplets, distances, slopes, distance, set_up):
+    name, arguments = f"triplets_backward_{suffix(rows)}", (rows, references, triplets, distances, slopes, distance)
+    cpu = getattr(native, name)(*arguments, "portable", 1)
+    *cuda, counts = getattr(native.cuda, name)(*arguments, set_up)
+    return cpu, cuda, counts
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "d", "classes"), [(1, 3, 1), (2, 1, 1), (65, 31, 22), (40, 129, 5), (20, 257, 1)])
+def test_the_gradient_of_mined_triplets_has_the_bits_of_the_cpu(native, distance, dtype, n, d, classes):
+    random = np.random.default_rng(n + d)
+    rows = random.standard_normal((n, d)).astype(dtype)
+    rows[n // 2] = 0
+    for kind in (SEMI_HARD, K_HARDEST):
+        triplets, distances = mined(native, rows, np.arange(n) % classes, distance, kind)
+        slopes = random.standard_normal(distances.shape) * (random.uniform(size=distances.shape) < 0.8)
+        slopes[np.isnan(distances)] = np.nan  # of what is not there, and not looked at
+        found = gradients(native, rows, NO_REFERENCES[dtype], triplets, distances, slopes, distance, setting(native, n))
+        np.testing.assert_array_equal(found[1][0], found[0][0])
+        assert n < 4 or np.abs(found[0][0]).sum() > 0
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "m", "t"), [(1, 1, 1), (5, 40, 17), (30, 3, 200), (300, 20, 4500)])
+def test_references_have_their_gradient(native, distance, dtype, n, m, t):
+    """The last are more edges than are ranked, and half of the references are hubs."""
+    random = np.random.default_rng(n)
+    rows, references = (random.standard_normal((count, 6)).astype(dtype) for count in (n, m))
+    triplets = random.integers(-1, m, (3, t))
+    triplets[0] = np.sort(random.integers(0, n, t))
+    distances, slopes = random.uniform(0.5, 2, (2, t)), random.standard_normal((2, t))
+    slopes[random.uniform(size=slopes.shape) < 0.2] = 0
+    found = gradients(native, rows, references, triplets, distances, slopes, distance, setting(native, n))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5 if dtype == np.float32 else 1e-11, atol=1e-9)
+        assert t < 10 or np.abs(ours).sum() > 0
+    if t < 1000:  # no hubs, whose sums are of chunks
+        np.testing.assert_array_equal(found[1][1], found[0][1])
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    again = gradients(native, rows, references, triplets, distances, slopes, distance, setting(native, 7, processors=3))
+    for ours, first in zip(again[1], found[1], strict=True):
+        np.testing.assert_array_equal(ours, first)
+
+
+def test_no_triplets_no_rows_and_no_references(native):
+    none, empty = np.zeros((3, 0), np.int64), np.zeros((2, 0))
+    for n, m in ((4, 0), (4, 3), (0, 3), (0, 0)):
+        rows, references = np.ones((n, 5)), np.ones((m, 5))
+        _, cuda, counts = gradients(native, rows, references, none, empty, empty, COSINE, setting(native))
+        assert [gradient.shape for gradient in cuda] == [(n, 5), (m, 5)] and not any(map(np.any, cuda))
+        assert counts[0] == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(0, 5, 1), (0, 5, -1), (0, 5, 9), (0, 7, 99), (0, 0, -1), (1, 3, 9), (1, 3, -2), (2, 3, 10**12)],
+    ids=str,
+)
+def test_indices_that_no_miner_gave_make_the_gradient_nan(native, wrong):
+    """They cannot be reported without waiting for the device. No wild read: see make test-asan."""
+    rows = np.random.default_rng(0).standard_normal((9, 3))
+    triplets = np.stack([np.arange(8), np.arange(8)[::-1], np.full(8, 2)])
+    row, place, value = wrong
+    triplets[row, place] = value
+    slopes, distances = np.ones((2, 8)), np.ones((2, 8))
+    arguments = (rows, NO_REFERENCES[np.float64], triplets, distances, slopes, EUCLIDEAN, setting(native))
+    assert np.isnan(native.cuda.triplets_backward_float64(*arguments)[0]).all()
+
+
+def test_a_slope_that_is_nan_makes_the_gradient_nan(native):
+    rows, references = np.ones((4, 3)), np.ones((2, 3))
+    triplets, distances, slopes = np.array([[0, 1, 2], [0, -1, 1], [1, 0, -1]]), np.ones((2, 3)), np.ones((2, 3))
+    for place, poisons in (((0, 0), True), ((0, 1), False), ((1, 2), False), ((1, 1), True)):
+        broken = slopes.copy()
+        broken[place] = np.nan
+        cpu, cuda, _ = gradients(native, rows, references, triplets, distances, broken, SQUARED, setting(native))
+        for ours, theirs in zip(cuda, cpu, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert np.isnan(ours).all() == poisons
+
+
+def test_launches_of_a_gradient_of_mined_triplets(native):
+    """Ranges cleared; edges listed and ranked, indexed, gathered; for cosine factors of both kinds of rows."""
+    random = np.random.default_rng(0)
+    rows, references = random.standard_normal((2, 20, 4))
+    for t, sorts in ((100, 0), (4097, 1)):
+        triplets = np.stack([np.sort(random.integers(0, 20, t)), *random.integers(0, 20, (2, t))])
+        for distance, surveys in ((EUCLIDEAN, 0), (COSINE, 2)):
+            counts = gradients(
+                native, rows, references, triplets, np.ones((2, t)), np.ones((2, t)), distance, setting(native)
+            )[2]
+            assert counts == (3 + surveys + sorts, 1, sorts)
+
+
+@pytest.mark.parametrize("reduction", range(4))
+@pytest.mark.parametrize("on_missing", range(3))
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("poison", [1.0, np.nan])
+@pytest.mark.parametrize("t", [0, 1, 7, 1024, 1025])
+def test_losses_of_mined_triplets(native, reduction, on_missing, soft, poison, t):
+    random = np.random.default_rng(t)
+    triplets = random.integers(-1, 3, (3, t))
+    distances = np.where(triplets[1:] < 0, np.nan, random.uniform(0, 2, (2, t)))
+    options = (0.2, soft, reduction, on_missing)
+    reduced, losses, slopes = native.loss(*triplets[1:], distances, *options, np.isnan(poison))
+    want = np.where(triplets[1:] < 0, 0, [slopes, -slopes])
+    loss, found, launches = native.cuda.triplet_losses(triplets, distances, poison, *options, setting(native, t))
+    np.testing.assert_allclose(loss, losses if reduction == NONE else reduced, rtol=1e-14)
+    np.testing.assert_array_equal(found, want)
+    assert launches == (1 if 0 < t <= 1024 or t == 0 else 1 if reduction == NONE else 2) - (
+        t == 0 and reduction == NONE
+    )

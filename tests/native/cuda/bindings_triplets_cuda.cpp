@@ -1,4 +1,5 @@
-// Explicit triplets by the CUDA kernels under the shim, bound to NumPy as those of the CPU are.
+// Given triplets by the CUDA kernels under the shim, bound to NumPy as those of the CPU are: explicit ones, and losses
+// and gradients of mined ones.
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -75,9 +76,59 @@ std::vector<Array<T>> triplet_margin_gradients(const std::vector<Array<T>>& rows
 }
 
 template <typename T>
+JoinedBatch<T> joined_batch(HostMemory& memory, const Array<T>& rows, const Array<T>& references, int distance) {
+  return {own_copy(memory, rows), rows.shape(0), own_copy(memory, references),
+          references.shape(0),    rows.shape(1), static_cast<Distance>(distance),
+          references.size() > 0};
+}
+
+// references [M, D], or [0, 0]: none. triplets [3, T], distances [2, T] and slopes of the loss by them [2, T]; the last
+// result says how many launches, clears and sorts that took.
+template <typename T>
+py::tuple triplets_gradients(const Array<T>& rows, const Array<T>& references, const Array<int64_t>& triplets,
+                             const Array<double>& distances, const Array<double>& slopes, int distance,
+                             const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device);
+  const JoinedBatch<T> batch = joined_batch(memory, rows, references, distance);
+  const int64_t t = triplets.shape(1);
+  const HostEngine::BackwardScratch scratch(device, memory, batch, t);
+  Array<T> gradient({batch.n, batch.d}), reference_gradient({batch.m, batch.d});
+  T *const own_gradient = memory.take<T>(gradient.size()), *const references_own = memory.take<T>(batch.m * batch.d);
+  engine.triplets_backward(batch, own_copy(memory, triplets), t, own_copy(memory, distances), own_copy(memory, slopes),
+                           scratch, own_gradient, references_own);
+  std::copy_n(own_gradient, gradient.size(), gradient.mutable_data());
+  std::copy_n(references_own, reference_gradient.size(), reference_gradient.mutable_data());
+  return py::make_tuple(gradient, reference_gradient,
+                        py::make_tuple(device.asked().launches, device.asked().clears, device.asked().sorts));
+}
+
+// loss [T] or [], slopes [2, T] and launches.
+py::tuple triplet_losses(const Array<int64_t>& triplets, const Array<double>& distances, double poison, double margin,
+                         bool soft_margin, int reduction, int on_missing, const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device);
+  const int64_t t = triplets.shape(1);
+  const LossOptions options = {margin, soft_margin, static_cast<Reduction>(reduction),
+                               static_cast<OnMissing>(on_missing)};
+  const bool per_triplet = options.reduction == Reduction::kNone;
+  Array<double> loss(per_triplet ? std::vector<int64_t>{t} : std::vector<int64_t>{}), slopes({int64_t{2}, t});
+  double *const own_loss = memory.take<double>(loss.size()), *const own_slopes = memory.take<double>(2 * t);
+  engine.triplet_losses(own_copy(memory, triplets), own_copy(memory, distances), t, &poison, options,
+                        HostEngine::LossScratch(device, memory, t), per_triplet ? own_loss : nullptr, own_slopes,
+                        per_triplet ? nullptr : own_loss);
+  std::copy_n(own_loss, loss.size(), loss.mutable_data());
+  std::copy_n(own_slopes, slopes.size(), slopes.mutable_data());
+  return py::make_tuple(loss, slopes, device.asked().launches + device.asked().clears);
+}
+
+template <typename T>
 void bind(py::module_& m, const std::string& suffix) {
   m.def(("triplet_margin_" + suffix).c_str(), triplet_margin_loss<T>);
   m.def(("triplet_margin_backward_" + suffix).c_str(), triplet_margin_gradients<T>);
+  m.def(("triplets_backward_" + suffix).c_str(), triplets_gradients<T>);
 }
 
 }  // namespace
@@ -85,6 +136,7 @@ void bind(py::module_& m, const std::string& suffix) {
 void bind_triplets(py::module_& m) {
   bind<float>(m, "float32");
   bind<double>(m, "float64");
+  m.def("triplet_losses", triplet_losses);
 }
 
 }  // namespace fasttriplet::cuda
