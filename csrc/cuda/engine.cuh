@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 
 #include "cuda/backward.cuh"
@@ -172,30 +173,32 @@ class Engine {
     }
   };
 
-  // labels [N]. Afterwards scratch.state->bad_rows says on the device how many rows are not finite.
-  template <typename T>
+  // labels [N]. Afterwards scratch.state->bad_rows says on the device how many rows are not finite, of those whose
+  // label is not to be ignored.
+  template <typename T, typename Partners = EveryPair>
   void mine(const DeviceBatch<T>& batch, const uint64_t* labels, Products products, const MineScratch& scratch,
-            const Mined& mined) {
+            const Mined& mined, const Partners& partners = {}, std::optional<uint64_t> ignored = {}) {
     const int64_t n = batch.n, d = batch.d;
     device_.clear(scratch.state, scratch.cleared_bytes);
     if (n == 0) return;
-    survey_and_sort(batch, labels, scratch);
+    survey_and_sort(batch, labels, ignored, scratch);
     const FindClasses classes = {labels,        scratch.order, scratch.finite,       n,
                                  scratch.begin, scratch.end,   scratch.bad_of_class, scratch.state};
-    if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kWgmma) screen<WgmmaBlockTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kWgmmaPair) screen<WgmmaPairTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kFloat) screen<FloatTile>(batch, scratch, kFine, &classes);
-    if (products != Products::kFloat && n > small_batch_) screen<FloatTile>(batch, scratch, kFine, nullptr);
-    const PairWriter writer = {
-        n,    labels, scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
-        mined};
+    if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kWgmma) screen<WgmmaBlockTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kWgmmaPair) screen<WgmmaPairTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kFloat) screen<FloatTile>(batch, scratch, kFine, &classes, partners);
+    if (products != Products::kFloat && n > small_batch_) screen<FloatTile>(batch, scratch, kFine, nullptr, partners);
+    const PairWriter<Partners> writer = {
+        n,     labels,  scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
+        mined, partners};
     const ExactRows<T> exact = {batch.rows, d, scratch.factors};
     dispatch_distance(batch.distance, [&](auto kind) {
       using Kind = decltype(kind);
-      launch_warps(SettleCandidates<Kind, T>{exact, scratch.anchors, writer, scratch.left_over, scratch.state}, n);
-      using Scan = ScanExactly<Kind, T>;
+      launch_warps(
+          SettleCandidates<Kind, T, Partners>{exact, scratch.anchors, writer, scratch.left_over, scratch.state}, n);
+      using Scan = ScanExactly<Kind, T, Partners>;
       static_assert(Scan::kAnchors == kScannedAnchors);
       launch(Scan{exact, writer, scratch.left_over, scratch.state, scratch.partial, scratch.arrived},
              scan_blocks(device_));
@@ -381,10 +384,6 @@ class Engine {
   uint32_t few_left_over(int64_t n) const { return few_overflows(n, device_.float64_ratio()); }
 
   template <typename T>
-  static SurveyRows<T> survey_of(const DeviceBatch<T>& batch, const MineScratch& scratch) {
-    return {batch.rows, batch.n, batch.d, scratch.factors, scratch.finite, scratch.state};
-  }
-  template <typename T>
   static int64_t warps_of(const SurveyRows<T>& survey) {
     return (survey.n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp;
   }
@@ -435,10 +434,13 @@ class Engine {
 
   // What is known of the rows, the order of the labels, and, when all rows are known, the centre.
   template <typename T>
-  void survey_and_sort(const DeviceBatch<T>& batch, const uint64_t* labels, const MineScratch& scratch) {
+  void survey_and_sort(const DeviceBatch<T>& batch, const uint64_t* labels, std::optional<uint64_t> ignored,
+                       const MineScratch& scratch) {
     using Survey = SurveyRows<T>;
     const int64_t n = batch.n;
-    const Survey rows = survey_of(batch, scratch);
+    const Survey rows = {
+        batch.rows,         n, batch.d, scratch.factors, scratch.finite, scratch.state, ignored ? labels : nullptr,
+        ignored.value_or(0)};
     const ChooseCentre<T> centre = {batch.rows,   n, batch.d, scratch.factors, scratch.finite, scratch.centre,
                                     scratch.state};
     uint32_t* const arrived = &scratch.state->surveyed;
@@ -456,8 +458,9 @@ class Engine {
 
   // Rows packed, terms set and pairs screened: in the first round, which brings `classes` to be found, always; then if
   // the round before asks for it.
-  template <typename Tile, typename T>
-  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, Round round, const FindClasses* classes) {
+  template <typename Tile, typename T, typename Partners>
+  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, Round round, const FindClasses* classes,
+              const Partners& partners) {
     using Entry = typename Tile::Entry;
     using Pack = PackRows<T, Entry>;
     static_assert(sizeof(Entry) * Tile::kDepthStep <= sizeof(Float32) * FloatTile::kDepthStep);
@@ -480,11 +483,11 @@ class Engine {
                             Tile::product_error(d), round, condition, scratch.state, scratch.anchors, scratch.searching,
                             FloatTile::kSize},
                    n);
-    using Screen = ScreenPairs<Tile>;
+    using Screen = ScreenPairs<Tile, Partners>;
     const int64_t most = Screen::kMinBlocks * device_.processors() / Tile::kBlocks;
     launch(Screen{source_of<Tile>(device_, packed, n, static_cast<int>(depth)), n, scratch.begin, condition,
                   first ? nullptr : scratch.searching, scratch.state->taken_tiles + round,
-                  scratch.state->overflows[round], scratch.anchors},
+                  scratch.state->overflows[round], scratch.anchors, partners},
            std::min(TileOrder(n, Tile::kSize).count(), std::max<int64_t>(most, 1)) * Tile::kBlocks);
   }
 

@@ -1,4 +1,5 @@
-// Losses and gradients of mined triplets by CUDA kernels as operators: checks, tensors to pointers, dtype to type.
+// Batch-hard's triplets with samples, groups and an ignored label, and losses and gradients of any miner's, by CUDA
+// kernels as operators: checks, tensors to pointers, dtype to type.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
@@ -14,6 +15,56 @@
 
 namespace fasttriplet::cuda {
 namespace {
+
+// What the kernels do not serve is for another engine, and whoever calls knows.
+void check_served(const PairingTensors& pairing, const MinerOptions& options) {
+  const auto refuse = [](const std::string& message) { throw std::invalid_argument(message); };
+  if (options.kind != MinerKind::kBatchHard)
+    refuse("miner must be 0, batch-hard, for CUDA's kernels; got " + std::to_string(static_cast<int>(options.kind)));
+  if (pairing.ref_embeddings)
+    refuse("ref_embeddings must not be given to CUDA's kernels; got " +
+           std::to_string(pairing.ref_embeddings->size(0)) + " rows");
+  if (pairing.labels.dim() != 1)
+    refuse("labels must have shape [N] for CUDA's kernels; got several labels a row, [" +
+           std::to_string(pairing.labels.size(0)) + ", " + std::to_string(pairing.labels.size(1)) + "]");
+}
+
+std::tuple<Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor& labels,
+                                         std::optional<Tensor> ref_embeddings, const PairingList& list,
+                                         const PairingNumbers& numbers, int64_t distance, int64_t miner,
+                                         int64_t otherwise, bool within_margin, double margin, int64_t k, bool kth_only,
+                                         double skip_fraction) {
+  const PairingTensors pairing(embeddings, labels, ref_embeddings, list, numbers);
+  check_pairing(pairing);
+  check_served(pairing, miner_options_of(miner, otherwise, within_margin, margin, k, kth_only, skip_fraction));
+  check_rows(embeddings);
+  const torch::stable::accelerator::DeviceGuard guard(with_driver(device_of(embeddings)));
+  const Tensor rows = packed(embeddings), ids = packed(as_int64(labels));
+  std::optional<Tensor> sample_ids, groups;
+  if (pairing.sample_ids) sample_ids = packed(as_int64(*pairing.sample_ids));
+  if (pairing.groups) groups = packed(as_int64(*pairing.groups));
+  std::optional<uint64_t> ignored;
+  if (pairing.ignore_index) ignored = static_cast<uint64_t>(*pairing.ignore_index);
+  const int64_t n = rows.size(0);
+  Tensor distances = new_tensor({2, n}, ScalarType::Double, rows);
+  Tensor triplets = new_tensor({3, n}, ScalarType::Long, rows);
+  int64_t* const anchors = triplets.mutable_data_ptr<int64_t>();
+  const Mined mined = {anchors + n, anchors + 2 * n, distances.mutable_data_ptr<double>(), anchors};
+  CudaDevice device(device_of(rows), current_stream(device_of(rows)));
+  const Products products = chosen_products(device, device_of(rows), n);
+  CudaEngine engine(device);
+  dispatch_dtype(rows, [&](auto* typed) {
+    using T = Pointee<decltype(typed)>;
+    const DeviceBatch<T> batch = {rows.const_data_ptr<T>(), n, rows.size(1), distance_of(distance)};
+    Tensor memory;
+    const auto scratch = allocate<CudaEngine::MineScratch>(memory, rows, device, batch);
+    const AllowedPairs partners = {scratch.order, sample_ids ? sample_ids->const_data_ptr<int64_t>() : nullptr,
+                                   groups ? groups->const_data_ptr<int64_t>() : nullptr, pairing.groups_exclude};
+    engine.mine(batch, reinterpret_cast<const uint64_t*>(ids.const_data_ptr<int64_t>()), products, scratch, mined,
+                partners, ignored);
+  });
+  return {distances, triplets};
+}
 
 // Edges, two a triplet, have 32-bit numbers here.
 void check_count(const Tensor& triplets) {
@@ -84,6 +135,7 @@ std::tuple<Tensor, Tensor> losses_operator(const Tensor& distances, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CUDA, m) {
+  m.impl("mine_triplets", TORCH_BOX(&mine_operator));
   m.impl("triplet_losses", TORCH_BOX(&losses_operator));
   m.impl("_triplet_distances_backward", TORCH_BOX(&backward_operator));
 }

@@ -39,9 +39,11 @@ struct SurveyRows {
   static constexpr int kAhead = 32;
   const T* rows;  // [N, D]
   int64_t n, d;
-  double* factors;  // [N] 1 / |x|, or null: not normalised
-  uint8_t* finite;  // [N]
-  State* state;     // or null: what the rows have in common is not asked for
+  double* factors;                   // [N] 1 / |x|, or null: not normalised
+  uint8_t* finite;                   // [N]
+  State* state;                      // or null: what the rows have in common is not asked for
+  const uint64_t* labels = nullptr;  // [N] or null: none is ignored
+  uint64_t ignored = 0;              // rows of this label count as not finite, but as nothing bad
 
   FT_DEVICE void operator()() const {
     const Walk walk = walk_by_warp<SurveyRows>();
@@ -56,9 +58,9 @@ struct SurveyRows {
           [&](T entry) { sums.add(static_cast<double>(entry)); });
       sums.join<kLanes>();
       if (i >= n || lane != 0) continue;
-      const bool good = sums.finite();
+      const bool takes_part = labels == nullptr || labels[i] != ignored, good = sums.finite() && takes_part;
       finite[i] = good;
-      if (!good && state != nullptr) {
+      if (!good && takes_part && state != nullptr) {
         atomic_add(&state->bad_rows, 1);
         state->bad.offer(i, n);
       }

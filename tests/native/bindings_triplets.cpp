@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "bindings.h"
+#include "cpu/scan/triplets.h"
 #include "cpu/triplets/backward.h"
 #include "cpu/triplets/triplet_margin.h"
 
@@ -74,11 +75,34 @@ py::tuple triplets_gradients(const Array<T>& rows, const Array<T>& references, c
   return py::make_tuple(gradient, reference_gradient);
 }
 
+// Batch-hard's triplets [3, N] and distances [2, N]; sample_ids and groups [N] or of no length.
+template <typename T>
+py::tuple mine_allowed(const Array<T>& rows, const Array<int64_t>& labels, const Array<int64_t>& sample_ids,
+                       const Array<int64_t>& groups, int groups_exclude, std::optional<int64_t> ignored, int distance,
+                       const std::string& tier, int64_t threads) {
+  const Batch<T> batch = batch_of(rows, distance, tier);
+  PairingInput input{labels.data()};
+  if (sample_ids.size() > 0) input.sample_ids = sample_ids.data();
+  if (groups.size() > 0) input.groups = groups.data();
+  input.groups_exclude = static_cast<GroupsExclude>(groups_exclude);
+  input.ignored = ignored ? &*ignored : nullptr;
+  const MinerOptions options = {MinerKind::kBatchHard, Otherwise::kSkip, false, 0, 1, false, 0};
+  const StdParallel parallel(threads);
+  TripletMiner<T> miner(batch, input, options, parallel);
+  Array<int64_t> triplets({int64_t{3}, batch.n});
+  Array<double> distances({int64_t{2}, batch.n});
+  int64_t* const indices = triplets.mutable_data();
+  miner.run({indices, indices + batch.n, indices + 2 * batch.n, distances.mutable_data()});
+  if (!miner.all_finite()) std::fill_n(distances.mutable_data(), distances.size(), std::nan(""));
+  return py::make_tuple(triplets, distances);
+}
+
 template <typename T>
 void bind(py::module_& m, const std::string& suffix) {
   m.def(("triplet_margin_" + suffix).c_str(), triplet_margin_loss<T>);
   m.def(("triplet_margin_backward_" + suffix).c_str(), triplet_margin_gradients<T>);
   m.def(("triplets_backward_" + suffix).c_str(), triplets_gradients<T>);
+  m.def(("mine_allowed_" + suffix).c_str(), mine_allowed<T>);
 }
 
 }  // namespace

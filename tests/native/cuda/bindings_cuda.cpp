@@ -16,6 +16,8 @@ using shim::HostDevice;
 using shim::HostMemory;
 using shim::Settings;
 
+}  // namespace
+
 Products products_named(const std::string& name) {
   if (name == "small-tensor") return Products::kSmallTensor;
   if (name == "large-tensor") return Products::kLargeTensor;
@@ -25,6 +27,8 @@ Products products_named(const std::string& name) {
   throw std::invalid_argument("products must be small-tensor, large-tensor, wgmma, wgmma-pair or float; got " + name);
 }
 
+namespace {
+
 struct Arrays {
   Array<int64_t> pairs;     // [2, N]
   Array<double> distances;  // [2, N]
@@ -32,7 +36,7 @@ struct Arrays {
   explicit Arrays(int64_t n) : pairs({int64_t{2}, n}), distances({int64_t{2}, n}) {}
   Mined mined() {
     int64_t* const positives = pairs.mutable_data();
-    return {positives, positives + pairs.shape(1), distances.mutable_data()};
+    return {positives, positives + pairs.shape(1), distances.mutable_data(), nullptr};
   }
 };
 

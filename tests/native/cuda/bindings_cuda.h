@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <string>
 
 #include "cuda/engine.cuh"
 #include "cuda/shim.h"
@@ -23,6 +24,8 @@ const T* own_copy(shim::HostMemory& memory, const Array<T>& array) {
   std::copy_n(array.data(), array.size(), copy);
   return copy;
 }
+
+Products products_named(const std::string& name);
 
 void bind_cuda(pybind11::module_& m);
 void bind_shim(pybind11::module_& m);  // called by it, as is the next

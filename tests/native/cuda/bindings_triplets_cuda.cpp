@@ -124,11 +124,35 @@ py::tuple triplet_losses(const Array<int64_t>& triplets, const Array<double>& di
   return py::make_tuple(loss, slopes, device.asked().launches + device.asked().clears);
 }
 
+// Batch-hard's triplets [3, N] and distances [2, N], and launches; sample_ids and groups [N] or of no length.
+template <typename T>
+py::tuple mine_allowed(const Array<T>& rows, const Array<int64_t>& labels, const Array<int64_t>& sample_ids,
+                       const Array<int64_t>& groups, int groups_exclude, std::optional<int64_t> ignored, int distance,
+                       const std::string& products, const Settings& settings) {
+  HostMemory memory;
+  HostDevice device(settings);
+  HostEngine engine(device, settings.small_batch);
+  const DeviceBatch<T> batch = {own_copy(memory, rows), rows.shape(0), rows.shape(1), static_cast<Distance>(distance)};
+  const HostEngine::MineScratch scratch(device, memory, batch);
+  Array<int64_t> triplets({int64_t{3}, batch.n});
+  Array<double> distances({int64_t{2}, batch.n});
+  int64_t* const anchors = triplets.mutable_data();
+  const AllowedPairs partners = {scratch.order, sample_ids.size() == 0 ? nullptr : own_copy(memory, sample_ids),
+                                 groups.size() == 0 ? nullptr : own_copy(memory, groups),
+                                 static_cast<GroupsExclude>(groups_exclude)};
+  std::optional<uint64_t> label;
+  if (ignored) label = static_cast<uint64_t>(*ignored);
+  engine.mine(batch, reinterpret_cast<const uint64_t*>(own_copy(memory, labels)), products_named(products), scratch,
+              {anchors + batch.n, anchors + 2 * batch.n, distances.mutable_data(), anchors}, partners, label);
+  return py::make_tuple(triplets, distances, device.asked().launches + device.asked().clears);
+}
+
 template <typename T>
 void bind(py::module_& m, const std::string& suffix) {
   m.def(("triplet_margin_" + suffix).c_str(), triplet_margin_loss<T>);
   m.def(("triplet_margin_backward_" + suffix).c_str(), triplet_margin_gradients<T>);
   m.def(("triplets_backward_" + suffix).c_str(), triplets_gradients<T>);
+  m.def(("mine_allowed_" + suffix).c_str(), mine_allowed<T>);
 }
 
 }  // namespace
