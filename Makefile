@@ -40,7 +40,7 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 		UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
 		$(PY) -m pytest --capture=sys tests/native
 
-test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (seven minutes)
+test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (nine minutes)
 	FASTTRIPLET_TEST_ENGINE=shim $(PY) -m pytest tests
 
 # Laid over .venv by PYTHONPATH, which comes before it: what these need besides is there, and PyTorch is not installed twice.

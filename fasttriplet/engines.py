@@ -62,6 +62,11 @@ CUDA_KERNELS: dict[str, frozenset[str]] = {
     "mine_batch_hard": frozenset(),
     "batch_hard_loss": frozenset(),
     "_batch_hard_loss_backward": frozenset(),
+    "mine_triplets": frozenset(("sample_ids", "groups", "ignore_index")),
+    "_triplet_distances_backward": frozenset(),
+    "triplet_losses": frozenset(),
+    "triplet_margin_loss": frozenset(),
+    "_triplet_margin_loss_backward": frozenset(),
 }
 
 #: Device types without float64, whose tensors go to the CPU and back. An XPU is asked for its own. A device type may be
