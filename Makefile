@@ -84,6 +84,7 @@ bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writ
 	$(PY) -m benchmarks.family --out benchmarks/results/family.md
 	$(PY) -m benchmarks.compat --out benchmarks/results/compat.md
 	$(PY) -m benchmarks.triplet_margin --out benchmarks/results/triplet_margin.md
+	$(PY) -m benchmarks.portable --out benchmarks/results/portable.md
 
 docs: $(VENV)/.installed  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
