@@ -1,4 +1,4 @@
-"""Inner products far from the origin: what a score rounds is above what tells rows apart, and pairs are the kernels'."""
+"""Inner products far from the origin, where a score's rounding is above what tells rows apart: the kernels' pairs."""
 
 from __future__ import annotations
 
