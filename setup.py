@@ -1,8 +1,8 @@
-"""Builds ``fasttriplet/_C.abi3.so`` (CPU, always) and ``fasttriplet/_cuda.abi3.so`` (see FASTTRIPLET_CUDA).
+"""Builds ``fasttriplet/_C.abi3.so`` (FASTTRIPLET_CPU) and ``fasttriplet/_cuda.abi3.so`` (FASTTRIPLET_CUDA).
 
 Neither is a Python module: they are loaded with ``torch.ops.load_library`` and register operators. They use LibTorch's
-stable ABI only and no symbol of Python, so one wheel serves every later PyTorch and Python. Everything else about
-the package is in ``pyproject.toml``.
+stable ABI only and no symbol of Python, so one wheel serves every later PyTorch and Python. Without a C++ compiler the
+package is one of Python alone. Everything else about it is in ``pyproject.toml``.
 """
 
 import os
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError, SetupError
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a PEP 517 front end does not
-from build_tools import cuda  # noqa: E402
+from build_tools import cpu, cuda  # noqa: E402
 
 try:  # where the virtual environment that has ninja is not activated
     import ninja
@@ -113,8 +114,27 @@ class BuildLibraries(BuildExtension):
             raise CompileError("the CUDA library did not build, see above; FASTTRIPLET_CUDA=0 leaves it out") from error
 
 
-setup(
-    ext_modules=[CPU, CUDA],
-    cmdclass={"build_ext": BuildLibraries},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-)
+class BuildPython(build_py):
+    """Says that nothing is compiled."""
+
+    def run(self) -> None:
+        print(f"fasttriplet: {PLAN.message}", file=sys.stderr)
+        if self.editable_mode:  # those of an earlier build must not stay in place
+            for path in (ROOT / "fasttriplet").glob("*.so"):
+                path.unlink()
+        super().run()
+
+
+try:
+    PLAN = cpu.plan(os.environ)
+except (ValueError, FileNotFoundError) as error:
+    sys.exit(f"error: {error}")
+
+if PLAN.build:
+    setup(
+        ext_modules=[CPU, CUDA],
+        cmdclass={"build_ext": BuildLibraries},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )
+else:
+    setup(cmdclass={"build_py": BuildPython})

@@ -3,6 +3,7 @@
 The map of the package; an arrow is "imports"::
 
     losses -> functional -> autograd -> engines -> torch.ops.fasttriplet (csrc/ or portable)
+                         -> trip -> functional, of tensors on the CPU
 
 - :mod:`fasttriplet.functional`: the public functions, a file for each loss with its miner.
 - :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``.
@@ -21,7 +22,8 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.compat`: drop-ins for other libraries' losses, on the public functions; nothing imports them. A
   folder in it: :mod:`fasttriplet.compat.sentence_transformers`.
 - :mod:`fasttriplet.info`: :func:`build_info`, what a bug report needs; ``python -m fasttriplet`` prints it.
-- :mod:`fasttriplet.engines`: which engine serves a call, a kernel or the portable one.
+- :mod:`fasttriplet.engines`: which engine serves a call, a kernel or the portable one; :class:`EngineWarning`.
+- :mod:`fasttriplet.trip`: to the CPU's kernels and back, for devices without float64.
 - :mod:`fasttriplet.portable`: the operators in plain PyTorch, for devices and calls that no kernel serves.
 - :mod:`fasttriplet.schemas`: declares the operators.
 - ``fasttriplet._library``: loads the compiled libraries.
@@ -31,8 +33,10 @@ share, ``cpu/`` and ``cuda/`` the kernels of their device.
 """
 
 from fasttriplet import schemas as schemas  # first: declares the operators that the modules below look up
+
+# isort: split
 from fasttriplet import fake as fake
-from fasttriplet.engines import EngineWarning
+from fasttriplet.engines import EngineWarning, announce_absence
 from fasttriplet.functional import (
     batch_all_triplet_loss,
     batch_hard_triplet_loss,
@@ -59,6 +63,8 @@ from fasttriplet.losses import (
 from fasttriplet.memory import CrossBatchMemory
 from fasttriplet.miners import MinedTriplets, Triplets
 from fasttriplet.stats import TripletStats
+
+announce_absence()
 
 __version__ = "0.1.0"
 

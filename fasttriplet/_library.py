@@ -1,7 +1,8 @@
 """Loads the compiled libraries, which register kernels under ``torch.ops.fasttriplet``; importing this is enough.
 
-``_C`` has the CPU kernels. ``_cuda`` has the CUDA kernels, is there where nvcc was when the package was built, and can be
-loaded only into a PyTorch with CUDA and beside a driver that serves the CUDA runtime inside it. What is not loaded the portable engine does without (:mod:`fasttriplet.engines`).
+``_C`` has the CPU kernels. ``_cuda`` has the CUDA kernels, is there where nvcc was when the package was built, and can
+be loaded only into a PyTorch with CUDA and beside a driver that serves the CUDA runtime inside it. Where one is not
+loaded the portable engine takes its place (:mod:`fasttriplet.engines`).
 """
 
 from __future__ import annotations

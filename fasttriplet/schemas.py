@@ -23,7 +23,8 @@ SCHEMAS = {
     "mine_batch_hard": "(Tensor embeddings, Tensor labels, int distance) -> (Tensor, Tensor, Tensor)",
     # loss [N] or []; values [3, N] float64: slopes d loss / d d_ap, distances to the positive and to the negative;
     # pairs [2, N] int64: positives, negatives. Few tensors, since each costs a call 2 us.
-    "batch_hard_loss": "(Tensor embeddings, Tensor labels, float margin, int distance, bool soft_margin, int reduction, "
+    "batch_hard_loss": "("
+    "Tensor embeddings, Tensor labels, float margin, int distance, bool soft_margin, int reduction, "
     "int on_missing) -> (Tensor, Tensor, Tensor)",
     # Gradient [N, D] of the embeddings.
     "_batch_hard_loss_backward": "(Tensor grad_loss, Tensor embeddings, Tensor values, Tensor pairs, int distance) -> "
@@ -33,16 +34,17 @@ SCHEMAS = {
     # int64: anchors, ascending, positives and negatives among the candidates, -1 where there is none.
     "mine_triplets": f"({_BATCH}, int miner, int otherwise, bool within_margin, float margin, int k, bool kth_only, "
     "float skip_fraction) -> (Tensor, Tensor)",
-    # Gradients [N, D] of the embeddings and [M, D] of the references, [0] without any; grad [2, T] is that of distances.
+    # Gradients [N, D] of the embeddings and [M, D] of the references, [0] without any; grad [2, T] is of distances.
     "_triplet_distances_backward": "(Tensor grad, Tensor embeddings, Tensor? ref_embeddings, Tensor distances, Tensor "
     "triplets, int distance) -> (Tensor, Tensor)",
     # Of what mine_triplets returned: loss [T] or [], float64; slopes [2, T] float64 of the loss by the distances, 0
     # where there is none. poison [] float64: NaN where a row that takes part is not finite.
-    "triplet_losses": "(Tensor distances, Tensor triplets, Tensor poison, float margin, bool soft_margin, int reduction, "
+    "triplet_losses": "("
+    "Tensor distances, Tensor triplets, Tensor poison, float margin, bool soft_margin, int reduction, "
     "int on_missing) -> (Tensor, Tensor)",
     # Of every triplet: sums [N] float64 of the losses, counts [2, N] int64 of active and of all triplets, both by
-    # anchor; of each candidate how often it is the negative of an active one, [N or M] int64; gradients of the sums' sum
-    # divided by the number of triplets [N, D] and [M, D], [0] where not asked for or without references.
+    # anchor; of each candidate how often it is the negative of an active one, [N or M] int64; gradients of the sums'
+    # sum divided by the number of triplets [N, D] and [M, D], [0] where not asked for or without references.
     "batch_all": f"({_BATCH}, float margin, bool soft_margin, bool with_gradient) -> (Tensor, Tensor, Tensor, Tensor, "
     "Tensor)",
     # Gradients [N, D] and [M, D], [0] without references; grad [N] is that of the sums.
@@ -58,13 +60,14 @@ SCHEMAS = {
     "triplet_margin_loss": "(Tensor anchor, Tensor positive, Tensor negative, Tensor? weights, float margin, int "
     "distance, bool swap, bool soft_margin, float? mining_margin, int reduction) -> (Tensor, Tensor)",
     # Gradients [T, D] of anchor, positive and negative; [0] of one that is not wanted.
-    "_triplet_margin_loss_backward": "(Tensor grad_loss, Tensor anchor, Tensor positive, Tensor negative, Tensor values, "
+    "_triplet_margin_loss_backward": "("
+    "Tensor grad_loss, Tensor anchor, Tensor positive, Tensor negative, Tensor values, "
     "int distance, bool swap, bool wants_anchor, bool wants_positive, bool wants_negative) -> (Tensor, Tensor, Tensor)",
 }
 
 
 def _undisturbed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The operator as it is registered: said to run, without a graph, and without autocast, which would round products."""
+    """The operator as it is registered: announced, and without graph or autocast, which would round."""
 
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:

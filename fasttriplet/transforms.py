@@ -21,6 +21,7 @@ from fasttriplet.engines import PORTABLE, operator
 from fasttriplet.pair_distances import pair_distances
 from fasttriplet.reduction import Options, losses_of, reduced
 
+
 def active() -> bool:
     """Whether ``torch.func`` transforms the call. The detector is private in PyTorch, and this is its one place."""
     return torch._C._are_functorch_transforms_active()
@@ -187,8 +188,8 @@ def _not_semi_hard(operator: Callable[..., Any]) -> Callable[..., Any]:
     def mine(*arguments: Any) -> Any:
         if MINERS[arguments[6]] == "semi_hard":
             raise ValueError(
-                "embeddings must be one batch [N, D] for semi-hard mining, since how many triplets it makes follows from "
-                "the values of the labels; got torch.vmap over several"
+                "embeddings must be one batch [N, D] for semi-hard mining, since how many triplets it makes follows "
+                "from the values of the labels; got torch.vmap over several"
             )
         return operator(*arguments)
 

@@ -1,8 +1,8 @@
 """FASTTRIPLET_TEST_ENGINE runs the tests of the package (``SUITE``) on another engine than the CPU's.
 
-``cuda`` is a GPU, ``shim`` the CUDA kernels on the host (``make test-shim``), ``portable`` the engine of that name on the
-CPU (``make test-portable``). The tests stay as they are: the operators' CPU kernels are replaced by ones that take their
-tensors there and bring the results back, or by the portable engine.
+``cuda`` is a GPU, ``shim`` the CUDA kernels on the host (``make test-shim``), ``portable`` the engine of that name on
+the CPU (``make test-portable``). The tests stay as they are: the operators' CPU kernels are replaced by ones that take
+their tensors there and bring the results back, or by the portable engine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ SUITE = (
 #: Of the compiled libraries, of a GPU, of the build and of what surrounds the package.
 _NOT_PORTABLE = (
     *("native", "examples", "test_benchmarks.py", "test_cuda.py", "test_cuda_driver.py", "test_cuda_library.py"),
-    *("test_gpu_check.py", "test_gpu_script.py", "test_packaging.py", "test_rooms.py"),
+    *("test_engines.py", "test_gpu_check.py", "test_gpu_script.py", "test_info.py", "test_packaging.py"),
+    "test_rooms.py",
 )
 _OF_BATCH_HARD = ("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward")
 #: Of a test of the host's processor, of its compiler or of Python: on another engine it would only take the time.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import torch
 
 import fasttriplet
-from fasttriplet.info import format_info
+from fasttriplet import _library, engines
+from fasttriplet.info import engine_table, format_engines, format_info
+from fasttriplet.portable.operators import OPERATORS
 
 KEYS = [
     "fasttriplet",
@@ -17,12 +20,16 @@ KEYS = [
     "python",
     "torch_cuda",
     "platform",
+    "cpu_library",
+    "cpu_library_absence",
     "compiler",
     "cxx_standard",
     "tiers",
     "tiers_available",
     "tier",
     "FASTTRIPLET_ISA",
+    "FASTTRIPLET_ENGINE",
+    "FASTTRIPLET_FALLBACK",
     "threads",
     "cuda_library",
     "cuda_library_absence",
@@ -59,7 +66,46 @@ def test_facts():
 def test_module_prints_every_fact_in_a_line():
     result = run_module()
     assert result.returncode == 0, result.stderr
-    assert [line.split()[0] for line in result.stdout.splitlines()] == list(fasttriplet.build_info())
+    facts, _, _ = result.stdout.partition("\n\n")
+    assert [line.split()[0] for line in facts.splitlines()] == list(fasttriplet.build_info())
+
+
+def test_module_lists_which_engine_serves_what_where_and_why():
+    result = run_module()
+    _, table, notes = result.stdout.split("\n\n")
+    header, *rows = (re.split(r" {2,}", line) for line in table.splitlines())
+    assert [name.removesuffix(" *") for name in header][:5] == ["operator", "cpu", "cuda", "mps", "xpu"]
+    assert [row[0] for row in rows] == [name for name in OPERATORS if not name.startswith("_")]
+    for row in rows:
+        assert len(row) == len(header)
+        assert row[1] == "cpu"
+        assert row[3].startswith("cpu and back [")
+    numbers = [int(number) for number in re.findall(r"^\[(\d+)\] \S", notes, re.MULTILINE)]
+    assert numbers == sorted({int(number) for number in re.findall(r"\[(\d+)\]", table)}) != []
+    assert "] mps has no float64" in notes
+    assert notes.endswith("* no such device here\n")
+
+
+def test_table_tells_what_a_cuda_kernel_serves(monkeypatch):
+    monkeypatch.setattr(_library, "cuda_absence", None)
+    monkeypatch.setitem(engines.CUDA_KERNELS, "mine_triplets", frozenset({"ref_embeddings", "groups"}))
+    table = engine_table()
+    assert table["cuda"]["batch_hard_loss"] == table["cuda"]["mine_triplets"] == engines.Engine("cuda", "")
+    text = format_engines(table)
+    assert re.search(r"^batch_hard_loss +cpu +cuda  ", text, re.MULTILINE)
+    assert re.search(r"^mine_triplets +cpu +cuda \[\d\]  ", text, re.MULTILINE)
+    assert "calls that use nothing but labels [N], groups, ref_embeddings; others by the portable engine" in text
+
+
+def test_table_has_a_gpu_that_differs_from_the_first(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 3)
+    monkeypatch.setattr(engines, "_cuda_absence", lambda index: "old" if index == 2 else None)
+    table = engine_table()
+    assert list(table) == ["cpu", "cuda", "cuda:2", "mps", "xpu"]
+    assert table["cuda:2"]["batch_hard_loss"] == engines.Engine("portable", "old")
+    header = format_engines(table).splitlines()[0]
+    assert "mps *" in header and "cuda *" not in header and "cuda:2 *" not in header
 
 
 def test_every_available_tier_can_be_forced():

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import fasttriplet
-from build_tools import cuda
+from build_tools import cpu, cuda
 from fasttriplet import _library
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +59,7 @@ def test_public_names():
         "BatchHardTripletLoss",
         "CrossBatchMemory",
         "EasyPositiveTripletLoss",
+        "EngineWarning",
         "KHardestTripletLoss",
         "MinedTriplets",
         "SemiHardTripletLoss",
@@ -88,7 +89,7 @@ def test_package_is_marked_as_typed():
 
 
 def test_docstring_maps_every_module():
-    folders = (PACKAGE / "compat", PACKAGE / "functional", PACKAGE / "reference")
+    folders = [path.parent for path in PACKAGE.glob("*/__init__.py")]
     for path in (*PACKAGE.glob("*.py"), *folders):
         if path.stem not in ("__init__", "__main__"):
             assert f"fasttriplet.{path.stem}" in fasttriplet.__doc__, path.stem
@@ -121,24 +122,79 @@ def test_loading_twice_is_harmless():
     assert _library.load_cuda() == _library.load_cuda() == _library.cuda_absence
 
 
-@pytest.mark.parametrize(("checkout", "advice"), [(True, "source checkout"), (False, "not complete")])
-def test_missing_library_says_how_to_build_it(tmp_path: Path, checkout: bool, advice: str):
+@pytest.fixture
+def uncompiled(tmp_path: Path) -> Path:
+    """A folder with the package as it is where there is no compiler."""
     shutil.copytree(PACKAGE, tmp_path / "fasttriplet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return tmp_path
+
+
+def import_in(folder: Path, code: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+    """A file of the user's, so that the warning has a place."""
+    (folder / "script.py").write_text(f"import fasttriplet\n{code}")
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("FASTTRIPLET", "PYTHONPATH"))}
+    return run_python("script.py", cwd=folder, env={**outside, **environ})
+
+
+@pytest.mark.parametrize(("checkout", "advice"), [(True, "source checkout"), (False, "there is a C++ compiler")])
+def test_missing_library_says_how_to_build_it(uncompiled: Path, checkout: bool, advice: str):
     if checkout:
-        (tmp_path / "setup.py").touch()
-    result = run_python("-c", "import fasttriplet", cwd=tmp_path)
+        (uncompiled / "setup.py").touch()
+    result = import_in(uncompiled)
+    assert result.returncode == 0, result.stderr
+    (first, place) = result.stderr.strip().splitlines()
+    assert first.startswith(f"{uncompiled / 'script.py'}:1: EngineWarning: fasttriplet runs by its portable engine")
+    assert place.strip() == "import fasttriplet"
+    assert advice in first and "pip install ." in first and "FASTTRIPLET_FALLBACK=silent" in first
+
+
+def test_missing_library_is_an_import_error_where_that_is_wanted(uncompiled: Path):
+    result = import_in(uncompiled, FASTTRIPLET_FALLBACK="error")
+    assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: fasttriplet's compiled library")
-    assert advice in last
-    assert "pip install ." in last
+    assert last.startswith("ImportError: fasttriplet runs by its portable engine")
+    assert "_C.abi3.so is not there" in last and last.endswith("FASTTRIPLET_FALLBACK=error forbids it")
 
 
-def test_library_that_cannot_be_loaded_is_an_import_error(tmp_path: Path):
-    shutil.copytree(PACKAGE, tmp_path / "fasttriplet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    (tmp_path / "fasttriplet" / "_C.abi3.so").write_text("not a library")
-    result = run_python("-c", "import fasttriplet", cwd=tmp_path)
-    assert "ImportError: fasttriplet's compiled library cannot be loaded" in result.stderr
-    assert "file too short" in result.stderr.strip().splitlines()[-1]  # the linker's own words
+@pytest.mark.parametrize("variable", [{"FASTTRIPLET_FALLBACK": "silent"}, {"FASTTRIPLET_ENGINE": "portable"}])
+def test_missing_library_is_not_told_where_nobody_wants_to_know(uncompiled: Path, variable: dict[str, str]):
+    result = import_in(uncompiled, **variable)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_library_that_cannot_be_loaded_is_told_in_the_linkers_words(uncompiled: Path):
+    (uncompiled / "fasttriplet" / "_C.abi3.so").write_text("not a library")
+    result = import_in(uncompiled)
+    assert result.returncode == 0, result.stderr
+    assert "EngineWarning" in result.stderr and "file too short" in result.stderr
+
+
+WITHOUT_LIBRARIES = """
+import warnings
+import torch
+
+warnings.simplefilter("error")  # what is to be said has been said
+rows, labels = torch.randn(12, 3, requires_grad=True), torch.arange(12) % 3
+for name in fasttriplet.__all__:
+    function, before = getattr(fasttriplet, name), rows.grad
+    if name.endswith("_triplet_loss"):
+        function(rows, labels).backward()
+        function(rows, labels, ref_embeddings=rows.detach(), ref_labels=labels, weights=torch.ones(12)).backward()
+    elif name.startswith("mine_"):
+        assert (function(rows, labels).negatives >= 0).all()
+fasttriplet.triplet_margin_loss(rows, rows.roll(1, 0), rows.roll(2, 0)).backward()
+info = fasttriplet.build_info()
+print(bool(rows.grad.isfinite().all()), info["cpu_library"], info["tier"])
+"""
+
+
+def test_without_libraries_everything_works(uncompiled: Path):
+    result = import_in(uncompiled, WITHOUT_LIBRARIES)
+    assert result.stdout == "True False None\n", result.stderr
+    table = run_python("-m", "fasttriplet", cwd=uncompiled)
+    assert table.returncode == 0
+    assert re.search(r"^batch_all +portable \[1\]", table.stdout, re.MULTILINE)
+    assert "[1] the compiled library is missing" in table.stdout
 
 
 def test_library_uses_nothing_of_python_but_the_stable_abi():
@@ -162,6 +218,56 @@ def test_pre_commit_has_the_pinned_versions():
     assert used
     for name, version in used:
         assert version in pins()[name], name
+
+
+# The decision about the CPU library.
+
+
+def test_the_cpu_library_is_built_where_there_is_a_compiler(tmp_path: Path):
+    program = tmp_path / "my-c++"
+    program.touch(mode=0o755)
+    assert cpu.plan({"PATH": str(tmp_path), "CXX": "my-c++ -pthread"}) == cpu.Plan(True, "")
+    plan = cpu.plan({"PATH": str(tmp_path), "CXX": "another"})
+    assert not plan.build and plan.message.endswith("no C++ compiler was found in CXX or PATH")
+    assert "\n" not in plan.message
+
+
+def test_cpu_switch():
+    assert cpu.requested({}) == cpu.requested({"FASTTRIPLET_CPU": " "}) == "auto"
+    plan = cpu.plan({"FASTTRIPLET_CPU": "0", "PATH": os.environ["PATH"]})
+    assert not plan.build and plan.message.endswith("by its portable engine, in plain PyTorch: FASTTRIPLET_CPU=0")
+    with pytest.raises(ValueError, match="FASTTRIPLET_CPU must be auto, 0 or 1; got 'no'"):
+        cpu.plan({"FASTTRIPLET_CPU": "no"})
+
+
+def test_libraries_that_are_demanded_need_a_compiler(tmp_path: Path):
+    nothing = {"PATH": str(tmp_path), "CXX": "nothing"}
+    with pytest.raises(FileNotFoundError, match="FASTTRIPLET_CPU=1 asks for the CPU library, but no C"):
+        cpu.plan({**nothing, "FASTTRIPLET_CPU": "1"})
+    with pytest.raises(FileNotFoundError, match="FASTTRIPLET_CUDA=1 asks for the CUDA library, which is linked by"):
+        cpu.plan({**nothing, "FASTTRIPLET_CUDA": "1"})
+
+
+def test_wheel_without_a_compiler_is_of_python_alone(tmp_path: Path):
+    if importlib.util.find_spec("wheel") is None:
+        pytest.skip("wheel is not installed")
+    source = tmp_path / "source"
+    shutil.copytree(PACKAGE, source / "fasttriplet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (source / "fasttriplet" / "_C.abi3.so").touch()  # of an earlier build
+    shutil.copytree(ROOT / "build_tools", source / "build_tools", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    environ = {**os.environ, "FASTTRIPLET_CPU": "0"}
+    result = run_python("setup.py", "bdist_wheel", "--dist-dir", tmp_path, cwd=source, env=environ)
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("fasttriplet: ")]
+    assert said == [f"fasttriplet: {cpu.plan(environ).message}"]
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"fasttriplet-{fasttriplet.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    modules = {f"fasttriplet/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
+    assert names == modules | {"fasttriplet/py.typed"}
 
 
 # The decisions about CUDA.

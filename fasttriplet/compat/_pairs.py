@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.pair_distances import pair_distances, unit
+from fasttriplet.trip import away, there_and_back
 
 #: The originals divide by this where a row is shorter.
 _SHORTEST = 1e-12
@@ -41,6 +42,8 @@ def normalized(rows: Tensor) -> Tensor:
 def distance_matrix(rows: Tensor, others: Tensor, distance: str) -> Tensor:
     """Distances [N, M] of rows [N, D] and others [M, D]."""
     if distance == "inner_product":
+        if away(rows):
+            return there_and_back(distance_matrix, locals())
         # Products of float64 are left alone by autocast, forward and backward, and by TF32.
         return -(rows.double() @ others.double().T).to(rows.dtype)
     if distance == "cosine":

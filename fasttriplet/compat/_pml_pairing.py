@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fasttriplet.check import check_dense, check_rows
 from fasttriplet.compat._labels import check_labels, integer_labels
-from fasttriplet.compat._pairs import PairDistances
+from fasttriplet.compat._pairs import PairDistances, distance_matrix
 from fasttriplet.compat._pml_objects import Metric
+from fasttriplet.trip import away, there_and_back
 
 #: Candidate triplets looked at together: some MiB of float64 distances.
 _BLOCK = 2**20
@@ -131,6 +132,34 @@ def triplets_where(
     found = [of_pairs(*part.unbind(1)) for part in pairs.split(max(1, _BLOCK // max(1, negative.shape[1])))]
     anchors, positives, negatives = (torch.cat(column) for column in zip(*found, strict=True))
     return anchors, positives, negatives
+
+
+def triplets_by_margin(
+    rows: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    self_indices: Tensor | None,
+    distance: str,
+    margin: float | Tensor,
+    type_of_triplets: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The triplets of ``TripletMarginMiner``, by float64's distances: by how much the negative is farther."""
+    if away(rows):
+        return there_and_back(triplets_by_margin, locals())
+    others = rows if ref_embeddings is None else ref_embeddings
+    distances = distance_matrix(rows.double(), others.double(), distance)
+
+    def chosen(anchors: Tensor, positives: Tensor) -> Tensor:
+        gap = distances.index_select(0, anchors) - distances[anchors, positives][:, None]  # [P, M]
+        if type_of_triplets == "easy":
+            return gap > margin
+        violating = gap <= margin
+        if type_of_triplets == "hard":
+            return violating & (gap <= 0)
+        return violating & (gap > 0) if type_of_triplets == "semihard" else violating
+
+    return triplets_where(labels, References(ref_embeddings, ref_labels, self_indices), chosen)
 
 
 def differences(

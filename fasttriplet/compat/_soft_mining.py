@@ -23,13 +23,18 @@ from fasttriplet.arguments import Pairing
 from fasttriplet.check import DISTANCES
 from fasttriplet.engines import operator
 from fasttriplet.pairing import batch_of, poison_of
+from fasttriplet.trip import away, there_and_back
 
 #: Of fast-reid, against a division by 0. It is more than all negatives weigh where they are farther than about 14.
 _EPSILON = 1e-6
 
 
 def soft_mined_distances(embeddings: Tensor, labels: Tensor, distance: str) -> tuple[Tensor, Tensor]:
-    """(d_ap [N], d_an [N]), float64, as above; 0 where an anchor has no such pair, NaN where a row is not finite."""
+    """(d_ap [N], d_an [N]), float64 where the device has it, as above; 0 where an anchor has no such pair, NaN where a
+    row is not finite.
+    """
+    if away(embeddings):
+        return there_and_back(soft_mined_distances, locals())
     if transforms.active():
         raise NotImplementedError(
             "triplet_loss with hard_mining=False cannot be under a transform of torch.func: use torch.autograd, or "

@@ -19,6 +19,7 @@ from fasttriplet.compat._labels import one_class
 from fasttriplet.functional._loss import Miner, loss_of_distances, mined_distances
 from fasttriplet.pairing import batch_of
 from fasttriplet.reduction import Options
+from fasttriplet.trip import away, there_and_back
 
 #: The nearest negative farther than the positive, or else the farthest.
 _SEMI_HARD: Miner = (MINERS.index("semi_hard"), OTHERWISE.index("farthest"), False, 0.0, 1, False, 0.0)
@@ -56,6 +57,8 @@ def semi_hard_loss(
     In a batch of one class, and only there, a pair lacks a negative. The originals' mask then leaves the row's minimum,
     which is 0, in its place. Nothing here asks whether that is so: an answer would have to come from the device.
     """
+    if away(embeddings):
+        return there_and_back(semi_hard_loss, locals())
     batch = batch_of("semi_hard_triplet_loss", embeddings, labels, {}, Pairing)
     options = Options(float(margin), DISTANCES.index(distance), False, reduction, "skip")
     distances, triplets, poison = mined_distances(batch, _SEMI_HARD, options.distance)

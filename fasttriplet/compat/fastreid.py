@@ -36,7 +36,7 @@ def triplet_loss(embedding: Tensor, targets: Tensor, margin: Margin, norm_feat: 
         margin: finite number, or a tensor of one that needs no gradient; from 0 downwards softplus takes the place of
             the margin.
         norm_feat: whether distances are ``2 - 2 cos`` rather than Euclidean.
-        hard_mining: whether the hardest are taken rather than weighted means. Means are made on the CPU alone, in
+        hard_mining: whether the hardest are taken rather than weighted means. Means are made in
             memory O(N * D), and are differentiable once.
 
     Returns:

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from fasttriplet import functional
 from fasttriplet.check import check_bool, check_choice
-from fasttriplet.compat._pairs import distance_matrix, full_precision
+from fasttriplet.compat._pairs import full_precision
 from fasttriplet.compat._pml_bases import (
     BatchHardMinerBase,
     TripletMarginLossBase,
@@ -58,7 +58,14 @@ from fasttriplet.compat._pml_objects import (
     reducer_object,
     reduction_of,
 )
-from fasttriplet.compat._pml_pairing import all_triplets, check_batch, differences, pairing, triplets_of, triplets_where
+from fasttriplet.compat._pml_pairing import (
+    all_triplets,
+    check_batch,
+    differences,
+    pairing,
+    triplets_by_margin,
+    triplets_of,
+)
 from fasttriplet.pairing import widened
 
 TYPES_OF_TRIPLETS = ("all", "hard", "semihard", "easy")
@@ -181,19 +188,7 @@ class TripletMarginMiner(TripletMarginMinerBase):
         check_choice("type_of_triplets", self.type_of_triplets, TYPES_OF_TRIPLETS)
         margin, rows = one_margin(self.margin), metric.rows(embeddings)
         ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
-        others = rows if references.ref_embeddings is None else references.ref_embeddings
-        distances = distance_matrix(rows.double(), others.double(), metric.distance)
-
-        def chosen(anchors: Tensor, positives: Tensor) -> Tensor:
-            gap = distances.index_select(0, anchors) - distances[anchors, positives][:, None]  # [P, M]
-            if self.type_of_triplets == "easy":
-                return gap > margin
-            violating = gap <= margin
-            if self.type_of_triplets == "hard":
-                return violating & (gap <= 0)
-            return violating & (gap > 0) if self.type_of_triplets == "semihard" else violating
-
-        return triplets_where(ids, references, chosen)
+        return triplets_by_margin(rows, ids, *references, metric.distance, margin, self.type_of_triplets)
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}, type_of_triplets={self.type_of_triplets!r}"

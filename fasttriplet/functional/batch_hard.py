@@ -14,6 +14,7 @@ from fasttriplet.engines import operator
 from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import MinedTriplets
 from fasttriplet.pairing import checked_batch, widened
+from fasttriplet.trip import away, there_and_back
 
 
 @takes(LossArguments)
@@ -82,6 +83,8 @@ def batch_hard_triplet_loss(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
     """
+    if away(embeddings):
+        return there_and_back(batch_hard_triplet_loss, locals())
     given = told("batch_hard_triplet_loss", arguments, LossArguments)
     check_tensors(embeddings, labels)
     if given or labels.dim() != 1 or transforms.active():
@@ -140,6 +143,8 @@ def mine_batch_hard(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
     """
+    if away(embeddings):
+        return there_and_back(mine_batch_hard, locals())
     given = told("mine_batch_hard", pairing, Pairing)
     check_tensors(embeddings, labels)
     if given or labels.dim() != 1:

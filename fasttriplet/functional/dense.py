@@ -13,6 +13,7 @@ from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, r
 from fasttriplet.pairing import Batch, batch_of, poison_of
 from fasttriplet.reduction import Losses, Options, losses_of, reduced
 from fasttriplet.stats import TripletStats, stats_of
+from fasttriplet.trip import away, there_and_back
 
 
 @takes(LossArguments)
@@ -71,6 +72,8 @@ def batch_all_triplet_loss(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737.
     """
+    if away(embeddings):
+        return there_and_back(batch_all_triplet_loss, locals())
     batch = batch_of("batch_all_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
@@ -148,6 +151,8 @@ def weighted_triplet_loss(
     Source: E. Ristani, C. Tomasi, "Features for Multi-Target Multi-Camera Tracking and Re-Identification", 2018,
     https://arxiv.org/abs/1803.10859.
     """
+    if away(embeddings):
+        return there_and_back(weighted_triplet_loss, locals())
     batch = batch_of("weighted_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     if transforms.active():

@@ -10,6 +10,7 @@ from fasttriplet.check import DISTANCES, MINERS, NEGATIVES, OTHERWISE, check_cho
 from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import batch_of
+from fasttriplet.trip import away, there_and_back
 
 
 @takes(LossArguments)
@@ -71,6 +72,8 @@ def easy_positive_triplet_loss(
     Source: H. Xuan, A. Stylianou, R. Pless, "Improved Embeddings with Easy Positive Triplet Mining", 2020,
     https://arxiv.org/abs/1904.04370.
     """
+    if away(embeddings):
+        return there_and_back(easy_positive_triplet_loss, locals())
     batch = batch_of("easy_positive_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     return loss_of_mined(batch, _miner(negatives, otherwise), options)
@@ -116,6 +119,8 @@ def mine_easy_positive(
     Source: H. Xuan, A. Stylianou, R. Pless, "Improved Embeddings with Easy Positive Triplet Mining", 2020,
     https://arxiv.org/abs/1904.04370.
     """
+    if away(embeddings):
+        return there_and_back(mine_easy_positive, locals())
     batch = batch_of("mine_easy_positive", embeddings, labels, pairing, Pairing)
     return mined_triplets(batch, _miner(negatives, otherwise), check_choice("distance", distance, DISTANCES))
 

@@ -10,6 +10,7 @@ from fasttriplet.check import DISTANCES, MINERS, check_bool, check_choice, check
 from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import batch_of
+from fasttriplet.trip import away, there_and_back
 
 
 @takes(LossArguments)
@@ -73,6 +74,8 @@ def k_hardest_triplet_loss(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737, of which this is the extension to k negatives.
     """
+    if away(embeddings):
+        return there_and_back(k_hardest_triplet_loss, locals())
     batch = batch_of("k_hardest_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     return loss_of_mined(batch, _miner(k, kth_only, skip_fraction), options)
@@ -120,6 +123,8 @@ def mine_k_hardest(
     Source: A. Hermans, L. Beyer, B. Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017,
     https://arxiv.org/abs/1703.07737, of which this is the extension to k negatives.
     """
+    if away(embeddings):
+        return there_and_back(mine_k_hardest, locals())
     batch = batch_of("mine_k_hardest", embeddings, labels, pairing, Pairing)
     return mined_triplets(batch, _miner(k, kth_only, skip_fraction), check_choice("distance", distance, DISTANCES))
 

@@ -10,6 +10,7 @@ from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_ch
 from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import batch_of
+from fasttriplet.trip import away, there_and_back
 
 
 @takes(LossArguments)
@@ -70,6 +71,8 @@ def semi_hard_triplet_loss(
     Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
     2015, https://arxiv.org/abs/1503.03832.
     """
+    if away(embeddings):
+        return there_and_back(semi_hard_triplet_loss, locals())
     batch = batch_of("semi_hard_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
     return loss_of_mined(batch, _miner(within_margin, options.margin, otherwise), options)
@@ -116,6 +119,8 @@ def mine_semi_hard(
     Source: F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering",
     2015, https://arxiv.org/abs/1503.03832.
     """
+    if away(embeddings):
+        return there_and_back(mine_semi_hard, locals())
     batch = batch_of("mine_semi_hard", embeddings, labels, pairing, Pairing)
     miner = _miner(within_margin, check_margin(margin), otherwise)
     return mined_triplets(batch, miner, check_choice("distance", distance, DISTANCES))

@@ -8,6 +8,7 @@ from fasttriplet import transforms
 from fasttriplet.autograd import TripletMargin
 from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin, check_triplets
 from fasttriplet.pairing import HALF_DTYPES, widened
+from fasttriplet.trip import away, there_and_back
 
 
 def triplet_margin_loss(
@@ -30,7 +31,7 @@ def triplet_margin_loss(
     ``torch.nn.functional.triplet_margin_loss`` adds 1e-6 to every entry of a difference, nothing is added here.
 
     Args:
-        anchor: [T, D] float64, float32, float16 or bfloat16, any strides, on the CPU.
+        anchor: [T, D] float64, float32, float16 or bfloat16, any strides.
         positive: [T, D] of the same dtype and device.
         negative: [T, D] of the same dtype and device.
         margin: finite number; not used when ``soft_margin`` is true. Default 1.0.
@@ -75,6 +76,8 @@ def triplet_margin_loss(
     Source: V. Balntas, E. Riba, D. Ponsa, K. Mikolajczyk, "Learning local feature descriptors with triplets and shallow
     convolutional neural networks", 2016, https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html.
     """
+    if away(anchor):
+        return there_and_back(triplet_margin_loss, locals())
     check_triplets(anchor, positive, negative, weights)
     if anchor.dtype in HALF_DTYPES and anchor.dtype == positive.dtype == negative.dtype:  # else the operator refuses
         anchor, positive, negative = widened(anchor), widened(positive), widened(negative)

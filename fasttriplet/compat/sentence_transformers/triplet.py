@@ -30,7 +30,7 @@ class TripletLoss(nn.Module):
     """Each row of three columns is a triplet: anchor, positive and negative. The mean of
     ``max(d(a, p) - d(a, n) + margin, 0)`` over all.
 
-    Cosine and Euclidean distances are those of :func:`fasttriplet.triplet_margin_loss`, in one fused pass, on the CPU.
+    Cosine and Euclidean distances are those of :func:`fasttriplet.triplet_margin_loss`, in one fused pass.
     The Manhattan distance and functions of one's own are computed in plain PyTorch, in memory O(T * D), as in the
     original.
 
