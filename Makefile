@@ -22,7 +22,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-shim test-originals test-aarch64 test-cuda-load lint format bench docs cuda gpu-bundle native wheel clean help
+.PHONY: demo test test-asan test-shim test-portable test-originals test-aarch64 test-cuda-load lint format bench docs cuda gpu-bundle native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -42,6 +42,9 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 
 test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (nine minutes)
 	FASTTRIPLET_TEST_ENGINE=shim $(PY) -m pytest tests
+
+test-portable: $(VENV)/.installed native  ## run the package's tests by the portable engine
+	FASTTRIPLET_TEST_ENGINE=portable FASTTRIPLET_ENGINE=portable $(PY) -m pytest tests
 
 # Laid over .venv by PYTHONPATH, which comes before it: what these need besides is there, and PyTorch is not installed twice.
 test-originals: $(VENV)/.installed build/originals/.installed  ## run the drop-ins' tests beside older versions of their originals

@@ -68,12 +68,22 @@ def test_without_the_cuda_library(cuda: pytest.MonkeyPatch):
         assert engine_of(name, CUDA) == Engine("portable", "the CUDA library is not loaded: it was not built")
 
 
+def registered_for_cuda() -> set[str]:
+    """What the CUDA library's sources register for that device, its own operators aside."""
+    sources = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("register*.cu"))
+    return set(re.findall(r'm\.impl\("(\w+)"', sources)) & set(OPERATORS)
+
+
+def test_the_table_of_cuda_kernels_is_what_the_library_registers():
+    assert set(engines.CUDA_KERNELS) == registered_for_cuda()
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_with_a_cuda_kernel_and_without(cuda: pytest.MonkeyPatch, name: str):
-    expected = Engine("cuda", "") if name in OF_BATCH_HARD else Engine("portable", "it has no CUDA kernel")
+    there = name in engines.CUDA_KERNELS
+    expected = Engine("cuda", "") if there else Engine("portable", "it has no CUDA kernel")
     assert engine_of(name, CUDA) == engine_of(name, torch.device("cuda", 1)) == expected
-    prefix = "" if name in OF_BATCH_HARD else "portable_"
-    assert engines.operator(name, CUDA) is getattr(torch.ops.fasttriplet, prefix + name).default
+    assert engines.operator(name, CUDA) is getattr(torch.ops.fasttriplet, ("" if there else "portable_") + name).default
 
 
 def test_rocm_calls_itself_cuda(cuda: pytest.MonkeyPatch):

@@ -8,7 +8,6 @@ below a stated limit.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import Tensor
 import fasttriplet
 from benchmarks.measure import table
 from benchmarks.peak_memory import added_by
+from build_tools.docs import serving
 from fasttriplet import reference
 from fasttriplet.check import DISTANCES
 
@@ -37,24 +37,21 @@ class Member(NamedTuple):
     title: str
     function: str
     keywords: dict[str, Any]
-    operator: str
     limit: float = 6.0
     explicit: bool = False  # takes triplets, not labels
 
 
 FAMILY = (
-    Member("batch-hard", "batch_hard_triplet_loss", {}, "batch_hard_loss", limit=3),
-    Member("batch-hard, with statistics", "batch_hard_triplet_loss", {"return_stats": True}, "mine_triplets"),
-    Member("semi-hard", "semi_hard_triplet_loss", {}, "mine_triplets"),
-    Member("semi-hard within the margin", "semi_hard_triplet_loss", {"within_margin": True}, "mine_triplets"),
-    Member("easy positive, hardest negative", "easy_positive_triplet_loss", {}, "mine_triplets"),
-    Member(
-        "easy positive, semi-hard negative", "easy_positive_triplet_loss", {"negatives": "semi_hard"}, "mine_triplets"
-    ),
-    Member("k hardest negatives, k = 4", "k_hardest_triplet_loss", {"k": 4}, "mine_triplets"),
-    Member("batch-all", "batch_all_triplet_loss", {}, "batch_all"),
-    Member("weighted", "weighted_triplet_loss", {}, "weighted_distances"),
-    Member("explicit triplets", "triplet_margin_loss", {}, "triplet_margin_loss", limit=3, explicit=True),
+    Member("batch-hard", "batch_hard_triplet_loss", {}, limit=3),
+    Member("batch-hard, with statistics", "batch_hard_triplet_loss", {"return_stats": True}),
+    Member("semi-hard", "semi_hard_triplet_loss", {}),
+    Member("semi-hard within the margin", "semi_hard_triplet_loss", {"within_margin": True}),
+    Member("easy positive, hardest negative", "easy_positive_triplet_loss", {}),
+    Member("easy positive, semi-hard negative", "easy_positive_triplet_loss", {"negatives": "semi_hard"}),
+    Member("k hardest negatives, k = 4", "k_hardest_triplet_loss", {"k": 4}),
+    Member("batch-all", "batch_all_triplet_loss", {}),
+    Member("weighted", "weighted_triplet_loss", {}),
+    Member("explicit triplets", "triplet_margin_loss", {}, limit=3, explicit=True),
 )
 
 
@@ -243,8 +240,11 @@ def memory_cell(member: Member) -> str:
 
 
 def cuda_cell(member: Member) -> str:
-    text = (ROOT / "csrc" / "cuda" / "register.cu").read_text()
-    return "compiled, not run" if re.search(rf'"{member.operator}"', text) else "portable"
+    """The engine of the loss with labels alone, where the CUDA library is loaded."""
+    inputs = (triplets if member.explicit else batch)(torch.Generator().manual_seed(1))
+    function = getattr(fasttriplet, member.function)
+    calls = serving.calls_of(lambda: results(function, inputs, member.keywords, torch.float32))
+    return serving.word(calls, serving.CUDA)
 
 
 # The page.
@@ -273,8 +273,9 @@ MEMORY_HEAD = f"""
 
 Memory is the most that forward and backward add beyond the inputs and the gradient, for all distances, {N} rows of {D}
 float32, {PER_CLASS} a class, as a multiple of the inputs ({N * D * 4 // 2**20} MiB for a batch). A distance matrix in
-float32 would be {N // D} times the inputs. `compiled, not run` is what has CUDA kernels that have not run on a GPU yet;
-`portable` runs there in plain PyTorch, by the portable engine.
+float32 would be {N // D} times the inputs. CUDA is the engine that serves a GPU where the CUDA library is loaded:
+`kernels`, the `portable` engine in plain PyTorch, or `both`, each a part of the loss. [Devices](devices.md) has all of
+that. Neither has run on a GPU yet.
 
 """
 

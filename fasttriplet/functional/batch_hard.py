@@ -51,7 +51,7 @@ def batch_hard_triplet_loss(
         on_missing: what to do with an anchor that has no positive or no negative. ``"skip"``: it does not count, its
             entry in ``"none"`` is 0. ``"zero"``: a missing positive is at distance 0 and the anchor counts; a missing
             negative still skips. ``"error"``: ``ValueError``, but not in a batch with a row that is not finite, whose
-            loss is NaN; on CUDA this waits for the device, as nothing else does.
+            loss is NaN; on CUDA this waits for the device, as nothing else in its kernels does.
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:

@@ -300,7 +300,7 @@ def _batch_all(
     if gradients is None:
         return sums, counts, often, embeddings.new_empty(0), embeddings.new_empty(0)
     if upstream is None:
-        factor = poison / counts[1].sum().clamp_min(1)
+        factor = poison.double() / counts[1].sum().clamp_min(1)  # else a quotient in float32
     else:
         factor = torch.where(upstream.isnan().any(), torch.nan, poison)
     return sums, counts, often, *gradients.results(factor, embeddings, ref_embeddings)

@@ -106,9 +106,10 @@ def level_of(
     rho = torch.stack([theirs.residual_share(), ours.residual_share()]).amax()
     kappa = (2 * rho + rho * rho + g) / (1 - g)
     scores = (d + 8) * 2.0**-50  # the float64 error of a score, as a share of its terms
-    offset = (scores / (kappa + 8 * 2.0**-24)).sqrt() * frame.centre_norm() if product else 0.0
-    if product:
+    offset: Tensor | float = 0.0
+    if product:  # whose scores are of rows with their centre: kappa (n + offset)^2 has room for what those round
         kappa = kappa + 8 * 2.0**-24 if coarse else kappa + scores
+        offset = (scores / kappa).sqrt() * frame.centre_norm()
 
     m, padded = len(candidates.wide), _padded_length(len(candidates.wide))
     matrix, reach = theirs.rounded, theirs.norm + _TINY + offset

@@ -1,0 +1,121 @@
+"""Losses over all pairs and their gradients are within the bound that docs/numerics.md states, by either engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import fasttriplet
+from fasttriplet import engines, reference
+from fasttriplet.check import DISTANCES
+from fasttriplet.portable import dense
+from tests import dense_bound, engine
+
+if engine.ENGINE != "cpu":
+    pytest.skip("forces either engine on the CPU", allow_module_level=True)
+
+N, D, MARGIN = 48, 24, 0.3
+LABELS = torch.arange(N) // 4
+
+
+def random() -> Tensor:
+    return torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+
+
+def offset() -> Tensor:
+    return random() + 1000
+
+
+def clustered() -> Tensor:
+    """Four tight clusters far apart, with rows of every class in each: near negatives, and far ones of one distance."""
+    places = torch.randn(4, D, generator=torch.Generator().manual_seed(1))
+    return 4 * places[torch.arange(N) % 4] + 0.02 * random()
+
+
+BATCHES: dict[str, Callable[[], Tensor]] = {"random": random, "offset": offset, "clustered": clustered}
+#: The engine and the dtype of the rows.
+ENGINES = {
+    "kernels, float32": (False, torch.float32),
+    "kernels, float64": (False, torch.float64),
+    "portable, float32": (True, torch.float32),
+    "portable, float64": (True, torch.float64),
+}
+LOSSES = {"batch_all": dense_bound.batch_all, "weighted": dense_bound.weighted}
+
+
+def loss_and_gradient(
+    module: object, loss: str, rows: Tensor, distance: str, soft_margin: bool
+) -> tuple[Tensor, Tensor]:
+    leaf = rows.clone().requires_grad_()
+    keywords = {"margin": MARGIN, "distance": distance, "soft_margin": soft_margin, "reduction": "sum"}
+    value = getattr(module, f"{loss}_triplet_loss")(leaf, LABELS, **keywords)
+    return value.detach().double(), torch.autograd.grad(value, leaf)[0].double()
+
+
+def shares(
+    which: str,
+    loss: str,
+    rows: Tensor,
+    distance: str,
+    soft_margin: bool,
+    k: float = 1,
+    a: float = 1,
+    given: Tensor | None = None,
+) -> tuple[float, float]:
+    """The error of the loss and the largest of a row's gradient, as shares of their bounds.
+
+    ``k`` and ``a`` make those narrower; the engine is given ``given``, where that is something else than the rows.
+    """
+    portable, dtype = ENGINES[which]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "forced", portable)
+        found = loss_and_gradient(
+            fasttriplet, loss, (rows if given is None else given).to(dtype), distance, soft_margin
+        )
+    right = loss_and_gradient(reference, loss, rows.double(), distance, soft_margin)
+    if which == "kernels, float32":
+        quality = dense_bound.Quality.of_float32_kernels(*rows.shape)
+    else:
+        quality = dense_bound.Quality.of_float64(*rows.shape)
+    batch = dense_bound.Batch(rows.to(dtype), LABELS, distance, quality.times(k, a))
+    bound = LOSSES[loss](batch, MARGIN, soft_margin)
+    assert right[0] > 0, "nothing to be wrong about"
+    returned = 2.0**-24 if dtype == torch.float32 else 2.0**-53  # a rounding of what is returned
+    of_loss = (found[0] - right[0]).abs() / (bound.loss + returned * right[0].abs())
+    norms = right[1].norm(dim=1)
+    of_gradient = (found[1] - right[1]).norm(dim=1) / (bound.gradient + 3 * returned * norms)
+    assert of_loss.isfinite() and of_gradient[norms > 0].isfinite().all()
+    return of_loss.item(), of_gradient.nan_to_num(0).max().item()
+
+
+@pytest.mark.parametrize("soft_margin", [False, True], ids=["hinge", "soft"])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("which", ENGINES)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_errors_are_within_the_bound(batch, which, loss, distance, soft_margin):
+    assert max(shares(which, loss, BATCHES[batch](), distance, soft_margin)) <= 1
+
+
+@pytest.mark.parametrize("which", ["kernels, float32", "portable, float64"])
+def test_a_bound_ten_thousand_times_as_narrow_fails(which):
+    found = [shares(which, loss, random(), each, False, k=1e-4, a=1e-4) for loss in LOSSES for each in DISTANCES]
+    assert max(of_gradient for _, of_gradient in found) > 1
+
+
+def test_keys_off_by_a_billionth_fail(monkeypatch):
+    right = dense.Walk._distances
+    monkeypatch.setattr(dense.Walk, "_distances", lambda self, keys: right(self, keys) * (1 + 1e-9))
+    for loss in LOSSES:
+        for distance in DISTANCES:
+            assert min(shares("portable, float64", loss, random(), distance, True)) > 1
+
+
+def test_products_of_half_precision_fail():
+    rounded = random().bfloat16().float()
+    for loss in LOSSES:
+        for distance in DISTANCES:
+            assert max(shares("kernels, float32", loss, random(), distance, False, given=rounded)) > 1
