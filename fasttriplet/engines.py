@@ -214,8 +214,8 @@ def announce(name: str, tensors: Sequence[Tensor], arguments: Sequence[Any]) -> 
     _say(
         name,
         device,
-        f"fasttriplet runs {name} on {device} by its portable engine, in plain PyTorch: {engine.why}. Results are the same, "
-        "kernels are faster",
+        f"fasttriplet runs {name} on {device} by its portable engine, in plain PyTorch: {engine.why}. Results are the "
+        "same, kernels are faster",
     )
 
 

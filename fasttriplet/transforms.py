@@ -23,7 +23,6 @@ from fasttriplet.reduction import Options, losses_of, reduced
 from fasttriplet.schemas import SCHEMAS
 
 
-
 def active() -> bool:
     """Whether ``torch.func`` transforms the call. The detector is private in PyTorch, and this is its one place."""
     return torch._C._are_functorch_transforms_active()
