@@ -115,9 +115,13 @@ def farthest_negative(batch: Batch, chunk: Chunk, lower: Tensor) -> Pick:
     return batch.picker.best(chunk.anchors, smallest(keys, batch.fine, chunk.anchors), -1)
 
 
-def nearest_beyond(batch: Batch, chunk: Chunk, lower: Tensor, thresholds: Tensor, options: Options) -> Pick:
-    """[C * P] for each of ``thresholds`` [C, P] the nearest negative above it, within the margin where that is asked
-    for; else the farthest, or none. NaN asks for nothing."""
+def nearest_beyond(
+    batch: Batch, chunk: Chunk, lower: Tensor, thresholds: Tensor, asked: Tensor, options: Options
+) -> Pick:
+    """[C * P] for each of ``thresholds`` [C, P] that is ``asked`` [C, P] for the nearest negative above it.
+
+    Within the margin where that is an option; else the farthest, or none. Nothing is above NaN.
+    """
     keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, None)
     questions, found = keys.found(*keys.beyond(thresholds))
     scores = batch.picker.scores(chunk.anchors, found)
@@ -128,7 +132,7 @@ def nearest_beyond(batch: Batch, chunk: Chunk, lower: Tensor, thresholds: Tensor
     if options.within_margin:
         inside = (pick.scores < limits + options.margin) | limits.isneginf()
         pick = Pick(torch.where(inside, pick.columns, -1), torch.where(inside, pick.scores, torch.nan))
-    missing = (pick.columns < 0) & ~limits.isnan()
+    missing = (pick.columns < 0) & asked.flatten()
     if options.otherwise == "skip" or not missing.any():
         return pick
     rows = torch.arange(len(thresholds), device=limits.device).repeat_interleave(thresholds.shape[1])
@@ -165,7 +169,8 @@ def easy_semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
         positives = batch.picker.best(chunk.anchors, nearest_positive(batch.fine, chunk, lower, classes), 1)
         pairs.leave_negatives(chunk, classes, lower, NONE)
         thresholds = torch.where(positives.columns < 0, -torch.inf, positives.scores)[:, None]
-        yield Mined(_range(chunk, pairs), positives, nearest_beyond(batch, chunk, lower, thresholds, options))
+        asked = torch.ones_like(thresholds, dtype=torch.bool)
+        yield Mined(_range(chunk, pairs), positives, nearest_beyond(batch, chunk, lower, thresholds, asked, options))
 
 
 def semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
@@ -176,7 +181,7 @@ def semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
         classes = pairs.of_class(chunk)
         listed = positive_pairs(batch, chunk, classes)
         pairs.leave_negatives(chunk, classes, lower, NONE)
-        picks = nearest_beyond(batch, chunk, lower, listed.in_slots(torch.nan), options)
+        picks = nearest_beyond(batch, chunk, lower, listed.in_slots(torch.nan), listed.taken, options)
         at = listed.rows * listed.slots + listed.slot
         yield Mined(
             listed.rows + chunk.anchors.start, Pick(listed.columns, listed.scores), Pick(*(e[at] for e in picks))
@@ -192,6 +197,13 @@ class PositivePairs(NamedTuple):
     slot: Tensor  # [Q] the how manieth of its anchor
     slots: int  # the most that an anchor has
     anchors: int  # of the chunk
+
+    @property
+    def taken(self) -> Tensor:
+        """[C, slots] bool: whether an anchor has so many."""
+        table = self.rows.new_zeros((self.anchors, self.slots), dtype=torch.bool)
+        table[self.rows, self.slot] = True
+        return table
 
     def in_slots(self, fill: float) -> Tensor:
         """[C, slots] scores."""
@@ -247,6 +259,7 @@ def _ranked(batch: Batch, chunk: Chunk, lower: Tensor, first: Tensor, count: int
     scores, indices = batch.picker.scores(chunk.anchors, found), batch.pairs.columns[found.columns]
     order = indices.argsort(stable=True)
     order = order[scores[order].argsort(stable=True)]
+    order = order[(~scores.isnan()).long()[order].argsort(stable=True)]  # a NaN is the nearest of all
     order = order[rows[order].argsort(stable=True)]
     rows, columns, scores = rows[order], found.columns[order], scores[order]
     many = torch.bincount(rows, minlength=len(lower))

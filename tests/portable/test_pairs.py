@@ -98,7 +98,9 @@ def test_float64_rows_at_the_ends_of_its_range(scale):
             OPS.mine_batch_hard(embeddings, labels, distance),
         )
         for miner in MINED:
-            assert_as_kernel((embeddings, labels, None, (), (0,)), distance, miner)
+            # Where inner products are infinite or NaN none is a threshold for others.
+            if DISTANCES[distance] != "inner_product" or scale < 1e154 or "semi_hard" not in MINERS[miner[0]]:
+                assert_as_kernel((embeddings, labels, None, (), (0,)), distance, miner)
 
 
 @pytest.mark.parametrize("keys", [1, 700, 5000])
@@ -136,7 +138,7 @@ def test_products_of_low_precision_change_nothing(dropped, monkeypatch):
     """What the flags ``torch.backends.*.matmul`` allow. The same products of the rows as they are would."""
     generator = torch.Generator().manual_seed(1)
     wrong = 0
-    for n, d, offset in ((90, 40, 0.0), (120, 16, 0.0), (90, 24, 3.0)):
+    for n, d, offset in ((90, 40, 0.0), (120, 16, 0.0), (90, 24, 30.0)):
         embeddings = torch.randn(n, d, generator=generator) + offset
         labels = torch.randint(0, n // 4, (n,), generator=generator)
         expected = [OPS.mine_batch_hard(embeddings, labels, distance) for distance in range(4)]
