@@ -40,7 +40,7 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 		UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
 		$(PY) -m pytest --capture=sys tests/native
 
-test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (seven minutes)
+test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (nine minutes)
 	FASTTRIPLET_TEST_ENGINE=shim $(PY) -m pytest tests
 
 test-portable: $(VENV)/.installed native  ## run the package's tests by the portable engine
@@ -87,6 +87,7 @@ bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writ
 	$(PY) -m benchmarks.family --out benchmarks/results/family.md
 	$(PY) -m benchmarks.compat --out benchmarks/results/compat.md
 	$(PY) -m benchmarks.triplet_margin --out benchmarks/results/triplet_margin.md
+	$(PY) -m benchmarks.portable --out benchmarks/results/portable.md
 
 docs: $(VENV)/.installed  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -107,19 +107,31 @@ def pairs() -> list[Pair]:
     return [*_pml_pairs(), *_sentence_transformers_pairs(), *_published_pairs()]
 
 
+def result_of(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[float, Tensor]:
+    """Its value, and the gradient of those inputs that want one, as one vector."""
+    fresh = [each.detach().clone().requires_grad_(each.requires_grad) for each in inputs]
+    value = loss(*fresh)
+    value.backward()
+    return value.item(), torch.cat([leaf.grad.flatten() for leaf in fresh if leaf.requires_grad])
+
+
+def compare(
+    name: str,
+    ours: tuple[float, Tensor],
+    original: tuple[float, Tensor],
+    of_value: float = LOSS_TOLERANCE,
+    of_gradient: float = GRADIENT_TOLERANCE,
+) -> None:
+    """Raises AssertionError unless value and gradient are the original's within these shares of it."""
+    apart = abs(ours[0] - original[0])
+    assert apart <= of_value * abs(original[0]), f"{name}: {ours[0]}, and its original {original[0]}"
+    error = ((ours[1] - original[1]).norm() / original[1].norm()).item()
+    assert error <= of_gradient, f"{name}: the gradients differ by {error:.2g} of their norm"
+
+
 def verify(pair: Pair, rows: Tensor, labels: Tensor) -> None:
     """Raises AssertionError unless value and gradient are the original's."""
-    values, gradients = [], []
-    for loss in (pair.ours, pair.original):
-        leaf = rows.detach().clone().requires_grad_()
-        value = loss(leaf, labels)
-        value.backward()
-        values.append(value.item())
-        gradients.append(leaf.grad)
-    apart = abs(values[0] - values[1])
-    assert apart <= LOSS_TOLERANCE * abs(values[1]), f"{pair.name}: {values[0]}, and its original {values[1]}"
-    error = ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
-    assert error <= GRADIENT_TOLERANCE, f"{pair.name}: the gradients differ by {error:.2g} of their norm"
+    compare(pair.name, result_of(pair.ours, rows, labels), result_of(pair.original, rows, labels))
 
 
 def cells(pair: Pair, n: int, d: int, rounds: int, samples_per_class: int) -> list[str]:

@@ -82,8 +82,12 @@ def machine() -> str:
     return f"{processor}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
 
 
+def verdict(value: float, limit: float) -> str:
+    return f"{'within' if value <= limit else 'MISSES'} {limit:g}"
+
+
 def against(spread: Spread, limit: float) -> str:
-    return f"{spread} {'within' if spread.median <= limit else 'MISSES'} {limit:g}"
+    return f"{spread} {verdict(spread.median, limit)}"
 
 
 def mib(value: float | None) -> str:

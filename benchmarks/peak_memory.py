@@ -41,12 +41,16 @@ def added_mib(n: int, d: int, samples_per_class: int, contender: str) -> float:
 
 
 def added_mib_of_fresh_process(n: int, d: int, samples_per_class: int, contender: str = OURS) -> float | None:
-    """In a process of its own, since memory pools of this one would hide it; None where that cannot be measured."""
-    command = [sys.executable, "-m", "benchmarks.peak_memory", f"{n}x{d}", "--contender", contender]
-    command += ["--samples-per-class", str(samples_per_class)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    arguments = [f"{n}x{d}", "--contender", contender, "--samples-per-class", str(samples_per_class)]
+    return told_by_fresh_process("benchmarks.peak_memory", arguments, f"{contender} at {shape_name(n, d)}")
+
+
+def told_by_fresh_process(module: str, arguments: list[str], of: str) -> float | None:
+    """What ``module`` prints in a process of its own, since memory pools of this one would hide it; None where that
+    cannot be measured."""
+    run = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
     if run.returncode != 0:
-        print(f"no peak of {contender} at {shape_name(n, d)}: {run.stderr.strip()[-200:]}", file=sys.stderr)
+        print(f"no peak of {of}: {run.stderr.strip()[-200:]}", file=sys.stderr)
         return None
     return float(run.stdout)
 

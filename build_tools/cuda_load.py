@@ -86,6 +86,8 @@ def check_calls_without_a_driver_say_so() -> str:
         lambda: operators.mine_batch_hard(rows, labels, 0),
         lambda: operators.batch_hard_loss(rows, labels, 0.2, 0, False, 0, 0),
         lambda: operators._batch_hard_loss_backward(upstream, rows, values, pairs, 0),
+        lambda: operators.triplet_margin_loss(rows, rows, rows, None, 0.2, 0, False, False, None, 2),
+        lambda: operators.mine_triplets(rows, labels, None, [], [], 0, 0, 0, False, 0.0, 1, False, 0.0),
         lambda: operators._cuda_test_tensor_cores(0, "tensor"),
     )
     with torch._C._DisableTorchDispatch():

@@ -62,6 +62,11 @@ CUDA_KERNELS: dict[str, frozenset[str]] = {
     "mine_batch_hard": frozenset(),
     "batch_hard_loss": frozenset(),
     "_batch_hard_loss_backward": frozenset(),
+    "mine_triplets": frozenset(("sample_ids", "groups", "ignore_index")),
+    "_triplet_distances_backward": frozenset(),
+    "triplet_losses": frozenset(),
+    "triplet_margin_loss": frozenset(),
+    "_triplet_margin_loss_backward": frozenset(),
 }
 
 #: Device types without float64, whose tensors go to the CPU and back. An XPU is asked for its own. A device type may be
@@ -203,12 +208,14 @@ def announce(name: str, tensors: Sequence[Tensor], arguments: Sequence[Any]) -> 
         uses = uses_of(arguments[1], *arguments[2:5])
         if name == "mine_triplets":
             uses += miner_uses(arguments[6])
-    why = engine_of(name, device, uses).why or "the dispatcher chose it"
+    engine = engine_of(name, device, uses)
+    if engine.name != "portable":  # called by its own name
+        return
     _say(
         name,
         device,
-        f"fasttriplet runs {name} on {device} by its portable engine, in plain PyTorch: {why}. Results are the same, "
-        "kernels are faster",
+        f"fasttriplet runs {name} on {device} by its portable engine, in plain PyTorch: {engine.why}. Results are the "
+        "same, kernels are faster",
     )
 
 

@@ -11,12 +11,15 @@ from torch import Tensor
 from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
 from fasttriplet.engines import PORTABLE
 from fasttriplet.portable.dense import VALUES
+from fasttriplet.schemas import SCHEMAS
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
 
 def _fake_of(name: str) -> Callable[[_Kernel], _Kernel]:
     """Of the operator and of the portable engine's own."""
+
+    assert name in SCHEMAS, name
 
     def registered(kernel: _Kernel) -> _Kernel:
         for declared in (name, PORTABLE + name):

@@ -20,6 +20,7 @@ from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
 from fasttriplet.engines import PORTABLE, operator
 from fasttriplet.pair_distances import pair_distances
 from fasttriplet.reduction import Options, losses_of, reduced
+from fasttriplet.schemas import SCHEMAS
 
 
 def active() -> bool:
@@ -201,6 +202,7 @@ for _engine in ("", PORTABLE):
         *("mine_batch_hard", "batch_all", "_batch_all_backward", "weighted_distances", "_weighted_distances_backward"),
         "mine_triplets",
     ):
+        assert _name in SCHEMAS, _name
         _operator = getattr(torch.ops.fasttriplet, _engine + _name)
         if _name == "mine_triplets":
             _operator = _not_semi_hard(_operator)

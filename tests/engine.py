@@ -23,6 +23,7 @@ ENGINE = os.environ.get("FASTTRIPLET_TEST_ENGINE", "cpu")
 #: What calls the operators and says something of every engine. The shim has no checks of tensors: test_arguments.
 SUITE = (
     *("test_functional.py", "test_autograd.py", "test_invariance.py", "test_losses.py", "test_miners.py"),
+    *("test_triplet_margin.py", "test_triplet_margin_autograd.py"),
     *(["test_arguments.py"] if ENGINE == "cuda" else []),
 )
 #: Of the compiled libraries, of a GPU, of the build and of what surrounds the package.
@@ -31,7 +32,6 @@ _NOT_PORTABLE = (
     *("test_engines.py", "test_gpu_check.py", "test_gpu_script.py", "test_info.py", "test_packaging.py"),
     "test_rooms.py",
 )
-_OF_BATCH_HARD = ("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward")
 #: Of a test of the host's processor, of its compiler or of Python: on another engine it would only take the time.
 host_only = pytest.mark.skipif(ENGINE != "cpu", reason="says nothing about another engine")
 
@@ -56,6 +56,12 @@ class CudaEngine:
 
     def _batch_hard_loss_backward(self, *arguments: object) -> object:
         return self._call("_batch_hard_loss_backward", *arguments)
+
+    def triplet_margin_loss(self, *arguments: object) -> object:
+        return self._call("triplet_margin_loss", *arguments)
+
+    def _triplet_margin_loss_backward(self, *arguments: object) -> object:
+        return self._call("_triplet_margin_loss_backward", *arguments)
 
 
 class ShimEngine:
@@ -113,6 +119,42 @@ class ShimEngine:
         )
         return torch.from_numpy(gradient)
 
+    def triplet_margin_loss(
+        self, anchor: Tensor, positive: Tensor, negative: Tensor, weights: Tensor | None, *options: object
+    ) -> tuple[Tensor, Tensor]:
+        rows = [tensor.numpy(force=True) for tensor in (anchor, positive, negative)]
+        numbers = torch.zeros(0) if weights is None else weights
+        function = getattr(self.native, f"triplet_margin_{rows[0].dtype}")
+        found = function(rows, numbers.double().numpy(force=True), *options, self._settings())
+        return torch.from_numpy(found["loss"]), torch.from_numpy(found["values"])
+
+    def _triplet_margin_loss_backward(
+        self,
+        grad_loss: Tensor,
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        values: Tensor,
+        distance: int,
+        swap: bool,
+        *wanted: bool,
+    ) -> tuple[Tensor, ...]:
+        rows = [tensor.numpy(force=True) for tensor in (anchor, positive, negative)]
+        function = getattr(self.native, f"triplet_margin_backward_{rows[0].dtype}")
+        upstream, saved = grad_loss.numpy(force=True), values.numpy(force=True)
+        found = function(rows, saved, upstream, distance, swap, list(wanted), self._settings())
+        return tuple(
+            torch.from_numpy(gradient if want else gradient.reshape(-1))
+            for gradient, want in zip(found, wanted, strict=True)
+        )
+
+
+#: The operators that it replaces.
+REPLACED = (
+    *("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward"),
+    *("triplet_margin_loss", "_triplet_margin_loss_backward"),
+)
+
 
 def runs(name: str) -> bool:
     """Whether a file or folder of tests says something of the engine."""
@@ -138,4 +180,4 @@ def select() -> torch.library.Library | None:
     if ENGINE not in others:
         raise ValueError(f"FASTTRIPLET_TEST_ENGINE must be cpu, cuda, shim or portable; got {ENGINE!r}")
     engine = others[ENGINE]()
-    return replace_cpu_kernels({name: getattr(engine, name) for name in _OF_BATCH_HARD})
+    return replace_cpu_kernels({name: getattr(engine, name) for name in REPLACED})

@@ -1,5 +1,7 @@
 """What the benchmarks compare with computes the same loss."""
 
+import contextlib
+import io
 import re
 
 import pytest
@@ -13,12 +15,14 @@ from benchmarks import (
     measure,
     peak_memory,
     peers,
+    portable,
     report,
     stages,
     triplet_margin,
     variations,
     worst_cases,
 )
+from fasttriplet import engines
 
 BUILD_INFO = fasttriplet.build_info()
 # Compiled ones compile the same functions for a minute; KeOps compiles as long. Each is checked before it is timed.
@@ -60,6 +64,70 @@ def test_the_benchmark_of_the_family_notices_a_wrong_loss(monkeypatch):
     monkeypatch.setattr(fasttriplet, "semi_hard_triplet_loss", lambda *a, **k: 1.0001 * right(*a, **k))
     with pytest.raises(AssertionError):
         family.verify("semi-hard", 4)
+
+
+def test_the_benchmark_of_the_portable_engine_runs_and_verifies(capsys, monkeypatch, tmp_path):
+    def in_this_process(module, arguments, of):
+        monkeypatch.setattr("sys.argv", [module, *arguments])
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            portable.main()
+        return float(told.getvalue())
+
+    written, usual = tmp_path / "portable.md", engines.forced
+    command = ["portable", "--sizes", "32x8", "--rounds", "1", "--memory-size", "64x8", "--out", str(written)]
+    monkeypatch.setattr("sys.argv", command)
+    monkeypatch.setattr(portable, "told_by_fresh_process", in_this_process)
+    portable.main()
+    printed = capsys.readouterr().out
+    assert printed.strip() in written.read_text() and engines.forced is usual
+    lines = printed.splitlines()
+    times, memory = ([line for line in lines if f"| {size} |" in line] for size in ("32 x 8", "64 x 8"))
+    entries = portable.entries()
+    assert len(times) == len(entries) and len(memory) == sum(max(1, len(entry.originals)) for entry in entries)
+    for entry, row in zip(entries, times, strict=True):
+        assert any(f"| {original.name} " in row for original in entry.originals) or "| none | none |" in row
+    assert sum("none" in row for row in times) == 1  # all but k hardest have an original
+
+
+def test_only_steps_of_ours_run_by_the_portable_engine(monkeypatch):
+    seen = []
+
+    def loss(of):
+        def value(rows, labels):
+            seen.append((of, engines.forced, "forward"))
+            result = peers.gather(rows, labels)
+            result.register_hook(lambda _: seen.append((of, engines.forced, "backward")))
+            return result
+
+        return value
+
+    monkeypatch.setattr(engines, "forced", False)
+    portable.cells(portable.Entry("some", loss("ours"), [portable.Original("other", loss("original"))]), 32, 8, 1, 4)
+    assert set(seen) == {
+        (of, forced, way)
+        for of, forced in (("ours", True), ("ours", False), ("original", False))
+        for way in ("forward", "backward")
+    }
+    with pytest.raises(RuntimeError, match="amid"), portable.engine(portable=True):
+        raise RuntimeError("amid")
+    assert engines.forced is False
+
+
+def test_a_portable_engine_that_is_wrong_is_not_timed():
+    rows, labels = cases.batch(32, 8, 4)
+    entry = next(entry for entry in portable.entries() if entry.name == "4 hardest")
+    portable.verify(entry, rows, labels)
+    for wrong, message in (
+        (lambda x: 1e-3 * x.sum(), "portable beside the kernel: .*, and its original"),
+        (lambda x: 1e-3 * (x - x.detach()).sum(), "portable beside the kernel: the gradients differ by"),
+    ):
+        other = entry._replace(ours=lambda x, y, _w=wrong: entry.ours(x, y) + engines.forced * _w(x))
+        with pytest.raises(AssertionError, match=message):
+            portable.verify(other, rows, labels)
+    original = portable.Original("half", lambda rows, labels: entry.ours(rows, labels) / 2)
+    with pytest.raises(AssertionError, match="4 hardest beside half: "):
+        portable.verify(entry._replace(originals=[original]), rows, labels)
+    assert not portable.taking_part(entry._replace(originals=[original._replace(cubic=True)]), 513)
 
 
 @pytest.mark.parametrize("more", [[], ["--swap", "--dtype", "float64"]])
@@ -145,6 +213,12 @@ def test_a_wrong_loss_or_gradient_is_not_timed(monkeypatch, wrong):
         ),
         (peak_memory, ["8x0"], "NxD: a size must be positive; got '8x0'"),
         (peak_memory, ["8x8", "--contender", "x"], "--contender: invalid choice: 'x'"),
+        (
+            portable,
+            ["--peak-of", "x", "portable"],
+            "--peak-of: LOSS must be one of batch-hard beside gather, batch-hard,",
+        ),
+        (portable, ["--peak-of", "4 hardest", "x"], "--peak-of: CONTENDER must be one of portable; got 'x'"),
         (stages, ["x"], "NxD: a size must be NxD, two integers; got 'x'"),
         (variations, ["64x8", "--rounds", "0"], "--rounds: a count must be positive; got '0'"),
         (worst_cases, ["x"], "NxD: a size must be NxD, two integers; got 'x'"),

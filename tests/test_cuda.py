@@ -198,6 +198,141 @@ def test_wgmma_gives_the_same(products, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(default, forced, strict=True))
 
 
+def triplet_margin(rows, weights, distance, swap, soft, mining_margin, reduction):
+    """Loss, values and gradients of anchors, positives and negatives by the operators themselves."""
+    operators = torch.ops.fasttriplet
+    loss, values = operators.triplet_margin_loss(*rows, weights, 0.5, distance, swap, soft, mining_margin, reduction)
+    upstream = torch.linspace(-1, 2, loss.numel(), dtype=loss.dtype, device=loss.device).view(loss.shape)
+    return (
+        loss,
+        values,
+        *operators._triplet_margin_loss_backward(upstream, *rows, values, distance, swap, True, True, True),
+    )
+
+
+@pytest.mark.parametrize(("t", "d"), [(0, 4), (1, 0), (1, 1), (17, 7), (1000, 64), (3000, 513), (200_000, 16)], ids=str)
+@pytest.mark.parametrize("distance", range(len(DISTANCES)), ids=DISTANCES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_explicit_triplets_have_the_bits_of_the_cpu(t, d, distance, dtype):
+    """But for softplus, whose exponentials may round otherwise, and for the order of a reduction's sum."""
+    rows = torch.randn(3, t, d, generator=torch.Generator().manual_seed(t + d), dtype=dtype)
+    rows[:, ::7] = (2 * rows[:, ::7]).round() / 2  # ties between the distances of a swap
+    rows[1, 3::50] = torch.inf
+    weights = torch.rand(t, generator=torch.Generator().manual_seed(t))
+    for options in ((True, False, None, 0), (False, True, 0.1, 0), (True, False, 0.1, 2), (True, True, None, 3)):
+        for factors in (None, weights):
+            if factors is not None and options[-1] == 0:
+                continue
+            given = [factors if factors is None else factors.cuda(), distance, *options]
+            ours = [x.cpu() for x in triplet_margin(rows.cuda(), *given)]
+            theirs = triplet_margin(rows, factors, *given[1:])
+            assert same_bits([ours[1][1:]], [theirs[1][1:]])
+            if options == (True, False, None, 0):
+                assert same_bits(ours, theirs)
+            tolerance = 1e-5 if dtype == torch.float32 else 1e-11
+            for found, expected in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-15, equal_nan=True)
+
+
+def test_explicit_triplets_are_the_same_on_every_run_and_wait_for_nothing():
+    rows = torch.randn(3, 50_000, 40, generator=torch.Generator().manual_seed(0)).cuda()
+    weights = torch.rand(50_000, device="cuda")
+    first = triplet_margin(rows, weights, 2, True, True, 0.2, 2)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # a capture refuses any wait
+        captured = triplet_margin(rows, weights, 2, True, True, 0.2, 2)
+    for _ in range(5):
+        graph.replay()
+        again = triplet_margin(rows, weights, 2, True, True, 0.2, 2)
+        assert all(torch.equal(a, b) and torch.equal(c, b) for a, b, c in zip(again, first, captured, strict=True))
+
+
+def test_explicit_triplets_of_another_device_are_refused():
+    rows = torch.randn(3, 8, 4)
+    with pytest.raises(ValueError, match=r"positive must be on the device of anchor, cuda:0; got cpu$"):
+        torch.ops.fasttriplet.triplet_margin_loss(
+            rows[0].cuda(), rows[1], rows[2].cuda(), None, 0.5, 0, False, False, None, 2
+        )
+    on_gpu = rows.cuda()
+    found = triplet_margin(on_gpu.transpose(1, 2).contiguous().transpose(1, 2), None, 0, True, False, None, 0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(found, triplet_margin(on_gpu, None, 0, True, False, None, 0), strict=True)
+    )
+
+
+def mine_triplets(rows, labels, distance, pairing=(), numbers=(), references=None, miner=0):
+    """By the operator itself: distances [2, T] and triplets [3, T]."""
+    given = [None if tensor is None else tensor.to(rows.device) for tensor in pairing]
+    options = (0, False, 0.0, 2, False, 0.0)
+    return torch.ops.fasttriplet.mine_triplets(rows, labels, references, given, numbers, distance, miner, *options)
+
+
+@pytest.mark.parametrize("n", [60, 500, 5000])
+@pytest.mark.parametrize("distance", range(len(DISTANCES)), ids=DISTANCES)
+def test_samples_groups_and_an_ignored_label_have_the_bits_of_the_cpu(n, distance):
+    rows, labels = random_batch(n, 24)
+    rows[1::2] = rows[::2] + 1e-4 * rows[1::2]  # a copy is near, and of another class
+    rows[labels == 3] = torch.nan
+    samples, groups = torch.arange(n) // 2, torch.arange(n) % 5
+    samples[::7] = -1
+    for pairing, numbers in (
+        ((None, None, samples), (0, 3)),
+        ((None, None, None, None, groups), (0, 3)),
+        ((None, None, samples, None, groups), (1, 3)),
+        ((), (0,)),
+    ):
+        expected = mine_triplets(rows, labels, distance, pairing, numbers)
+        assert same_bits(mine_triplets(rows.cuda(), labels.cuda(), distance, pairing, numbers), expected)
+
+
+@pytest.mark.parametrize("t", [50, 3000, 6000])
+@pytest.mark.parametrize("distance", range(len(DISTANCES)), ids=DISTANCES)
+@pytest.mark.parametrize("referred", [False, True], ids=["own", "references"])
+def test_losses_and_gradients_of_triplets_of_any_miner(t, distance, referred):
+    """Up to 4096 triplets their edges are ranked, above they are sorted; a hub's edges add up in another order."""
+    random = torch.Generator().manual_seed(t)
+    rows = torch.randn(300, 40, generator=random, dtype=torch.float64)
+    references = torch.randn(70, 40, generator=random, dtype=torch.float64) if referred else None
+    triplets = torch.randint(-1, 70, (3, t), generator=random)
+    triplets[0] = torch.randint(0, 300, (t,), generator=random).sort().values
+    distances = torch.rand(2, t, generator=random, dtype=torch.float64).masked_fill(triplets[1:] < 0, torch.nan)
+    operators = torch.ops.fasttriplet
+    for reduction, soft, poison in ((0, False, 1.0), (2, False, 1.0), (3, True, 1.0), (2, False, torch.nan)):
+        found = []
+        for place in ("cpu", "cuda"):
+            given = [x if x is None else x.to(place) for x in (rows, references, distances, triplets)]
+            number = torch.tensor(poison, dtype=torch.float64, device=place)
+            loss, slopes = operators.triplet_losses(*given[2:], number, 0.3, soft, reduction, 0)
+            gradients = operators._triplet_distances_backward(slopes, *given, distance)
+            found.append([x.cpu() for x in (loss, slopes, *gradients)])
+        for ours, theirs in zip(*reversed(found), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def test_what_the_kernels_do_not_serve_is_refused_by_name():
+    rows, labels = (tensor.cuda() for tensor in random_batch(64, 8))
+    with pytest.raises(ValueError, match=r"miner must be 0, batch-hard, for CUDA's kernels; got 4$"):
+        mine_triplets(rows, labels, 0, miner=4)
+    with pytest.raises(ValueError, match=r"ref_embeddings must not be given to CUDA's kernels; got 64 rows$"):
+        mine_triplets(rows, labels, 0, (labels,), references=rows)
+    hot = torch.eye(64, dtype=torch.bool, device="cuda")
+    with pytest.raises(ValueError, match=r"labels must have shape \[N\] for CUDA's kernels; got .*\[64, 64\]$"):
+        mine_triplets(rows, hot, 0)
+
+
+def test_indices_that_no_miner_gave_make_the_gradient_nan():
+    """They cannot be reported without a wait for the device."""
+    rows = torch.randn(9, 3, device="cuda")
+    triplets = torch.arange(8, device="cuda").repeat(3, 1)
+    distances = torch.ones(2, 8, dtype=torch.float64, device="cuda")
+    for place, value in (((0, 3), 1), ((0, 7), 99), ((1, 2), 9), ((2, 2), -2)):
+        wrong = triplets.clone()
+        wrong[place] = value
+        gradient, _ = torch.ops.fasttriplet._triplet_distances_backward(distances, rows, None, distances, wrong, 0)
+        assert gradient.isnan().all()
+
+
 @pytest.mark.parametrize("n", [200, 9000])
 def test_twenty_runs_give_the_same_bits(n):
     rows, labels = (tensor.cuda() for tensor in random_batch(n, 64))

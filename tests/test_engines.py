@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -22,7 +23,6 @@ from fasttriplet.portable.operators import OPERATORS
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-OF_BATCH_HARD = {"mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward"}
 
 
 @pytest.fixture
@@ -68,12 +68,22 @@ def test_without_the_cuda_library(cuda: pytest.MonkeyPatch):
         assert engine_of(name, CUDA) == Engine("portable", "the CUDA library is not loaded: it was not built")
 
 
+def registered_for_cuda() -> set[str]:
+    """What the CUDA library's sources register for that device, its own operators aside."""
+    sources = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("register*.cu"))
+    return set(re.findall(r'm\.impl\("(\w+)"', sources)) & set(OPERATORS)
+
+
+def test_the_table_of_cuda_kernels_is_what_the_library_registers():
+    assert set(engines.CUDA_KERNELS) == registered_for_cuda()
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_with_a_cuda_kernel_and_without(cuda: pytest.MonkeyPatch, name: str):
-    expected = Engine("cuda", "") if name in OF_BATCH_HARD else Engine("portable", "it has no CUDA kernel")
+    there = name in engines.CUDA_KERNELS
+    expected = Engine("cuda", "") if there else Engine("portable", "it has no CUDA kernel")
     assert engine_of(name, CUDA) == engine_of(name, torch.device("cuda", 1)) == expected
-    prefix = "" if name in OF_BATCH_HARD else "portable_"
-    assert engines.operator(name, CUDA) is getattr(torch.ops.fasttriplet, prefix + name).default
+    assert engines.operator(name, CUDA) is getattr(torch.ops.fasttriplet, ("" if there else "portable_") + name).default
 
 
 def test_rocm_calls_itself_cuda(cuda: pytest.MonkeyPatch):
@@ -135,7 +145,7 @@ def operators_of(function: str, device: str, **arguments: Tensor) -> set[str]:
 
 def test_a_call_on_cuda_takes_the_kernels_that_there_are(cuda: pytest.MonkeyPatch):
     assert operators_of("mine_batch_hard", "cuda") == {"mine_batch_hard"}
-    assert operators_of("mine_batch_hard", "cuda", groups=None) == {"portable_mine_triplets"}
+    assert operators_of("mine_batch_hard", "cuda", groups=None) == {"mine_triplets"}
     assert operators_of("mine_easy_positive", "cuda") == {"portable_mine_triplets"}
     cuda.setattr(_library, "cuda_absence", "it was not built")
     assert operators_of("mine_batch_hard", "cuda") == {"portable_mine_batch_hard"}
@@ -193,11 +203,16 @@ def announced(name: str, *arguments: object, fallback: str = "warn") -> list[str
 BATCH = torch.randn(6, 2), torch.arange(6) % 2, None, [], [0]
 
 
-def test_operators_of_a_way_back_say_nothing():
+def test_operators_of_a_way_back_say_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_library, "cpu_absence", "lost")
     assert len(announced("portable_weighted_distances", *BATCH, 0)) == 1
     values = torch.ops.fasttriplet.weighted_distances(*BATCH, 0)
     grad = torch.ones(2, 6, dtype=torch.float64)
     assert announced("portable__weighted_distances_backward", grad, *BATCH, 0, values) == []
+
+
+def test_an_operator_of_the_portable_engine_called_by_its_name_says_nothing():
+    assert announced("portable_mine_batch_hard", *BATCH[:2], 0) == []
 
 
 def test_silence():

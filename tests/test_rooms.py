@@ -19,7 +19,10 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 INCLUDE = re.compile(r'^\s*#\s*(?:include|define\s+\w+)\s+(?:"([^"]+\.\w+)"|<([^>]+)>)', re.MULTILINE)
 CPU_ROOMS = ["threads", "kernels", "isa", "rows", "triplets", "screen", "scan", "dense", "ops"]
 # What csrc/cuda has of PyTorch; elsewhere a room knows it whole or not at all.
-CUDA_WITH_PYTORCH = {"cuda/register.cu", "cuda/info.cu"}
+CUDA_WITH_PYTORCH = {
+    *("cuda/info.cu", "cuda/operators.cuh"),
+    *("cuda/register.cu", "cuda/register_triplet_margin.cu", "cuda/register_triplets.cu"),
+}
 
 
 def room_of(name: str) -> str:

@@ -71,6 +71,8 @@ FT_DEVICE uint32_t ordered_bits(float value) {
 }
 FT_DEVICE float ordered_value(uint32_t bits) { return bits_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits); }
 
+FT_DEVICE double not_a_number() { return static_cast<double>(bits_float(0x7fc00000u)); }
+
 // The maximum of non-negative float64 numbers, whose bits are in their order.
 FT_DEVICE void atomic_maximum(double* target, double value) {
   atomic_max(reinterpret_cast<uint64_t*>(target), double_bits(value));

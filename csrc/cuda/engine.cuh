@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 
 #include "cuda/backward.cuh"
@@ -24,6 +25,7 @@
 #include "cuda/tile_tensor.cuh"
 #include "cuda/tile_wgmma.cuh"
 #include "cuda/together.cuh"
+#include "cuda/triplet_margin.cuh"
 
 namespace fasttriplet::cuda {
 
@@ -42,6 +44,17 @@ struct DeviceBatch {
   const T* rows;  // [N, D]
   int64_t n, d;
   Distance distance;
+};
+
+// The batch's own rows and behind them those of references, which lie elsewhere.
+template <typename T>
+struct JoinedBatch {
+  const T* rows;  // [N, D]
+  int64_t n;
+  const T* references;  // [M, D]
+  int64_t m, d;
+  Distance distance;
+  bool has_references;  // if only of no rows: these are the candidates, else the batch's own rows
 };
 
 // Calls f with the tag of the distance.
@@ -160,30 +173,32 @@ class Engine {
     }
   };
 
-  // labels [N]. Afterwards scratch.state->bad_rows says on the device how many rows are not finite.
-  template <typename T>
+  // labels [N]. Afterwards scratch.state->bad_rows says on the device how many rows are not finite, of those whose
+  // label is not to be ignored.
+  template <typename T, typename Partners = EveryPair>
   void mine(const DeviceBatch<T>& batch, const uint64_t* labels, Products products, const MineScratch& scratch,
-            const Mined& mined) {
+            const Mined& mined, const Partners& partners = {}, std::optional<uint64_t> ignored = {}) {
     const int64_t n = batch.n, d = batch.d;
     device_.clear(scratch.state, scratch.cleared_bytes);
     if (n == 0) return;
-    survey_and_sort(batch, labels, scratch);
+    survey_and_sort(batch, labels, ignored, scratch);
     const FindClasses classes = {labels,        scratch.order, scratch.finite,       n,
                                  scratch.begin, scratch.end,   scratch.bad_of_class, scratch.state};
-    if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kWgmma) screen<WgmmaBlockTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kWgmmaPair) screen<WgmmaPairTile>(batch, scratch, kCoarse, &classes);
-    if (products == Products::kFloat) screen<FloatTile>(batch, scratch, kFine, &classes);
-    if (products != Products::kFloat && n > small_batch_) screen<FloatTile>(batch, scratch, kFine, nullptr);
-    const PairWriter writer = {
-        n,    labels, scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
-        mined};
+    if (products == Products::kSmallTensor) screen<SmallTensorTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kLargeTensor) screen<LargeTensorTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kWgmma) screen<WgmmaBlockTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kWgmmaPair) screen<WgmmaPairTile>(batch, scratch, kCoarse, &classes, partners);
+    if (products == Products::kFloat) screen<FloatTile>(batch, scratch, kFine, &classes, partners);
+    if (products != Products::kFloat && n > small_batch_) screen<FloatTile>(batch, scratch, kFine, nullptr, partners);
+    const PairWriter<Partners> writer = {
+        n,     labels,  scratch.order, scratch.finite, scratch.begin, scratch.end, scratch.bad_of_class, scratch.state,
+        mined, partners};
     const ExactRows<T> exact = {batch.rows, d, scratch.factors};
     dispatch_distance(batch.distance, [&](auto kind) {
       using Kind = decltype(kind);
-      launch_warps(SettleCandidates<Kind, T>{exact, scratch.anchors, writer, scratch.left_over, scratch.state}, n);
-      using Scan = ScanExactly<Kind, T>;
+      launch_warps(
+          SettleCandidates<Kind, T, Partners>{exact, scratch.anchors, writer, scratch.left_over, scratch.state}, n);
+      using Scan = ScanExactly<Kind, T, Partners>;
       static_assert(Scan::kAnchors == kScannedAnchors);
       launch(Scan{exact, writer, scratch.left_over, scratch.state, scratch.partial, scratch.arrived},
              scan_blocks(device_));
@@ -211,37 +226,70 @@ class Engine {
   template <typename T>
   void reduce(int64_t n, const LossOptions& options, const MineScratch& scratch, const Mined& mined, T* losses,
               double* slopes, T* loss) {
-    const int64_t chunks = (n + kLossChunk - 1) / kLossChunk;
-    const int64_t blocks = std::min(chunks, device_.processors());
-    const LossOfAnchors<T> anchors = {mined, n, options, scratch.state, losses, slopes, scratch.sums};
-    const ReduceLoss<T> reduction = {n, options, scratch.state, scratch.sums, slopes, loss};
-    // The thread that writes a chunk's sum adds it up, and slopes are divided by those that wrote them.
-    if (chunks == 1 && loss != nullptr) return launch(Together<LossOfAnchors<T>, ReduceLoss<T>>{anchors, reduction}, 1);
-    if (n > 0) launch(anchors, blocks);
-    if (loss != nullptr) launch(reduction, blocks);
+    reduce_mined({mined.positives,
+                  mined.negatives,
+                  mined.distances,
+                  n,
+                  options,
+                  {scratch.state, nullptr},
+                  losses,
+                  {slopes, nullptr},
+                  scratch.sums},
+                 loss);
+  }
+
+  struct LossScratch {
+    LossSum* sums;  // [chunks]
+
+    LossScratch(Device&, Memory& memory, int64_t t) : sums(memory.take<LossSum>((t + kLossChunk - 1) / kLossChunk)) {}
+  };
+
+  // The same of triplets mined before: triplets [3, T], distances and slopes [2, T], poison [].
+  void triplet_losses(const int64_t* triplets, const double* distances, int64_t t, const double* poison,
+                      const LossOptions& options, const LossScratch& scratch, double* losses, double* slopes,
+                      double* loss) {
+    reduce_mined<double>({triplets + t,
+                          triplets + 2 * t,
+                          distances,
+                          t,
+                          options,
+                          {nullptr, poison},
+                          losses,
+                          {slopes, slopes + t},
+                          scratch.sums},
+                         loss);
   }
 
   struct BackwardScratch {
-    uint64_t* targets;  // [2 N]
-    double* weights;    // [2 N]
-    int32_t* order;     // [2 N]
-    EdgeRange* ranges;  // [N]
-    double* hub_sums;   // [2 N / kHubChunk, D + 1]
-    double* factors;    // [N] or null
-    uint8_t* finite;    // [N] or null
+    uint64_t* targets;  // [2 T]
+    double* weights;    // [2 T]
+    int32_t* order;     // [2 T]
+    EdgeRange* ranges;  // [rows]
+    double* hub_sums;   // [2 T / kHubChunk, D + 1]
+    double* factors;    // [rows] or null
+    uint8_t* finite;    // [rows] or null
     SortScratch sort;
-    State* state = nullptr;  // a gradient asks for nothing that the rows have in common
 
+    // Of batch-hard's pairs.
     template <typename T>
     BackwardScratch(Device& device, Memory& memory, const DeviceBatch<T>& batch)
-        : targets(memory.take<uint64_t>(2 * batch.n)),
-          weights(memory.take<double>(2 * batch.n)),
-          order(memory.take<int32_t>(2 * batch.n)),
-          ranges(memory.take<EdgeRange>(batch.n)),
-          hub_sums(memory.take<double>(2 * batch.n / kHubChunk * (batch.d + 1))),
-          factors(batch.distance == Distance::kCosine ? memory.take<double>(batch.n) : nullptr),
-          finite(batch.distance == Distance::kCosine ? memory.take<uint8_t>(batch.n) : nullptr),
-          sort(device, memory, 2 * batch.n) {}
+        : BackwardScratch(device, memory, batch.n, batch.n, batch.d, batch.distance, 1) {}
+    // Of any miner's triplets: behind the ranges of edges that point at a row those of its own ones.
+    template <typename T>
+    BackwardScratch(Device& device, Memory& memory, const JoinedBatch<T>& batch, int64_t triplets)
+        : BackwardScratch(device, memory, batch.n + batch.m, triplets, batch.d, batch.distance, 2) {}
+
+   private:
+    BackwardScratch(Device& device, Memory& memory, int64_t rows, int64_t triplets, int64_t d, Distance distance,
+                    int64_t ranges_of_row)
+        : targets(memory.take<uint64_t>(2 * triplets)),
+          weights(memory.take<double>(2 * triplets)),
+          order(memory.take<int32_t>(2 * triplets)),
+          ranges(memory.take<EdgeRange>(ranges_of_row * rows)),
+          hub_sums(memory.take<double>(2 * triplets / kHubChunk * (d + 1))),
+          factors(distance == Distance::kCosine ? memory.take<double>(rows) : nullptr),
+          finite(distance == Distance::kCosine ? memory.take<uint8_t>(rows) : nullptr),
+          sort(device, memory, 2 * triplets) {}
   };
 
   // gradient [N, D]; pairs, distances and slopes as the forward pass left them; upstream [N] where per_anchor, else [].
@@ -250,51 +298,149 @@ class Engine {
                 const T* upstream, bool per_anchor, const BackwardScratch& scratch, T* gradient) {
     const int64_t n = batch.n, d = batch.d;
     if (n == 0 || d == 0) return;
-    if (scratch.factors != nullptr) {
-      const auto surveyed = survey_of(batch, scratch);
-      launch_warps(surveyed, warps_of(surveyed));
+    normalise(batch.rows, n, d, 0, scratch);
+    const PairEdges<T> edges = {pairs,          distances, slopes,          upstream,        per_anchor,
+                                batch.distance, n,         scratch.targets, scratch.weights, scratch.ranges};
+    using Graph = AnchorPairs<T>;
+    gather_gradient<T>(edges, 2 * n, n, Graph{batch.rows, n}, d, distances, scratch,
+                       typename Graph::Gradient{gradient});
+  }
+
+  // gradient [N, D] and reference_gradient [M, D]; triplets [3, T], distances and slopes of the loss by them [2, T].
+  template <typename T>
+  void triplets_backward(const JoinedBatch<T>& batch, const int64_t* triplets, int64_t t, const double* distances,
+                         const double* slopes, const BackwardScratch& scratch, T* gradient, T* reference_gradient) {
+    const int64_t n = batch.n, rows = n + batch.m, d = batch.d;
+    if (rows == 0 || d == 0) return;
+    if (t == 0) {
+      if (n > 0) device_.clear(gradient, static_cast<size_t>(n * d) * sizeof(T));
+      if (batch.m > 0) device_.clear(reference_gradient, static_cast<size_t>(batch.m * d) * sizeof(T));
+      return;
     }
-    const Edges<T> edges = {pairs,          distances, slopes,          upstream,        per_anchor,
-                            batch.distance, n,         scratch.targets, scratch.weights, scratch.ranges};
-    if (2 * n <= kRankedKeys) {
-      rank(edges, 2 * n, scratch.order);
-    } else {
-      launch_threads(ListEdges<T>{edges}, 2 * n);
-      int bits = 1;
-      while ((n + 1) >> bits != 0) ++bits;  // keys are at most n + 1
-      sort(scratch.targets, 2 * n, bits, scratch.order, scratch.sort);
-    }
-    const SortedEdges sorted = {scratch.targets, scratch.order, n};
-    dispatch_distance(batch.distance, [&](auto kind) {
+    device_.clear(scratch.ranges, static_cast<size_t>(2 * rows) * sizeof(EdgeRange));
+    if (n > 0) normalise(batch.rows, n, d, 0, scratch);
+    if (batch.m > 0) normalise(batch.references, batch.m, d, n, scratch);
+    EdgeRange* const own = scratch.ranges + rows;
+    const TripletEdges edges = {triplets,
+                                slopes,
+                                distances,
+                                batch.distance,
+                                t,
+                                n,
+                                batch.has_references ? batch.m : n,
+                                batch.has_references ? n : 0,
+                                rows,
+                                scratch.targets,
+                                scratch.weights,
+                                own};
+    using Graph = AnchorTriplets<T>;
+    gather_gradient<T>(edges, 2 * t, rows, Graph{batch.rows, batch.references, n, t, triplets, own}, d, distances,
+                       scratch, typename Graph::Gradient{gradient, reference_gradient, n});
+  }
+
+  struct TripletMarginScratch {
+    int64_t chunks;
+    TripletSum* sums;  // [chunks]
+
+    TripletMarginScratch(Device&, Memory& memory, int64_t t)
+        : chunks((t + kTripletChunk - 1) / kTripletChunk), sums(memory.take<TripletSum>(chunks)) {}
+  };
+
+  // Explicit triplets: values of core/triplet_margin.h; losses [T] or null, loss [] or null. weights [T] or null.
+  template <typename T>
+  void triplet_margin(const DeviceTriplets<T>& triplets, const double* weights, const TripletMarginOptions& options,
+                      const TripletMarginScratch& scratch, const TripletValues<double>& values, T* losses, T* loss) {
+    TripletSum* const sums = loss == nullptr ? nullptr : scratch.sums;
+    if (triplets.t > 0)
+      dispatch_distance(triplets.distance, [&](auto kind) {
+        using Loss = LossOfTriplets<decltype(kind), T>;
+        static_assert(Loss::kTriplets == kTripletChunk);
+        launch_threads(Loss{triplets, weights, options, values, losses, sums}, scratch.chunks * Loss::kThreads);
+      });
+    using Reduce = ReduceTriplets<T>;
+    if (loss != nullptr)
+      launch(Reduce{sums, scratch.chunks, triplets.t, options.reduction, values.slopes, loss},
+             std::min((triplets.t + Reduce::kThreads - 1) / Reduce::kThreads, device_.processors()));
+  }
+
+  // gradients of anchors, positives and negatives [T, D], null where not wanted; upstream [T] where per_triplet, else
+  // [].
+  template <typename T>
+  void triplet_margin_backward(const DeviceTriplets<T>& triplets, const TripletValues<const double>& values,
+                               const T* upstream, bool per_triplet, T* const (&gradients)[kRoles]) {
+    if (triplets.t == 0 || triplets.d == 0) return;
+    dispatch_distance(triplets.distance, [&](auto kind) {
       // A root is in the weights already.
       using Kind = std::conditional_t<decltype(kind)::kRoot, Difference, decltype(kind)>;
-      const EdgeTerms<Kind, T> terms = {{batch.rows, d, scratch.factors}, scratch.weights, distances, n};
-      launch_threads(IndexEdges<Kind, T>{terms, sorted, scratch.ranges, scratch.hub_sums}, 2 * n);
-      using Gather = GatherGradient<Kind, T>;
-      launch_warps(Gather{terms, sorted, scratch.ranges, scratch.hub_sums, gradient},
-                   n * ((d + Gather::kColumns - 1) / Gather::kColumns));
+      using Gradient = GradientOfTriplets<Kind, T>;
+      launch_warps(Gradient{triplets, values, upstream, per_triplet, {gradients[0], gradients[1], gradients[2]}},
+                   triplets.t * ((triplets.d + Gradient::kColumns - 1) / Gradient::kColumns));
     });
   }
 
  private:
+  static constexpr int64_t kTripletChunk = 16;  // triplets whose losses are summed together
+
   uint32_t few_left_over(int64_t n) const { return few_overflows(n, device_.float64_ratio()); }
 
-  // Scratch of a call or of its gradient: factors or null, finite, state.
-  template <typename T, typename Scratch>
-  static SurveyRows<T> survey_of(const DeviceBatch<T>& batch, const Scratch& scratch) {
-    return {batch.rows, batch.n, batch.d, scratch.factors, scratch.finite, scratch.state};
-  }
   template <typename T>
   static int64_t warps_of(const SurveyRows<T>& survey) {
     return (survey.n + SurveyRows<T>::kRowsOfWarp - 1) / SurveyRows<T>::kRowsOfWarp;
   }
 
+  template <typename T>
+  void reduce_mined(const LossOfMined<T>& losses, T* loss) {
+    const int64_t chunks = (losses.n + kLossChunk - 1) / kLossChunk;
+    const int64_t blocks = std::min(chunks, device_.processors());
+    const ReduceLoss<T> reduction = {losses.n, losses.options, losses.poison, losses.sums, losses.slopes, loss};
+    // The thread that writes a chunk's sum adds it up, and slopes are divided by those that wrote them.
+    if (chunks == 1 && loss != nullptr) return launch(Together<LossOfMined<T>, ReduceLoss<T>>{losses, reduction}, 1);
+    if (losses.n > 0) launch(losses, blocks);
+    if (loss != nullptr) launch(reduction, blocks);
+  }
+
+  // 1 / |x| of rows [n, d] for cosine, from row `first` of the scratch on. A gradient asks for nothing that the rows
+  // have in common.
+  template <typename T>
+  void normalise(const T* rows, int64_t n, int64_t d, int64_t first, const BackwardScratch& scratch) {
+    if (scratch.factors == nullptr) return;
+    const SurveyRows<T> survey = {rows, n, d, scratch.factors + first, scratch.finite + first, nullptr};
+    launch_warps(survey, warps_of(survey));
+  }
+
+  template <typename T, typename Source, typename Graph>
+  void gather_gradient(const Source& edges, int64_t count, int64_t rows, const Graph& graph, int64_t d,
+                       const double* distances, const BackwardScratch& scratch,
+                       const typename Graph::Gradient& gradient) {
+    if (count <= kRankedKeys) {
+      rank(edges, count, scratch.order);
+    } else {
+      launch_threads(ListEdges<Source>{edges}, count);
+      int bits = 1;
+      while ((rows + 1) >> bits != 0) ++bits;  // keys are at most rows + 1
+      sort(scratch.targets, count, bits, scratch.order, scratch.sort);
+    }
+    const SortedEdges sorted = {scratch.targets, scratch.order, count, rows};
+    dispatch_distance(edges.distance, [&](auto kind) {
+      // A root is in the weights already.
+      using Kind = std::conditional_t<decltype(kind)::kRoot, Difference, decltype(kind)>;
+      const EdgeTerms<Kind, T, Graph> terms = {graph, d, scratch.factors, scratch.weights, distances};
+      launch_threads(IndexEdges<Kind, T, Graph>{terms, sorted, scratch.ranges, scratch.hub_sums}, count);
+      using Gather = GatherGradient<Kind, T, Graph>;
+      launch_warps(Gather{terms, sorted, scratch.ranges, scratch.hub_sums, gradient},
+                   rows * ((d + Gather::kColumns - 1) / Gather::kColumns));
+    });
+  }
+
   // What is known of the rows, the order of the labels, and, when all rows are known, the centre.
   template <typename T>
-  void survey_and_sort(const DeviceBatch<T>& batch, const uint64_t* labels, const MineScratch& scratch) {
+  void survey_and_sort(const DeviceBatch<T>& batch, const uint64_t* labels, std::optional<uint64_t> ignored,
+                       const MineScratch& scratch) {
     using Survey = SurveyRows<T>;
     const int64_t n = batch.n;
-    const Survey rows = survey_of(batch, scratch);
+    const Survey rows = {
+        batch.rows,         n, batch.d, scratch.factors, scratch.finite, scratch.state, ignored ? labels : nullptr,
+        ignored.value_or(0)};
     const ChooseCentre<T> centre = {batch.rows,   n, batch.d, scratch.factors, scratch.finite, scratch.centre,
                                     scratch.state};
     uint32_t* const arrived = &scratch.state->surveyed;
@@ -312,8 +458,9 @@ class Engine {
 
   // Rows packed, terms set and pairs screened: in the first round, which brings `classes` to be found, always; then if
   // the round before asks for it.
-  template <typename Tile, typename T>
-  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, Round round, const FindClasses* classes) {
+  template <typename Tile, typename T, typename Partners>
+  void screen(const DeviceBatch<T>& batch, const MineScratch& scratch, Round round, const FindClasses* classes,
+              const Partners& partners) {
     using Entry = typename Tile::Entry;
     using Pack = PackRows<T, Entry>;
     static_assert(sizeof(Entry) * Tile::kDepthStep <= sizeof(Float32) * FloatTile::kDepthStep);
@@ -336,11 +483,11 @@ class Engine {
                             Tile::product_error(d), round, condition, scratch.state, scratch.anchors, scratch.searching,
                             FloatTile::kSize},
                    n);
-    using Screen = ScreenPairs<Tile>;
+    using Screen = ScreenPairs<Tile, Partners>;
     const int64_t most = Screen::kMinBlocks * device_.processors() / Tile::kBlocks;
     launch(Screen{source_of<Tile>(device_, packed, n, static_cast<int>(depth)), n, scratch.begin, condition,
                   first ? nullptr : scratch.searching, scratch.state->taken_tiles + round,
-                  scratch.state->overflows[round], scratch.anchors},
+                  scratch.state->overflows[round], scratch.anchors, partners},
            std::min(TileOrder(n, Tile::kSize).count(), std::max<int64_t>(most, 1)) * Tile::kBlocks);
   }
 

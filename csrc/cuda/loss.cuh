@@ -1,9 +1,10 @@
 // From mined distances to losses, slopes and the reduction (core/loss.h). Sums are taken in a fixed order: over the
-// anchors of a chunk, then over chunks.
+// triplets of a chunk, then over chunks. Of batch-hard an anchor is a triplet.
 #pragma once
 
 #include "core/loss.h"
-#include "cuda/settle.cuh"
+#include "cuda/block_sum.cuh"
+#include "cuda/state.cuh"
 
 namespace fasttriplet::cuda {
 
@@ -16,51 +17,62 @@ FT_DEVICE LossSum plus(const LossSum& a, const LossSum& b) {
   return {a.total + b.total, a.counted + b.counted, a.nonzero + b.nonzero};
 }
 
-// The sum of what a block's threads bring, in shared memory until that is written again. The order is that of a tree
-// over the threads.
-template <int kThreads>
-FT_DEVICE const LossSum& block_sum(const LossSum& own) {
-  LossSum* const sums = reinterpret_cast<LossSum*>(shared_memory());
-  sums[thread_index()] = own;
-  block_barrier();
-  for (int stride = kThreads / 2; stride > 0; stride /= 2) {
-    if (thread_index() < stride) sums[thread_index()] = plus(sums[thread_index()], sums[thread_index() + stride]);
-    block_barrier();
+inline constexpr int64_t kLossChunk = 1024;  // triplets
+
+// Whether a row that takes part is not finite: the call that mined says so, or, of triplets mined before, a number.
+struct Poison {
+  State* state;          // or null
+  const double* number;  // [], NaN
+
+  FT_DEVICE bool found() const { return state != nullptr ? state->bad_rows > 0 : std::isnan(*number); }
+};
+
+// d loss / d d_ap, and d loss / d d_an. Without the latter, which is then understood as the former negated, both stand
+// for what may be missing; with it each is 0 where there is none.
+struct Slopes {
+  double* to_positive;  // [T]
+  double* to_negative;  // [T] or null
+
+  FT_DEVICE void write(int64_t i, double slope, bool has_positive, bool has_negative) const {
+    to_positive[i] = has_positive || to_negative == nullptr ? slope : 0;
+    if (to_negative != nullptr) to_negative[i] = has_negative ? -slope : 0;
   }
-  return sums[0];
-}
+  FT_DEVICE void divide(int64_t i, double divisor) const {
+    to_positive[i] = to_positive[i] / divisor;
+    if (to_negative != nullptr) to_negative[i] = to_negative[i] / divisor;
+  }
+};
 
-inline constexpr int64_t kLossChunk = 1024;  // anchors
-
-// Losses and slopes of the anchors, before the reduction's count; a chunk's sum.
+// Losses and slopes of the triplets, before the reduction's count; a chunk's sum.
 template <typename T>
-struct LossOfAnchors {
+struct LossOfMined {
   static constexpr int kThreads = 256, kMinBlocks = 1;
   static constexpr int kSharedBytes = kThreads * static_cast<int>(sizeof(LossSum));
-  Mined mined;
-  int64_t n;
+  const int64_t* positives;  // [T], -1 where there is none
+  const int64_t* negatives;  // [T], likewise
+  const double* distances;   // [2, T]
+  int64_t n;                 // triplets
   LossOptions options;
-  State* state;
-  T* losses;       // [N], or null
-  double* slopes;  // [N]
-  LossSum* sums;   // [chunks]
+  Poison poison;
+  T* losses;  // [T], or null
+  Slopes slopes;
+  LossSum* sums;  // [chunks]
 
   FT_DEVICE void operator()() const {
-    const bool poisoned = state->bad_rows > 0;
+    const bool poisoned = poison.found();
     for (int64_t chunk = block_index(); chunk * kLossChunk < n; chunk += block_count()) {
       LossSum own = {0, 0, 0};
       const int64_t end = (chunk + 1) * kLossChunk < n ? (chunk + 1) * kLossChunk : n;
       for (int64_t i = chunk * kLossChunk + thread_index(); i < end; i += kThreads) {
-        const bool has_positive = mined.positives[i] >= 0, has_negative = mined.negatives[i] >= 0;
+        const bool has_positive = positives[i] >= 0, has_negative = negatives[i] >= 0;
         const bool counts = anchor_counts(has_positive, has_negative, options.on_missing);
-        const AnchorLoss anchor =
-            anchor_loss(counts, has_positive, mined.distances[i], mined.distances[n + i], options, poisoned);
+        const AnchorLoss anchor = anchor_loss(counts, has_positive, distances[i], distances[n + i], options, poisoned);
         own = plus(own, {anchor.loss, counts, anchor.loss != 0});  // NaN is not zero
         if (losses != nullptr) losses[i] = static_cast<T>(anchor.loss);
-        slopes[i] = anchor.slope;
-        if (options.on_missing == OnMissing::kError && !(has_positive && has_negative)) {
-          atomic_add(&state->missing, 1);
-          state->first_missing.offer(i, n);
+        slopes.write(i, anchor.slope, has_positive, has_negative);
+        if (poison.state != nullptr && options.on_missing == OnMissing::kError && !(has_positive && has_negative)) {
+          atomic_add(&poison.state->missing, 1);
+          poison.state->first_missing.offer(i, n);
         }
       }
       const LossSum& sum = block_sum<kThreads>(own);
@@ -74,12 +86,12 @@ template <typename T>
 struct ReduceLoss {
   static constexpr int kThreads = 256, kMinBlocks = 1;
   static constexpr int kSharedBytes = kThreads * static_cast<int>(sizeof(LossSum));
-  int64_t n;
+  int64_t n;  // triplets
   LossOptions options;
-  const State* state;
+  Poison poison;
   const LossSum* sums;  // [chunks]
-  double* slopes;       // [N]
-  T* loss;              // []
+  Slopes slopes;
+  T* loss;  // []
 
   FT_DEVICE void operator()() const {
     LossSum own = {0, 0, 0};
@@ -89,11 +101,11 @@ struct ReduceLoss {
                           : options.reduction == Reduction::kMeanNonzero ? sum.nonzero
                                                                          : 0;
     const double divisor = count == 0 ? 1 : static_cast<double>(count);
-    const double total = state->bad_rows > 0 ? not_a_number() : sum.total;
+    const double total = poison.found() ? not_a_number() : sum.total;
     if (block_index() == 0 && thread_index() == 0) *loss = static_cast<T>(total / divisor);
     if (count == 0) return;
     const Walk walk = walk_by_thread<ReduceLoss>();
-    for (int64_t i = walk.first; i < n; i += walk.stride) slopes[i] = slopes[i] / divisor;
+    for (int64_t i = walk.first; i < n; i += walk.stride) slopes.divide(i, divisor);
   }
 };
 

@@ -35,11 +35,12 @@ FT_DEVICE double score_term(double x, double y, double x_factor, double y_factor
   return difference * difference;
 }
 
-// From the lanes' sums to the score, the same in all lanes of the group. The whole warp must come.
-template <typename Kind>
+// From the sums of kLanes lanes to the score, the same in all of them; of eight lanes each brings the sum of its two
+// chains. The whole warp must come.
+template <typename Kind, int kLanes = kGroup>
 FT_DEVICE double score_of_sums(double sum, double x_factor, double y_factor) {
 #pragma unroll
-  for (int stride = kGroup / 2; stride > 0; stride /= 2) sum = sum + shuffle_xor(sum, stride);
+  for (int stride = kLanes / 2; stride > 0; stride /= 2) sum = sum + shuffle_xor(sum, stride);
   if constexpr (Kind::kProduct) return -sum;
   if constexpr (Kind::kRoot) return sqrt(sum);
   if constexpr (Kind::kNormalised) return x_factor == 0 || y_factor == 0 ? 1 : sum / 2;

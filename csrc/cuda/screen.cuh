@@ -12,13 +12,14 @@
 // what their anchors search.
 #pragma once
 
+#include "cuda/partners.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/tile.cuh"
 #include "cuda/tile_order.cuh"
 
 namespace fasttriplet::cuda {
 
-template <typename Tile>
+template <typename Tile, typename Partners = EveryPair>
 struct ScreenPairs {
   static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks, kClusterBlocks = Tile::kBlocks;
   static constexpr int kSize = Tile::kSize, kRows = kSize / Tile::kBlocks;  // of the tile, and of a block
@@ -49,6 +50,7 @@ struct ScreenPairs {
   uint64_t* taken;           // tiles beyond each block's first
   uint32_t* overflows;       // [kSearches] anchors of this round
   PerSearch<Anchors> anchors;
+  Partners partners;
 
   FT_DEVICE void operator()() const {
     if (Tile::kByWarpgroups && !has_warpgroups()) return;  // no code for architectures that cannot run it
@@ -254,7 +256,8 @@ struct ScreenPairs {
     if (!(threshold < infinity())) return;
     const auto hit = [&](int k) {
       return hits<kSearch>(dot(k), others.key[from + k], threshold) &&
-             (pure || (above(k) && (classes[anchor] == classes[first + k]) == (kSearch == kFarthest)));
+             (pure || (above(k) && (classes[anchor] == classes[first + k]) == (kSearch == kFarthest))) &&
+             partners.allows(kSearch, anchor, first + k);
     };
     for (int begin = 0; begin < kCount; begin += kNoted) {
       constexpr int kLength = kCount < kNoted ? kCount : kNoted;

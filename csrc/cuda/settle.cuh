@@ -3,6 +3,7 @@
 // they are shared out among blocks.
 #pragma once
 
+#include "cuda/partners.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/score.cuh"
 
@@ -13,12 +14,12 @@ struct Mined {
   int64_t* positives;  // [N], -1 where there is none
   int64_t* negatives;  // [N], likewise
   double* distances;   // [2, N] to the positive and to the negative, NaN where there is none
+  int64_t* anchors;    // [N] the rows' own numbers, of triplets; else null
 };
 
-FT_DEVICE double not_a_number() { return static_cast<double>(bits_float(0x7fc00000u)); }
-
-// Writes an anchor's pair. A row that is not finite is at distance NaN from every row, and NaN is the hardest of all:
-// the lowest such row wins, and such a row itself takes the lowest of all.
+// Writes an anchor's pair. Where bad rows win, a row that is not finite is at distance NaN from every row, and NaN is
+// the hardest of all: the lowest such row wins, and such a row itself takes the lowest of all.
+template <typename Partners>
 struct PairWriter {
   int64_t n;
   const uint64_t* labels;      // [N] by row
@@ -29,18 +30,24 @@ struct PairWriter {
   const Lowest* bad_of_class;  // [N]
   const State* state;
   Mined mined;
+  Partners partners;
 
   // Whether the row at position c is a finite candidate of the anchor at position r.
   FT_DEVICE bool pairs(Search search, int64_t r, int64_t c) const {
-    return r != c && (begin[r] == begin[c]) == (search == kFarthest) && finite[order[c]] != 0;
+    return r != c && (begin[r] == begin[c]) == (search == kFarthest) && finite[order[c]] != 0 &&
+           partners.allows(search, r, c);
   }
 
   FT_DEVICE void write(Search search, int64_t position, Winner winner) const {
     const int64_t i = order[position];
     if (search == kFarthest) winner.score = -winner.score;
-    if (state->bad_rows > 0) {
-      const int64_t hardest = search == kNearest ? hardest_negative(i) : hardest_positive(position, i);
+    const bool bad = state->bad_rows > 0;
+    if constexpr (Partners::kBadRowsWin) {
+      const int64_t hardest = !bad ? -1 : search == kNearest ? hardest_negative(i) : hardest_positive(position, i);
       if (hardest >= 0) winner = {hardest, not_a_number()};
+    } else {
+      if (bad) winner.score = not_a_number();
+      if (search == kNearest) mined.anchors[i] = i;
     }
     (search == kNearest ? mined.negatives : mined.positives)[i] = winner.row;
     mined.distances[(search == kNearest ? n : 0) + i] = winner.row < 0 ? not_a_number() : winner.score;
@@ -61,12 +68,12 @@ struct PairWriter {
 };
 
 // A warp an anchor; its halves settle the two searches.
-template <typename Kind, typename T>
+template <typename Kind, typename T, typename Partners = EveryPair>
 struct SettleCandidates {
   static constexpr int kThreads = 128, kMinBlocks = 1;
   ExactRows<T> exact;
   PerSearch<Anchors> anchors;
-  PairWriter writer;
+  PairWriter<Partners> writer;
   PerSearch<int32_t*> left_over;  // [N] positions for the exact scan
   State* state;
 
@@ -117,13 +124,13 @@ struct SettleCandidates {
 // Every candidate's exact score for the anchors that are left: four anchors a block, four candidates a group of lanes.
 // Where four anchors a block would leave multiprocessors idle, several blocks share out the candidates of the same
 // anchors; the last of them to come takes the best of what they have found.
-template <typename Kind, typename T>
+template <typename Kind, typename T, typename Partners = EveryPair>
 struct ScanExactly {
   static constexpr int kThreads = 256, kMinBlocks = 1, kAnchors = 4, kCandidates = 4;
   static constexpr int kGroups = kThreads / kGroup;
   static constexpr int kSharedBytes = kGroups * kAnchors * static_cast<int>(sizeof(Winner));
   ExactRows<T> exact;
-  PairWriter writer;
+  PairWriter<Partners> writer;
   PerSearch<int32_t*> left_over;  // [N]
   const State* state;
   Winner* partial;    // [blocks, kAnchors]

@@ -1,8 +1,8 @@
 """What the operators of the portable engine check of their tensors, in the words of ``csrc/check.cpp``.
 
-Written twice because each stands where the other cannot: that one guards the kernels' memory, and this one must do where
-nothing is compiled. The tests of arguments run on both. Indices are looked at on the CPU alone: anywhere else it would be
-a wait for the device, and PyTorch itself refuses to reach beyond a tensor.
+Written twice because each stands where the other cannot: that one guards the kernels' memory, and this one must do
+where nothing is compiled. The tests of arguments run on both. Indices are looked at on the CPU alone: anywhere else it
+would be a wait for the device, and PyTorch itself refuses to reach beyond a tensor.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def _classes(labels: Tensor, name: str, rows: Tensor, rows_name: str) -> None:
     if many and labels.shape[1] == 1:
         raise ValueError(f"{must}: for classes pass {name}.squeeze(1){'' if integer else '.long()'}")
     if many:
-        raise ValueError(
-            f"{must}: pass {name}.bool() where a row may have several, {name}.argmax(1) of one-hot rows"
-        )
+        raise ValueError(f"{must}: pass {name}.bool() where a row may have several, {name}.argmax(1) of one-hot rows")
     if labels.dim() == 1 and matches:
         raise ValueError(f"{must}: pass {name}.long() of whole numbers")
     raise ValueError(must)
@@ -103,9 +101,7 @@ def _ids(ids: Tensor, name: str, rows: Tensor, rows_name: str, may_be_bool: bool
     if ids.dtype not in _INTEGERS or (ids.dtype == torch.bool and not may_be_bool):
         raise ValueError(f"{name} must have an integer dtype{' or bool' if may_be_bool else ''}; got {ids.dtype}")
     if ids.shape != rows.shape[:1]:
-        raise ValueError(
-            f"{name} must have shape [{len(rows)}] to match {rows_name} {_shape(rows)}; got {_shape(ids)}"
-        )
+        raise ValueError(f"{name} must have shape [{len(rows)}] to match {rows_name} {_shape(rows)}; got {_shape(ids)}")
 
 
 def check_pairing(
@@ -136,9 +132,7 @@ def check_pairing(
         _references(ref_embeddings, embeddings)
         _classes(ref_labels, "ref_labels", ref_embeddings, "ref_embeddings")
         if ref_labels.shape[1:] != labels.shape[1:]:
-            raise ValueError(
-                f"ref_labels must have the form of labels, {_shape(labels)}; got {_shape(ref_labels)}"
-            )
+            raise ValueError(f"ref_labels must have the form of labels, {_shape(labels)}; got {_shape(ref_labels)}")
         _device(ref_labels, "ref_labels", embeddings)
     self_indices = told.get("self_indices")
     if self_indices is not None:

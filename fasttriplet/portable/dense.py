@@ -21,7 +21,6 @@ from fasttriplet.portable.pairs import Chunk, Pairs
 from fasttriplet.portable.picks import Found
 from fasttriplet.portable.rows import Rows
 from fasttriplet.portable.screen import NONE
-
 from fasttriplet.reduction import SOFTPLUS_VANISHES
 
 #: Lines of what :func:`weighted_distances` returns.
@@ -113,8 +112,7 @@ class Gradients:
         self._candidates = level.candidates.matrix[: len(pairs.columns), :d]
         if walk.extreme:
             self._anchors, self._candidates = (
-                torch.where(rows.finite[:, None], rows.wide, 0)
-                for rows in (pairs.rows, pairs.candidates)
+                torch.where(rows.finite[:, None], rows.wide, 0) for rows in (pairs.rows, pairs.candidates)
             )
         self._own = pairs.rows.wide.new_zeros((len(pairs), d))
         self._theirs = self._own.new_zeros((len(pairs.columns), d))
@@ -296,7 +294,7 @@ def _batch_all(
             listed = some.positives
             of_positives = (found.of_positives * share)[listed.rows, listed.slot]
             gradients.add(some, found.of_negatives * -share, of_positives)
-    poison = torch.where(pairs.finite & ~sums.isnan().any(), 1.0, torch.nan)
+    poison = torch.where(pairs.finite & ~sums.isnan().any(), 1.0, torch.nan).double()
     sums = _put(torch.where(pairs.finite, sums, torch.nan), pairs.order)
     counts, often = _put(counts.T, pairs.order).T.contiguous(), _put(often, pairs.columns)
     if gradients is None:

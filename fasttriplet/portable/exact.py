@@ -64,16 +64,19 @@ def root(values: Tensor) -> Tensor:
 
     Corrected by the exact remainder ``values - s^2``, for which s is split in two halves whose products are exact.
     """
-    s = values.sqrt()
     if values.device.type == "cuda":  # rounds to nearest
-        return s
+        return values.sqrt()
+    # Into the range in which the remainder is exact, by powers of four.
+    small, large = values < 2.0**-500, values > 2.0**500
+    values = torch.where(small, values * 2.0**600, torch.where(large, values * 2.0**-600, values))
+    s = values.sqrt()
     wide = s * (2**27 + 1)
     upper = wide - (wide - s)
     lower = s - upper
     square = s * s
     rest = (values - square) - ((upper * upper - square + 2 * upper * lower) + lower * lower)
-    in_range = (values > 2.0**-900) & (values < 2.0**900)  # of what is exact
-    return torch.where(in_range, s + rest / (2 * s), s)
+    s = torch.where((values > 0) & (values < torch.inf), s + rest / (2 * s), s)
+    return torch.where(small, s * 2.0**-300, torch.where(large, s * 2.0**300, s))
 
 
 def scores(x: Tensor, y: Tensor, distance: int) -> Tensor:

@@ -50,7 +50,7 @@ def batch_hard_loss_backward(
     anchors = torch.arange(len(embeddings), device=embeddings.device)
     # A slope that is NaN poisons all, also of an anchor without a pair.
     unknown = torch.where(values[0].isnan().any(), torch.nan, 1.0)
-    edges = anchors.repeat(2), pairs.flatten(), torch.cat([slopes, -slopes]) , values[1:].flatten()
+    edges = anchors.repeat(2), pairs.flatten(), torch.cat([slopes, -slopes]), values[1:].flatten()
     gradient, _ = edge_gradients(embeddings, None, *edges, distance)
     return gradient * unknown.to(gradient.dtype)
 

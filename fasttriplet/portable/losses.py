@@ -146,6 +146,7 @@ def triplet_margin_loss_backward(
     rows = anchor, positive, negative
     results = [each.new_empty(each.shape if wants else (0,)) for each, wants in zip(rows, wanted, strict=True)]
     slopes = values[0] * grad_loss.double()
+    still = (slopes == 0)[:, None]  # where rows may hold anything
     factors = values[-3:] if DISTANCES[distance] == "cosine" else None
     piece = max(1, 2**19 // max(1, anchor.shape[1]))
     for first in range(0, len(anchor), piece):
@@ -161,7 +162,7 @@ def triplet_margin_loss_backward(
         )
         for result, gradient, wants in zip(results, gradients, wanted, strict=True):
             if wants:
-                result[some] = torch.where(slopes[some, None] == 0, 0, gradient)
+                result[some] = gradient.masked_fill_(still[some], 0)
     return results[0], results[1], results[2]
 
 
@@ -174,24 +175,32 @@ def _gradients(
     factors: Tensor | None,
     distance: int,
 ) -> list[Tensor]:
-    """[T, D] float64 of anchor, positive and negative. The negative's pair is with the positive where it was swapped."""
-    units = [each.double() for each in rows]
+    """[T, D] float64 of anchor, positive and negative.
+
+    Two pairs: (anchor, positive), and the negative with the anchor, or with the positive where it was swapped.
+    """
+    anchor, positive, negative = rows
     if factors is not None:
-        units = [each * factor[:, None] for each, factor in zip(units, factors, strict=True)]
+        anchor, positive, negative = (each * factor[:, None] for each, factor in zip(rows, factors, strict=True))
+    partner = anchor if swapped is None else torch.where(swapped[:, None], positive, anchor)
     near = edge_weights(slopes, to_positive, distance)[:, None]
     apart = edge_weights(-slopes, to_negative, distance)[:, None]
-    at_positive = torch.zeros_like(apart) if swapped is None else torch.where(swapped[:, None], apart, 0)
-    at_anchor = apart - at_positive
-    edges = [[(1, near, to_positive), (2, at_anchor, to_negative)], [(0, near, to_positive), (2, at_positive, to_negative)]]
-    edges.append([(0, at_anchor, to_negative), (1, at_positive, to_negative)])
-    results = []
-    for own, pulls in zip(range(3), edges, strict=True):
-        if DISTANCES[distance] == "inner_product":
-            results.append(sum(-weight * units[other] for other, weight, _ in pulls))
-            continue
-        total = sum(weight * (units[own] - units[other]) for other, weight, _ in pulls)
-        if factors is not None:
-            shrink = sum(weight[:, 0] * value for _, weight, value in pulls)
-            total = (total - shrink[:, None] * units[own]) * factors[own, :, None]
-        results.append(total)
+    if DISTANCES[distance] == "inner_product":
+        of_anchor, of_positive = (each.double() * -near for each in (positive, anchor))
+        of_partner, of_negative = (each.double() * -apart for each in (negative, partner))
+    else:
+        of_anchor, of_partner = (anchor.double() - positive).mul_(near), (partner.double() - negative).mul_(apart)
+        of_positive, of_negative = -of_anchor, -of_partner
+    if factors is not None:  # along the sphere
+        nearby, beyond = near * to_positive[:, None], apart * to_negative[:, None]
+        of_anchor, of_positive = of_anchor - nearby * anchor, of_positive - nearby * positive
+        of_partner, of_negative = of_partner - beyond * partner, of_negative - beyond * negative
+    if swapped is None:
+        of_anchor = of_anchor.add_(of_partner)
+    else:
+        of_anchor = of_anchor + torch.where(swapped[:, None], 0, of_partner)
+        of_positive = of_positive + torch.where(swapped[:, None], of_partner, 0)
+    results = [of_anchor, of_positive, of_negative]
+    if factors is not None:
+        results = [each * factor[:, None] for each, factor in zip(results, factors, strict=True)]
     return results

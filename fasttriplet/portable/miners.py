@@ -178,7 +178,9 @@ def semi_hard(batch: Batch, options: Options) -> Iterator[Mined]:
         pairs.leave_negatives(chunk, classes, lower, NONE)
         picks = nearest_beyond(batch, chunk, lower, listed.in_slots(torch.nan), options)
         at = listed.rows * listed.slots + listed.slot
-        yield Mined(listed.rows + chunk.anchors.start, Pick(listed.columns, listed.scores), Pick(*(e[at] for e in picks)))
+        yield Mined(
+            listed.rows + chunk.anchors.start, Pick(listed.columns, listed.scores), Pick(*(e[at] for e in picks))
+        )
 
 
 class PositivePairs(NamedTuple):
@@ -277,6 +279,8 @@ def mine_triplets(
 ) -> tuple[Tensor, Tensor]:
     """The operator: distances [2, T] and triplets [3, T], by anchor."""
     pairs = Pairs(embeddings, labels, ref_embeddings, pairing, numbers, distance)
+    if len(pairs) == 0:
+        return embeddings.new_empty((2, 0), dtype=torch.float64), labels.new_empty((3, 0), dtype=torch.int64)
     found = list(_MINERS[options.miner](Batch(pairs, distance), options))
     anchors = torch.cat([pairs.order[mined.anchors] for mined in found])
     picks = [[mined.positives for mined in found], [mined.negatives for mined in found]]

@@ -188,9 +188,7 @@ def triplet_margin_loss(
     checks.check_reduction(reduction)
     checks.check_triplet_weights(weights, anchor)
     rows = anchor, positive, negative
-    return losses.triplet_margin_loss(
-        *rows, weights, margin, distance, swap, soft_margin, mining_margin, reduction
-    )
+    return losses.triplet_margin_loss(*rows, weights, margin, distance, swap, soft_margin, mining_margin, reduction)
 
 
 def _triplet_margin_loss_backward(

@@ -52,9 +52,8 @@ class Pairs:
         self.dtype = embeddings.dtype
         self._positives_alone = bool(numbers) and GROUPS_EXCLUDE[numbers[0]] == "positives"
         ignored = numbers[1] if len(numbers) > 1 else None
-        labels, ref_labels = _int64(labels), labels if self.own else _int64(told["ref_labels"])
-        if self.own:
-            ref_labels = labels
+        labels, given = _int64(labels), told.get("ref_labels")
+        ref_labels = labels if given is None else _int64(given)
         self.order = _by_class(labels)  # [N] the anchor at a place
         self.columns = self.order if self.own else _by_class(ref_labels)  # [M] the candidate of a column
         self.rows = _in_order(embeddings, self.order, distance)
@@ -106,7 +105,7 @@ class Pairs:
 
     @property
     def _may_differ(self) -> bool:
-        """Whether an anchor and its own copy may have no label in common, as a row without labels has none with itself."""
+        """Whether an anchor and its own copy may have no label in common; a row without labels has none with itself."""
         return not self.own or self._labels.dim() == 2
 
     @cached_property
@@ -173,6 +172,7 @@ class Pairs:
         if self._may_differ and self._self_columns is not None:
             own = self._self_columns[some, None]
             keys.scatter_(1, torch.where(own >= 0, own, m), none)
+
 
 def _int64(numbers: Tensor) -> Tensor:
     """As the kernels compare integers; several labels a row stay bool."""

@@ -100,8 +100,10 @@ class Picker:
         return Pick(columns[:count], values[:count]), Pick(columns[count:], values[count:])
 
     def pick(self, questions: Tensor, count: int, columns: Tensor, scores: Tensor, keys: Tensor) -> Pick:
-        """Of each of ``count`` questions the best of its pairs [K]: a NaN first, then the smallest of ``keys``, then the
-        lowest index."""
+        """Of each of ``count`` questions the best of its pairs [K].
+
+        A NaN goes first, then the smallest of ``keys``, then the lowest index.
+        """
         k, m = len(questions), len(self.pairs.columns)
         unknown = scores.isnan()
         keys = torch.where(unknown, -torch.inf, keys)

@@ -1,4 +1,4 @@
-"""Rows as the portable engine takes them: which are finite, their normalising factors, and a centre and a scale for all.
+"""Rows as the portable engine takes them: which are finite, their normalising factors, a centre and a scale for all.
 
 What preparing means, and why it changes no answer, is in ``csrc/core/prepare.h``.
 """
@@ -40,9 +40,9 @@ class Frame(NamedTuple):
         return (self.centre * self.scale).square().sum().sqrt()
 
     def prepared(self, rows: Rows, some: slice) -> Tensor:
-        """Rows less the centre and scaled, float64; those that are not finite are zero."""
+        """Rows less the centre and scaled, float64; those that are not finite are zero, and without a scale all."""
         values = (rows.wide[some] - self.centre).mul_(self.scale)
-        return values.masked_fill_(~rows.finite[some, None], 0)
+        return values.masked_fill_(~rows.finite[some, None] | (self.scale == 0), 0)
 
 
 def pieces(n: int, d: int) -> list[slice]:
@@ -72,12 +72,15 @@ def _normalising_factors(wide: Tensor, finite: Tensor, dtype: torch.dtype) -> Te
     factors = torch.where(largest > 0, factors, 0)
     if dtype != torch.float64:  # whose squares stay inside its range
         return factors
+    usual = (largest > 1e-140) & (largest < 1e140)
+    if (usual | (largest == 0)).all():  # a wait, where rows are float64
+        return factors
     exponent = torch.frexp(largest).exponent - 1
-    norm = root(square_sum(scaled(rows, -exponent[:, None])))
+    squares = scaled(rows, -exponent[:, None]).square()
+    norm = root(squares.cumsum(1)[:, -1])  # one after the other, as the kernels' rare way
     of_scaled = scaled(norm.reciprocal(), -exponent)
     tiny = scaled(norm, exponent) < torch.finfo(torch.float64).tiny
-    of_scaled = torch.where(tiny | (largest == 0), 0, of_scaled)
-    return torch.where((largest > 1e-140) & (largest < 1e140), factors, of_scaled)
+    return torch.where(usual, factors, torch.where(tiny | (largest == 0), 0, of_scaled))
 
 
 def scaled(values: Tensor, exponent: Tensor) -> Tensor:
@@ -96,7 +99,9 @@ def frame_of(rows: Rows, candidates: Rows) -> Frame:
     both = [rows] if candidates is rows else [rows, candidates]
     samples = torch.cat([_samples(each, _SAMPLES if len(both) == 1 else 3 * (2 - at)) for at, each in enumerate(both)])
     centre = _centre_of(samples) if len(samples) == _SAMPLES else samples.new_zeros(samples.shape[1])
-    largest = torch.stack([_largest(each) for each in both]).amax() + torch.nn.functional.pad(centre.abs(), (1, 0)).amax()
+    largest = (
+        torch.stack([_largest(each) for each in both]).amax() + torch.nn.functional.pad(centre.abs(), (1, 0)).amax()
+    )
     usable = (largest >= 2.0**-400) & (largest <= 2.0**400)
     scale = _power_of_two(-torch.frexp(torch.where(usable, largest, 1)).exponent)
     return Frame(centre, torch.where(usable, scale, torch.where(largest == 0, 1.0, 0.0)))

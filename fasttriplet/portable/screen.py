@@ -10,8 +10,8 @@ term of y are in the product itself, in columns of their own:
 
     lower = -x^.y^ - a b + (c1 + c2 + c3) + none,    slack = 2 (a b + s)
 
-where x^, y^ are the rows rounded, a_x b_y = E = kappa n_x n_y bounds the error by ``csrc/core/bound.h``, c1 + c2 + c3 is
-the term of y less s, and s bounds the roundings that come with that; none is zero, or NONE of an anchor that has no
+where x^, y^ are the rows rounded, a_x b_y = E = kappa n_x n_y bounds the error by ``csrc/core/bound.h``, c1 + c2 + c3
+is the term of y less s, and s bounds the roundings that come with that; none is zero, or NONE of an anchor that has no
 pairs, as c1 is of a candidate. There are two levels:
 
     coarse  float32 products of numbers that bfloat16 holds. They are exact in TF32, bfloat16 and float32 alike, so no
@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES
-from fasttriplet.portable.exact import lane_sum
 from fasttriplet.portable.rows import Frame, Rows, pieces
 
 #: The key of what is no candidate; any other is far below.
@@ -99,10 +98,8 @@ def level_of(
     d, dtype = rows.wide.shape[1], torch.float32 if coarse else torch.float64
     parts = 3 if coarse else 1
     depth = d + 2 + parts
-    if coarse:  # the products are exact, each is cut off or rounded once more as it is added, in any order
-        g = 4 * (depth + 16) * 2.0**-24
-    else:
-        g = (depth + 16) * 2.0**-52
+    # Coarse products are exact. Each is cut off or rounded as it is added, in any order (tensor_core_error in bound.h).
+    g = 4 * (depth + 16) * 2.0**-24 if coarse else (depth + 16) * 2.0**-52
     product = DISTANCES[distance] == "inner_product"
     theirs = _measured(frame, candidates, coarse, parts, product)
     ours = theirs if candidates is rows else _measured(frame, rows, coarse, 0, product)
@@ -153,7 +150,7 @@ class _Measured(NamedTuple):
 
 
 def _measured(frame: Frame, rows: Rows, coarse: bool, parts: int, product: bool) -> _Measured:
-    """With room for ``parts`` and two factors more, of rows padded to lines, where these are candidates: parts above 0."""
+    """Of candidates, whose ``parts`` are more than 0, padded to lines and with room for parts and two factors."""
     n, d = rows.wide.shape
     shape = (_padded_length(n), d + 2 + parts) if parts else (n, d)
     rounded = rows.wide.new_zeros(shape, dtype=torch.float32 if coarse else torch.float64)

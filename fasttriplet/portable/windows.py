@@ -22,7 +22,9 @@ _ROUNDINGS = 2.0**-45
 class SortedKeys:
     """Rows of keys [C, M] in ascending order, or as many of their first ones as were asked for."""
 
-    def __init__(self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int, first: int | None) -> None:
+    def __init__(
+        self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int, first: int | None
+    ) -> None:
         self._level, self._frame, self._anchors, self._distance = level, frame, chunk.anchors, distance
         m = lower.shape[1]
         self.whole = first is None or first >= m

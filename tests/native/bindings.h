@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -70,5 +71,6 @@ Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
 }
 
 void bind_family(py::module_& m);
+void bind_triplets(py::module_& m);
 
 }  // namespace fasttriplet::cpu

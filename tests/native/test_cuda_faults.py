@@ -51,6 +51,9 @@ def battery(native, set_up):
         found += [mined["pairs"], mined["distances"]]
     many = random.standard_normal((1100, 1))
     found.append(mine(native, many, np.arange(1100) // 5, EUCLIDEAN, "float", set_up)["loss"])
+    triplets = list(random.standard_normal((3, 40, 20)))
+    given = native.cuda.triplet_margin_float64(triplets, np.zeros(0), 0.5, COSINE, True, False, None, 2, set_up)
+    found += [given["loss"], given["values"]]
     keys = random.integers(0, 50, 2101)  # two tiles of ranked keys, and a few of their threads see an upper half
     keys[[40, 2090]] += 2**32
     found += native.cuda.sort_classes(keys.astype(np.uint64), set_up)

@@ -37,7 +37,7 @@ std::tuple<Tensor, Tensor> loss_operator(const Tensor& anchor, const Tensor& pos
                                          int64_t reduction) {
   check_triplets(anchor, positive, negative);
   const Distance distance = distance_of(distance_code);
-  const TripletMarginOptions options = {margin, swap, soft_margin, mining_margin, reduction_of(reduction)};
+  const TripletMarginOptions options(margin, swap, soft_margin, mining_margin, reduction_of(reduction));
   const int64_t t = anchor.size(0);
   std::optional<Tensor> factors;
   if (weights) {

@@ -1,15 +1,11 @@
 #include "cuda/bindings_cuda.h"
 
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 
-#include "cuda/engine.cuh"
 #include "cuda/self_test.cuh"
-#include "cuda/shim.h"
 
 namespace py = pybind11;
 
@@ -19,18 +15,8 @@ namespace {
 using shim::HostDevice;
 using shim::HostMemory;
 using shim::Settings;
-using HostEngine = Engine<HostDevice>;
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-// Inputs as scratch is: in pieces of their own.
-template <typename T>
-const T* own_copy(HostMemory& memory, const Array<T>& array) {
-  T* const copy = memory.take<T>(array.size());
-  std::copy_n(array.data(), array.size(), copy);
-  return copy;
-}
+}  // namespace
 
 Products products_named(const std::string& name) {
   if (name == "small-tensor") return Products::kSmallTensor;
@@ -41,6 +27,8 @@ Products products_named(const std::string& name) {
   throw std::invalid_argument("products must be small-tensor, large-tensor, wgmma, wgmma-pair or float; got " + name);
 }
 
+namespace {
+
 struct Arrays {
   Array<int64_t> pairs;     // [2, N]
   Array<double> distances;  // [2, N]
@@ -48,7 +36,7 @@ struct Arrays {
   explicit Arrays(int64_t n) : pairs({int64_t{2}, n}), distances({int64_t{2}, n}) {}
   Mined mined() {
     int64_t* const positives = pairs.mutable_data();
-    return {positives, positives + pairs.shape(1), distances.mutable_data()};
+    return {positives, positives + pairs.shape(1), distances.mutable_data(), nullptr};
   }
 };
 
@@ -266,6 +254,7 @@ void bind_cuda(py::module_& m) {
   m.def("tensor_core_error", tensor_core_error);
   m.def("accumulation_error", accumulation_error);
   bind_shim(m);
+  bind_triplets(m);
 }
 
 }  // namespace fasttriplet::cuda

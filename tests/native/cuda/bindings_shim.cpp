@@ -15,9 +15,6 @@ namespace {
 using shim::HostDevice;
 using shim::Settings;
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
 // One warp.
 struct OneWarp {
   static constexpr int kThreads = 32, kMinBlocks = 1;
