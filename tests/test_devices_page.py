@@ -59,7 +59,10 @@ def test_what_a_kernel_serves_is_noticed(monkeypatch):
         monkeypatch.setattr(engines, "CUDA_KERNELS", {"mine_triplets": frozenset(served)})
         assert serving.engine_of(first, serving.CUDA).name == name
     monkeypatch.setattr(engines, "CUDA_KERNELS", {"mine_triplets": frozenset({"groups", "the miner semi_hard"})})
-    assert "| `mine_triplets` | kernel | `groups`, the miner semi_hard |" in generator.operators_table()
+    assert (
+        "| `mine_triplets` | kernel | the miner batch_hard, `groups`, the miner semi_hard |"
+        in generator.operators_table()
+    )
 
 
 @pytest.mark.parametrize("title", ["batch-hard", "semi-hard"])

@@ -173,8 +173,12 @@ def operators_table() -> str:
     for name in SCHEMAS:
         kernel = engine_of(Call(name, (), ()), CUDA).name == "cuda"
         uses = [use for use in every_use(name) if kernel and engine_of(Call(name, (use,), ()), CUDA).name == "cuda"]
-        more = ", ".join(f"`{use}`" if use.isidentifier() else use for use in uses)
-        rows.append([f"`{name}`", "kernel" if kernel else "portable", more or ("nothing" if kernel else "")])
+        more = [f"`{use}`" if use.isidentifier() else use for use in uses]
+        if kernel and name == "mine_triplets":
+            more.insert(0, "the miner batch_hard")  # the one that is no use beyond others
+        if kernel and "labels" in SCHEMAS[name] and not more:
+            more = ["nothing"]
+        rows.append([f"`{name}`", "kernel" if kernel else "portable", ", ".join(more)])
     return table(["operator", "on CUDA", "its kernel serves, beside labels [N]"], rows)
 
 

@@ -58,8 +58,7 @@ def every_use(name: str) -> list[str]:
         return []
     own = [each for each in LISTED if not each.startswith("ref_") or each == "ref_mask"]
     uses = ["labels [N, C]", "ref_embeddings", *own, "ignore_index"]
-    miners = [engines.miner_uses(code) for code in range(len(MINERS))]
-    return uses + ([use for each in miners for use in each] if name == "mine_triplets" else [])
+    return uses + [use for code in range(len(MINERS)) for use in engines.miner_uses(code) if name == "mine_triplets"]
 
 
 @contextlib.contextmanager
