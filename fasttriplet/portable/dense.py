@@ -41,6 +41,7 @@ class Some(NamedTuple):
     distances: Tensor  # [C, M] float64 to negatives, infinite to what is none
     absent: Tensor  # [C, M] bool: what is none
     slack: Tensor  # [C, 1] of their keys
+    equal: list[tuple[Tensor, Tensor]]  # rows and columns of pairs at distance 0, which have no slope but by products
 
 
 class Walk:
@@ -63,15 +64,19 @@ class Walk:
             classes = pairs.of_class(chunk)
             positives = positive_pairs(self.batch, chunk, classes)
             pairs.leave_negatives(chunk, classes, lower, NONE)
-            absent = lower[:, :m] >= NONE / 2
-            # A lower bound is less than the key by its error and the roundings of the candidate's term.
-            term = level.anchors.term[some, None]
-            keys = torch.addr(lower[:, :m], level.anchors.reach[some], level.candidates.reach[:m])
-            keys += level.candidates.own[:m] + term
+            lower = lower[:, :m]
+            absent, term = lower >= NONE / 2, level.anchors.term[some, None]
             slack = 2 * (level.anchors.reach[some] * widest + own + level.anchors.rounding[some])[:, None]
-            where = ~absent if self.extreme else (keys <= _NEAR * term) & ~absent
-            found = Some(chunk, positives, self._distances(keys).masked_fill_(absent, torch.inf), absent, slack)
-            if self.extreme or self.name != "inner_product":  # which has no relative precision to lose
+            keys = lower.add_(term)  # less than the exact ones, by the slack at most
+            where = None
+            if self.extreme:
+                where = ~absent
+            elif self.name != "inner_product" and m:  # which has no relative precision to lose
+                near = _NEAR * term
+                if (keys.amin(1, keepdim=True) <= near).any():  # a wait for the device
+                    where = keys <= near  # what is absent is far
+            found = Some(chunk, positives, self._distances(keys).masked_fill_(absent, torch.inf), absent, slack, [])
+            if where is not None:
                 self.score(found, where)
             yield found
 
@@ -98,8 +103,10 @@ class Walk:
     def score(self, some: Some, where: Tensor) -> None:
         """Makes the distances [C, M] of pairs ``where`` exact; a wait for how many there are."""
         rows, columns = where.nonzero().unbind(1)
-        if len(rows):
-            some.distances[rows, columns] = self.batch.picker.scores(some.chunk.anchors, Found(rows, columns))
+        scores = self.batch.picker.scores(some.chunk.anchors, Found(rows, columns))
+        some.distances[rows, columns] = scores
+        equal = (scores == 0).nonzero().squeeze(1)
+        some.equal.append((rows[equal], columns[equal]))
 
 
 class Gradients:
@@ -120,20 +127,26 @@ class Gradients:
         self._shrinks = [torch.zeros_like(each) for each in self._sums]
 
     def add(self, some: Some, of_negatives: Tensor, of_positives: Tensor) -> None:
-        """Slopes [C, M] by the distances to negatives, overwritten, and [Q] by those to positives."""
+        """Slopes [C, M] by the distances to negatives, overwritten as these are, and [Q] by those to positives."""
         walk, anchors = self._walk, some.chunk.anchors
         listed = some.positives
-        slopes = of_negatives
-        slopes[listed.rows, listed.columns] = of_positives
-        distances = some.distances.masked_fill(some.absent, 0)
-        distances[listed.rows, listed.columns] = listed.scores
-        weights = edge_weights(slopes, distances, walk.distance)
+        # As edge_weights, in place; what is absent is at an infinite distance and has no slope.
+        weights = of_negatives
+        if walk.name == "euclidean":
+            weights.div_(some.distances)
+            for rows, columns in some.equal:
+                weights[rows, columns] = 0
+        elif walk.name == "squared_euclidean":
+            weights.mul_(2)
+        weights[listed.rows, listed.columns] = edge_weights(of_positives, listed.scores, walk.distance)
         self._own[anchors] = weights @ self._candidates
         self._theirs.addmm_(weights.T, self._anchors[anchors])
         self._sums[0][anchors] = weights.sum(1)
         self._sums[1] += weights.sum(0)
         if walk.name == "cosine":
-            shrinks = weights * distances
+            distances = some.distances.masked_fill_(some.absent, 0)
+            distances[listed.rows, listed.columns] = listed.scores
+            shrinks = distances.mul_(weights)
             self._shrinks[0][anchors] = shrinks.sum(1)
             self._shrinks[1] += shrinks.sum(0)
 
@@ -204,7 +217,7 @@ def _triplets(walk: Walk, some: Some, margin: float, soft_margin: bool) -> _Sums
         of_negatives += slopes
         of_positives[:, slot] = slopes.sum(1)
         sums += losses.sum(1)
-        active += is_active.sum(1)
+        active += is_active.sum(1) if soft_margin else of_positives[:, slot].long()
     if walk.extreme:
         sums = torch.where(_overflows(some, thresholds, 0 if soft_margin else margin), torch.nan, sums)
     return _Sums(sums, active, of_negatives, of_positives, often.sum(0).long(), doubtful)
@@ -323,19 +336,16 @@ class _Side(NamedTuple):
 
 
 def _soft(distances: Tensor, absent: Tensor, sign: int) -> _Side:
-    """Weights are softmax(sign d); NaN where an anchor has none."""
+    """Weights are softmax(sign d); NaN where an anchor has none. What is absent is at distance ``-sign`` infinity."""
     if distances.shape[1] == 0:
         nothing = distances.new_full((len(distances),), torch.nan)
         return _Side(nothing, nothing, nothing)
-    none = absent.all(1)
-    signed = torch.where(absent, -torch.inf, sign * distances)
-    most = signed.amax(1)
-    above = torch.where(absent, 0, sign * (signed - most[:, None]))  # d - pivot
-    weights = torch.where(absent, 0, (sign * above).exp())
+    pivot = distances.amax(1) if sign > 0 else distances.amin(1)
+    above = distances - pivot[:, None]  # NaN where all are absent
+    weights = (above * sign).exp_()
     total = weights.sum(1)
-    shift = (weights * above).sum(1) / total
-    sides = (sign * most, total.log(), shift)
-    return _Side(*(torch.where(none, torch.nan, side) for side in sides))
+    shift = weights.mul_(above.masked_fill_(absent, 0)).sum(1) / total
+    return _Side(torch.where(total.isnan(), torch.nan, pivot), total.log(), shift)
 
 
 def weighted_distances(
@@ -351,8 +361,7 @@ def weighted_distances(
     walk = Walk(pairs, distance)
     values = embeddings.new_full((VALUES, len(pairs)), torch.nan, dtype=torch.float64)
     for some in walk.chunks():
-        table = some.positives.in_slots(torch.nan)
-        near = _soft(table, table.isnan(), 1)
+        near = _soft(some.positives.in_slots(-torch.inf), ~some.positives.taken, 1)
         apart = _soft(some.distances, some.absent, -1)
         lines = [(a, b) for a, b in zip((near.mean, *near), (apart.mean, *apart), strict=True)]
         values[:, some.chunk.anchors] = torch.stack([each for line in lines for each in line])
@@ -381,8 +390,8 @@ def weighted_distances_backward(
         weights = (above - near.log_total[listed.rows]).exp()
         of_positives = weights * (1 + above - near.above_pivot[listed.rows]) * upstream[0, at][listed.rows]
         above = some.distances - apart.pivot[:, None]
-        weights = (-above - apart.log_total[:, None]).exp_()
-        of_negatives = weights * (1 - above + apart.above_pivot[:, None]) * upstream[1, at, None]
+        weights = above.neg().sub_(apart.log_total[:, None]).exp_().mul_(upstream[1, at, None])
+        of_negatives = above.neg_().add_(1 + apart.above_pivot[:, None]).mul_(weights)
         gradients.add(some, of_negatives.masked_fill_(some.absent, 0), of_positives)
     poison = torch.where(pairs.finite & ~_weighs_nan(grad, values, pairs), 1.0, torch.nan)
     return gradients.results(poison, embeddings, ref_embeddings)

@@ -93,13 +93,27 @@ def scores(x: Tensor, y: Tensor, distance: int) -> Tensor:
 
 def scores_of(rows: Rows, candidates: Rows, first: Tensor, second: Tensor, distance: int) -> Tensor:
     """[K] of the pairs ``(rows[first], candidates[second])``, some at a time."""
-    piece = max(1, _PIECE // max(1, rows.wide.shape[1]))
     found = [
         scores(rows.wide.index_select(0, i), candidates.wide.index_select(0, j), distance)
-        for i, j in zip(first.split(piece), second.split(piece), strict=True)
+        for i, j in zip(*(each.split(_at_once(rows)) for each in (first, second)), strict=True)
     ]
     total = found[0] if len(found) == 1 else torch.cat(found)
     if rows.factors is None or candidates.factors is None:
         return total
-    zero = (rows.factors[first] == 0) | (candidates.factors[second] == 0)
-    return torch.where(zero, 1, total)  # a row of norm zero is at distance 1 from every row
+    return _unless_zero(total, rows.factors[first], candidates.factors[second])
+
+
+def scores_of_rows(x: Rows, y: Rows, distance: int) -> Tensor:
+    """[T] of rows that stand beside each other, some at a time."""
+    parts = (each.wide.split(_at_once(each)) for each in (x, y))
+    total = torch.cat([scores(i.clone(), j, distance) for i, j in zip(*parts, strict=True)])
+    return total if x.factors is None or y.factors is None else _unless_zero(total, x.factors, y.factors)
+
+
+def _at_once(rows: Rows) -> int:
+    return max(1, _PIECE // max(1, rows.wide.shape[1]))
+
+
+def _unless_zero(scores: Tensor, x_factors: Tensor, y_factors: Tensor) -> Tensor:
+    """A row of norm zero is at distance 1 from every row."""
+    return torch.where((x_factors == 0) | (y_factors == 0), 1, scores)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS
 from fasttriplet.portable.edges import edge_weights
-from fasttriplet.portable.exact import scores_of
+from fasttriplet.portable.exact import scores_of_rows
 from fasttriplet.portable.rows import survey
 
 
@@ -87,10 +87,9 @@ def triplet_margin_loss(
     """The operator: loss [T] or [], and values of the triplets for the backward."""
     t = len(anchor)
     rows = [survey(each.detach(), distance) for each in (anchor, positive, negative)]
-    everyone = torch.arange(t, device=anchor.device)
 
     def between(first: int, second: int) -> Tensor:
-        return scores_of(rows[first], rows[second], everyone, everyone, distance)
+        return scores_of_rows(rows[first], rows[second], distance)
 
     to_positive, to_negative = between(0, 1), between(0, 2)
     kept = []

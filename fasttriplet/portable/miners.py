@@ -17,10 +17,13 @@ from fasttriplet.portable.pairs import Chunk, Class, Pairs
 from fasttriplet.portable.picks import Found, Pick, Picker, smallest
 from fasttriplet.portable.rows import Frame, frame_of
 from fasttriplet.portable.screen import NONE, Level, level_of
-from fasttriplet.portable.windows import SortedKeys
+from fasttriplet.portable.windows import SortedKeys, UnsortedKeys
 
 #: So many candidates an anchor on average cost more to score than finer keys to multiply.
 _MANY = 16
+
+#: Thresholds of an anchor for which as many passes over its keys cost less than sorting them.
+_FEW = 16
 
 #: Keys beyond the k-th that are sorted with them, for what may be as near.
 _MORE = 8
@@ -122,8 +125,9 @@ def nearest_beyond(
 
     Within the margin where that is an option; else the farthest, or none. Nothing is above NaN.
     """
-    keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, None)
-    questions, found = keys.found(*keys.beyond(thresholds))
+    known = lower, batch.fine, batch.frame, chunk, batch.distance
+    few = 0 < thresholds.shape[1] <= _FEW
+    questions, found = (UnsortedKeys(*known) if few else SortedKeys(*known, None)).beyond(thresholds)
     scores = batch.picker.scores(chunk.anchors, found)
     limits = thresholds.flatten()
     some = (scores > limits[questions]).nonzero().squeeze(1)

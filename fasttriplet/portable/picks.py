@@ -37,7 +37,7 @@ def smallest(lower: Tensor, level: Level, anchors: slice, columns: Tensor | None
 
     A row's bound is the upper one of the pair with the smallest lower one. Columns count from 0, unless they are given.
     """
-    c, w = lower.shape
+    w = lower.shape[1]
     if w == 0:
         nothing = torch.zeros(0, dtype=torch.int64, device=lower.device)
         return Found(nothing, nothing)
@@ -46,19 +46,28 @@ def smallest(lower: Tensor, level: Level, anchors: slice, columns: Tensor | None
         hits = lower <= _bound(lower, best, level, anchors, columns)
         rows, places = hits.nonzero().unbind(1)
         return Found(rows, places if columns is None else columns[rows, places])
-    lines = lower.view(c, LINES, w // LINES)
-    least = lines.amin(1)  # [C, W / LINES]
-    bound = _bound(lower, _members(least.argmin(1, keepdim=True), w), level, anchors, columns)
-    row, line = (least <= bound).nonzero().unbind(1)
-    members = _members(line[:, None], w)
-    within, which = (lower[row[:, None], members] <= bound[row]).nonzero().unbind(1)
-    rows, places = row[within], members[within, which]
-    return Found(rows, places if columns is None else columns[rows, places])
+    lines = least_of_lines(lower)
+    bound = _bound(lower, members_of(lines.argmin(1, keepdim=True), w), level, anchors, columns)
+    found = within(lower, lines, bound)
+    return found if columns is None else Found(found.rows, columns[found.rows, found.columns])
 
 
-def _members(places: Tensor, w: int) -> Tensor:
+def least_of_lines(keys: Tensor) -> Tensor:
+    """[C, W / LINES]: the least of what stands at one place in each of LINES lines of a row of ``keys`` [C, W]."""
+    return keys.view(len(keys), LINES, -1).amin(1)
+
+
+def members_of(places: Tensor, w: int) -> Tensor:
     """[K, LINES] columns at one of ``places`` [K, 1] in each line."""
     return places + torch.arange(0, w, w // LINES, device=places.device)
+
+
+def within(keys: Tensor, lines: Tensor, bound: Tensor) -> Found:
+    """All ``keys`` [C, W] not above ``bound`` [C, 1], by the least of their ``lines``. A wait, for their number."""
+    row, line = (lines <= bound).nonzero().unbind(1)
+    members = members_of(line[:, None], keys.shape[1])
+    at, which = (keys[row[:, None], members] <= bound[row]).nonzero().unbind(1)
+    return Found(row[at], members[at, which])
 
 
 def _bound(lower: Tensor, places: Tensor, level: Level, anchors: slice, columns: Tensor | None) -> Tensor:

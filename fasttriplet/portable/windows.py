@@ -1,7 +1,8 @@
-"""Questions amid the keys of a row: the nearest negatives above a threshold, or from a rank on. A row is sorted once.
+"""Questions amid the keys of a row: the nearest negatives above a threshold, or from a rank on.
 
-Bounds are those of :mod:`fasttriplet.portable.screen` at its fine level, with the largest slack of a row for all of it,
-so that what may be the answer is a window of the sorted keys.
+A row is sorted once, or passed over for each of a few thresholds. Bounds are those of
+:mod:`fasttriplet.portable.screen` at its fine level, with the largest slack of a row for all of it, so that what may be
+the answer is a window of keys.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fasttriplet.check import DISTANCES
 from fasttriplet.portable.pairs import Chunk
-from fasttriplet.portable.picks import Found
+from fasttriplet.portable.picks import Found, least_of_lines, members_of, within
 from fasttriplet.portable.rows import Frame
 from fasttriplet.portable.screen import NONE, Level
 
@@ -19,36 +20,81 @@ from fasttriplet.portable.screen import NONE, Level
 _ROUNDINGS = 2.0**-45
 
 
-class SortedKeys:
-    """Rows of keys [C, M] in ascending order, or as many of their first ones as were asked for."""
+class _Keys:
+    """What both ways of asking know of the keys [C, M] of a chunk."""
+
+    def __init__(self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int) -> None:
+        self._level, self._frame, self._chunk, self._distance = level, frame, chunk, distance
+        anchors, some = level.anchors, chunk.anchors
+        widest, own = (torch.nn.functional.pad(each, (1, 0)).amax() for each in level.candidates[1:])
+        #: [C, 1] how far an upper bound is above the lower one at most
+        self.slack = 2 * (anchors.reach[some] * widest + own + anchors.rounding[some])[:, None]
+
+    def window_of(self, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [C, P]: up to the first a score is not above its threshold, beyond the second it surely is."""
+        scale, name = self._frame.scale, DISTANCES[self._distance]
+        if name == "euclidean":
+            keys = (thresholds * scale).square() / 2 * thresholds.sign()
+        elif name == "squared_euclidean":
+            keys = thresholds * scale * scale / 2
+        else:
+            keys = thresholds * scale * scale
+            if name == "inner_product":
+                keys = keys + self._frame.centre_norm().square()
+        keys = torch.where(keys.isnan() & ~thresholds.isnan(), 0, keys)
+        terms = self._level.anchors.term[self._chunk.anchors, None]
+        exact = keys - terms
+        rounding = torch.where(exact.isfinite(), (keys.abs() + terms.abs()) * _ROUNDINGS, 0)
+        return exact - rounding - self.slack, exact + rounding
+
+
+class UnsortedKeys(_Keys):
+    """For few thresholds: a pass over the row for each."""
+
+    def __init__(self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int) -> None:
+        super().__init__(lower, level, frame, chunk, distance)
+        self._lower = lower
+
+    def beyond(self, thresholds: Tensor) -> tuple[Tensor, Found]:
+        """Questions [K], counted row by row, and pairs: for each of ``thresholds`` [C, P] those that may have the least
+        score above it. NaN asks for nothing, minus infinity for the least of all. A wait for how many there are."""
+        begin, sure = self.window_of(thresholds)
+        asked = [self._beyond(*each) for each in zip(begin.unbind(1), sure.unbind(1), strict=True)]
+        slots = thresholds.shape[1]
+        questions = [found.rows * slots + slot for slot, found in enumerate(asked)]
+        both = (torch.cat(each) for each in zip(*asked, strict=True))
+        return torch.cat(questions), Found(*both)
+
+    def _beyond(self, begin: Tensor, sure: Tensor) -> Found:
+        above = torch.where(self._lower > begin[:, None], self._lower, NONE)
+        lines = least_of_lines(above)
+        members = above.gather(1, members_of(lines.argmin(1, keepdim=True), above.shape[1]))
+        surely = torch.where(members > sure[:, None], members, NONE).amin(1, keepdim=True)
+        if ((surely >= NONE / 2) & (lines < NONE / 2).any(1, keepdim=True)).any():  # another line has the first
+            surely = torch.where(above > sure[:, None], above, NONE).amin(1, keepdim=True)
+        end = torch.where(surely < NONE / 2, surely + self.slack, NONE / 2)
+        return within(above, lines, end)
+
+
+class SortedKeys(_Keys):
+    """Rows of keys in ascending order, or as many of their first ones as were asked for."""
 
     def __init__(
         self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int, first: int | None
     ) -> None:
-        self._level, self._frame, self._anchors, self._distance = level, frame, chunk.anchors, distance
-        m = lower.shape[1]
-        self.whole = first is None or first >= m
-        keys = lower.sort(1) if first is None or first >= m else lower.topk(first, 1, largest=False)
+        super().__init__(lower, level, frame, chunk, distance)
+        self.whole = first is None or first >= lower.shape[1]
+        keys = lower.sort(1) if first is None or self.whole else lower.topk(first, 1, largest=False)
         self._keys, self._columns = keys.values.contiguous(), keys.indices
-        anchors = level.anchors
-        widest = torch.nn.functional.pad(level.candidates.reach, (1, 0)).amax()
-        own = torch.nn.functional.pad(level.candidates.own, (1, 0)).amax()
-        #: [C, 1] how far an upper bound is above the lower one at most
-        self._slack = 2 * (anchors.reach[chunk.anchors] * widest + own + anchors.rounding[chunk.anchors])[:, None]
         limit = self._keys.new_full((len(lower), 1), NONE / 2)
         self._count = torch.searchsorted(self._keys, limit)  # [C, 1] keys of candidates
 
-    def beyond(self, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows [C, P] that hold the candidate with the least score above ``thresholds`` [C, P], and begin above
-        what is surely not; NaN asks for nothing, minus infinity for the least of all."""
-        keys = self._key_of(thresholds)
-        terms = self._level.anchors.term[self._anchors, None]
-        exact = keys - terms
-        rounding = torch.where(exact.isfinite(), (keys.abs() + terms.abs()) * _ROUNDINGS, 0)
-        begin = torch.searchsorted(self._keys, exact - rounding - self._slack, right=True)
-        sure = torch.searchsorted(self._keys, exact + rounding, right=True)
-        end = self._end(sure)
-        return torch.where(thresholds.isnan(), end, begin).minimum(end), end
+    def beyond(self, thresholds: Tensor) -> tuple[Tensor, Found]:
+        """As :meth:`UnsortedKeys.beyond`."""
+        begin, sure = self.window_of(thresholds)
+        begin = torch.searchsorted(self._keys, begin, right=True)
+        end = self._end(torch.searchsorted(self._keys, sure, right=True))
+        return self.found(torch.where(thresholds.isnan(), end, begin).minimum(end), end)
 
     def ranks(self, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Windows [C, 1] that hold the candidates from rank ``first`` [C, 1] on, ``count`` of them.
@@ -56,7 +102,7 @@ class SortedKeys:
         All before a window rank before its candidates.
         """
         at = first.clamp_max(self._keys.shape[1] - 1) if self._keys.shape[1] else first
-        begin = torch.searchsorted(self._keys, self._keys.gather(1, at) - self._slack)
+        begin = torch.searchsorted(self._keys, self._keys.gather(1, at) - self.slack)
         return torch.where(first < self._count, begin, self._count).minimum(first), self._end(first + (count - 1))
 
     def reaches(self, end: Tensor) -> Tensor:
@@ -77,19 +123,6 @@ class SortedKeys:
         width = self._keys.shape[1]
         if width == 0:
             return sure
-        keys = self._keys.gather(1, sure.clamp_max(width - 1)) + self._slack
+        keys = self._keys.gather(1, sure.clamp_max(width - 1)) + self.slack
         end = torch.searchsorted(self._keys, keys, right=True).minimum(self._count)
         return torch.where(sure < self._count, end, self._count)
-
-    def _key_of(self, scores: Tensor) -> Tensor:
-        """The whole keys of scores, in the units of prepared rows (``key_of_score`` in core/bound.h)."""
-        scale, name = self._frame.scale, DISTANCES[self._distance]
-        if name == "euclidean":
-            keys = (scores * scale).square() / 2 * scores.sign()
-        elif name == "squared_euclidean":
-            keys = scores * scale * scale / 2
-        else:
-            keys = scores * scale * scale
-            if name == "inner_product":
-                keys = keys + self._frame.centre_norm().square()
-        return torch.where(keys.isnan() & ~scores.isnan(), 0, keys)
