@@ -1,4 +1,4 @@
-"""What surrounds a call changes nothing of it: autocast, deterministic mode, torch.compile; and what it costs in memory."""
+"""What surrounds a call changes nothing of it: autocast, deterministic mode, torch.compile; and what memory it takes."""
 
 from __future__ import annotations
 
