@@ -77,7 +77,8 @@ def _normalising_factors(wide: Tensor, finite: Tensor, dtype: torch.dtype) -> Te
         return factors
     exponent = torch.frexp(largest).exponent - 1
     squares = scaled(rows, -exponent[:, None]).square()
-    norm = root(squares.cumsum(1)[:, -1])  # one after the other, as the kernels' rare way
+    # On a CPU one after the other, as the kernels' rare way; elsewhere that is refused in deterministic mode.
+    norm = root(squares.cumsum(1)[:, -1] if rows.device.type == "cpu" else squares.sum(1))
     of_scaled = scaled(norm.reciprocal(), -exponent)
     tiny = scaled(norm, exponent) < torch.finfo(torch.float64).tiny
     return torch.where(usual, factors, torch.where(tiny | (largest == 0), 0, of_scaled))
@@ -118,9 +119,14 @@ def _samples(rows: Rows, count: int) -> Tensor:
 
 def _centre_of(samples: Tensor) -> Tensor:
     """[D], entry by entry the median of three medians of three; zero where that does not halve most norms."""
-    centre = samples.view(3, 3, -1).median(1).values.median(0).values
+    centre = _median_of_three(*(_median_of_three(*samples[first : first + 3]) for first in (0, 3, 6)))
     halved = (samples - centre).square().sum(1) <= samples.square().sum(1) / 4
     return torch.where(2 * halved.sum() >= _SAMPLES, centre, 0)
+
+
+def _median_of_three(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Entry by entry; ``torch.median`` is refused on CUDA in deterministic mode."""
+    return torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))
 
 
 def _largest(rows: Rows) -> Tensor:

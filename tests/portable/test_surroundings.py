@@ -1,4 +1,4 @@
-"""What surrounds a call changes nothing of it: autocast, deterministic mode, torch.compile; and what memory it takes."""
+"""What surrounds a call changes nothing: autocast, deterministic mode, torch.compile; and what memory it takes."""
 
 from __future__ import annotations
 
