@@ -1,4 +1,7 @@
-"""Validation of Python arguments, in one place; tensors' dtypes and shapes are checked in C++ (``csrc/check.cpp``)."""
+"""Validation of Python arguments, in one place. Dtypes and shapes of tensors the engines check.
+
+The kernels' are in ``csrc/check.cpp``, those of the portable engine in ``fasttriplet/portable/checks.py``.
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def checked_batch(embeddings: Tensor, labels: Tensor, given: dict[str, Any]) -> 
     rows, references = widened(embeddings), given.get("ref_embeddings")
     if references is not None:
         references = widened(references)
-        if rows.dtype in ROW_DTYPES and references.dtype in ROW_DTYPES:  # what is not is refused in C++
+        if rows.dtype in ROW_DTYPES and references.dtype in ROW_DTYPES:  # what is not the engine refuses
             dtype = torch.promote_types(rows.dtype, references.dtype)
             rows, references = rows.to(dtype), references.to(dtype)
     return Batch(rows, references, labels, given)

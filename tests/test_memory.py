@@ -8,13 +8,17 @@ import pytest
 import torch
 
 import fasttriplet
+from tests import engine
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_forward_and_backward_add_little_memory():
-    """At N = 32768, D = 128 the inputs have 16 MiB, the gradient as much; everything together stays below 64 MiB."""
+    """At N = 32768, D = 128 the inputs have 16 MiB, the gradient as much; everything together stays below 64 MiB.
+
+    By the portable engine, which holds the rows in float64 and rounded ones beside them, below 160.
+    """
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.peak_memory", "32768x128"], cwd=ROOT, capture_output=True, text=True
     )
@@ -22,7 +26,9 @@ def test_forward_and_backward_add_little_memory():
         pytest.skip("this kernel does not let a process reset its peak memory")
     assert run.returncode == 0, run.stderr
     added = float(run.stdout)
-    assert 16 <= added < 64, f"added {added} MiB"  # the gradient alone is 16: less would mean nothing was measured
+    assert 16 <= added < (160 if engine.ENGINE == "portable" else 64), (
+        f"added {added} MiB"
+    )  # the gradient alone is 16: less would mean nothing was measured
 
 
 @pytest.mark.slow

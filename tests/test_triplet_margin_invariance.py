@@ -10,6 +10,7 @@ import torch
 
 import fasttriplet
 from fasttriplet import triplet_margin_loss
+from tests.engine import ENGINE
 from tests.inputs import DISTANCES
 from tests.triplets import Inputs, positive_weights, same, triplets, with_gradients
 
@@ -93,6 +94,7 @@ def test_every_instruction_set_gives_the_same_bits():
     assert len(set(digests.values())) == 1, digests
 
 
+@pytest.mark.skipif(ENGINE == "portable", reason="PyTorch's own operators flush as the caller says")
 def test_flushing_denormals_changes_nothing():
     rows = [row.detach() * 1e-39 for row in triplets(Inputs("denormal", (2000, 32)), torch.float32)]
     options = dict(margin=0.0, reduction="sum", distance="inner_product")

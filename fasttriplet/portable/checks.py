@@ -1,8 +1,8 @@
 """What the operators of the portable engine check of their tensors, in the words of ``csrc/check.cpp``.
 
 Written twice because each stands where the other cannot: that one guards the kernels' memory, and this one must do
-where nothing is compiled. The tests of arguments run on both. Indices are looked at on the CPU alone: anywhere else it
-would be a wait for the device, and PyTorch itself refuses to reach beyond a tensor.
+where nothing is compiled. The tests of arguments run on both. Indices that come back from a way forward are looked at
+on the CPU alone: anywhere else it would be a wait for the device, and PyTorch itself refuses to reach beyond a tensor.
 """
 
 from __future__ import annotations

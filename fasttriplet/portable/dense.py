@@ -20,7 +20,7 @@ from fasttriplet.portable.miners import Batch, PositivePairs, positive_pairs
 from fasttriplet.portable.pairs import Chunk, Pairs
 from fasttriplet.portable.picks import Found
 from fasttriplet.portable.rows import Rows
-from fasttriplet.portable.screen import NONE
+from fasttriplet.portable.screen import NONE, Level
 from fasttriplet.reduction import SOFTPLUS_VANISHES
 
 #: Lines of what :func:`weighted_distances` returns.
@@ -67,7 +67,7 @@ class Walk:
             lower = lower[:, :m]
             absent, term = lower >= NONE / 2, level.anchors.term[some, None]
             slack = 2 * (level.anchors.reach[some] * widest + own + level.anchors.rounding[some])[:, None]
-            keys = lower.add_(term)  # less than the exact ones, by the slack at most
+            keys = self._exact_keys(level, some, lower)
             where = None
             if self.extreme:
                 where = ~absent
@@ -79,6 +79,15 @@ class Walk:
             if where is not None:
                 self.score(found, where)
             yield found
+
+    @staticmethod
+    def _exact_keys(level: Level, some: slice, lower: Tensor) -> Tensor:
+        """The whole keys, but for roundings, in place of their lower bounds [C, M]: what was taken off is put back."""
+        theirs, ours = level.candidates, level.anchors
+        m = lower.shape[1]
+        one = theirs.own.new_ones(1)
+        taken = torch.stack([ours.reach[some], one.expand(len(lower)), ours.term[some]], 1)
+        return lower.addmm_(taken, torch.stack([theirs.reach[:m], theirs.own[:m], one.expand(m)]))
 
     def _distances(self, keys: Tensor) -> Tensor:
         if self.name == "euclidean":
@@ -194,7 +203,8 @@ def _triplets(walk: Walk, some: Some, margin: float, soft_margin: bool) -> _Sums
     """Positive after positive, each with all negatives."""
     distances = some.distances
     thresholds = some.positives.in_slots(-torch.inf)
-    errors = walk.error_at(some, thresholds + margin)
+    edge = -SOFTPLUS_VANISHES if soft_margin else margin
+    errors = walk.error_at(some, thresholds + edge)
     c, slots = thresholds.shape
     sums, active = distances.new_zeros(c), distances.new_zeros(c, dtype=torch.int64)
     of_negatives, of_positives = torch.zeros_like(distances), torch.zeros_like(thresholds)
@@ -204,6 +214,8 @@ def _triplets(walk: Walk, some: Some, margin: float, soft_margin: bool) -> _Sums
         difference = thresholds[:, slot, None] - distances
         if soft_margin:
             missing = difference.isneginf()
+            beyond = (difference - SOFTPLUS_VANISHES).abs_()
+            doubtful |= beyond.amin(1) <= errors[:, slot] if beyond.shape[1] else doubtful
             losses, slopes = softplus(difference.masked_fill_(missing, 0))
             losses, slopes = losses.masked_fill_(missing, 0), slopes.masked_fill_(missing, 0)
             is_active = (difference > SOFTPLUS_VANISHES) & ~missing
@@ -237,7 +249,7 @@ def _certain(walk: Walk, some: Some, margin: float, soft_margin: bool) -> _Sums:
     found = _triplets(walk, some, margin, soft_margin)
     if walk.extreme or not found.doubtful.any():
         return found
-    thresholds = some.positives.in_slots(-torch.inf) + margin
+    thresholds = some.positives.in_slots(-torch.inf) + (-SOFTPLUS_VANISHES if soft_margin else margin)
     errors = walk.error_at(some, thresholds)
     where = torch.zeros_like(some.absent)
     for threshold, error in zip(thresholds.unbind(1), errors.unbind(1), strict=True):
@@ -340,12 +352,16 @@ def _soft(distances: Tensor, absent: Tensor, sign: int) -> _Side:
     if distances.shape[1] == 0:
         nothing = distances.new_full((len(distances),), torch.nan)
         return _Side(nothing, nothing, nothing)
+    none = absent.all(1)
     pivot = distances.amax(1) if sign > 0 else distances.amin(1)
     above = distances - pivot[:, None]  # NaN where all are absent
     weights = (above * sign).exp_()
     total = weights.sum(1)
     shift = weights.mul_(above.masked_fill_(absent, 0)).sum(1) / total
-    return _Side(torch.where(total.isnan(), torch.nan, pivot), total.log(), shift)
+    # With a distance beyond float64's range the mean is infinite: the loss is NaN, as it is not without a pair.
+    beyond = shift.isnan() & ~none
+    pivot = torch.where(none, torch.nan, torch.where(beyond, torch.inf, pivot))
+    return _Side(pivot, total.log(), torch.where(beyond, 0, shift))
 
 
 def weighted_distances(
@@ -392,7 +408,9 @@ def weighted_distances_backward(
         above = some.distances - apart.pivot[:, None]
         weights = above.neg().sub_(apart.log_total[:, None]).exp_().mul_(upstream[1, at, None])
         of_negatives = above.neg_().add_(1 + apart.above_pivot[:, None]).mul_(weights)
-        gradients.add(some, of_negatives.masked_fill_(some.absent, 0), of_positives)
+        still = upstream[:, at] == 0  # where distances may be infinite
+        of_positives.masked_fill_(still[0][listed.rows], 0)
+        gradients.add(some, of_negatives.masked_fill_(some.absent | still[1][:, None], 0), of_positives)
     poison = torch.where(pairs.finite & ~_weighs_nan(grad, values, pairs), 1.0, torch.nan)
     return gradients.results(poison, embeddings, ref_embeddings)
 

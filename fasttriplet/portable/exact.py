@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 LANES = 8
 STEP = 2 * LANES
 
-#: Entries of pairs of rows at a time: 1 MB of float64, a few of which the caches hold.
-_PIECE = 2**16
+#: Entries of pairs of rows at a time: half a MB of float64, a few of which the caches hold, or what fills a device.
+_PIECE_ON_CPU, _PIECE = 2**16, 2**24
 
 
 def total_of_lanes(lanes: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def root(values: Tensor) -> Tensor:
 
     Corrected by the exact remainder ``values - s^2``, for which s is split in two halves whose products are exact.
     """
-    if values.device.type == "cuda":  # rounds to nearest
+    if values.device.type == "cuda" and torch.version.hip is None:  # rounds to nearest
         return values.sqrt()
     # Into the range in which the remainder is exact, by powers of four.
     small, large = values < 2.0**-500, values > 2.0**500
@@ -111,7 +111,8 @@ def scores_of_rows(x: Rows, y: Rows, distance: int) -> Tensor:
 
 
 def _at_once(rows: Rows) -> int:
-    return max(1, _PIECE // max(1, rows.wide.shape[1]))
+    size = _PIECE_ON_CPU if rows.wide.device.type == "cpu" else _PIECE
+    return max(1, size // max(1, rows.wide.shape[1]))
 
 
 def _unless_zero(scores: Tensor, x_factors: Tensor, y_factors: Tensor) -> Tensor:

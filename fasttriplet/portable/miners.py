@@ -1,6 +1,7 @@
 """The miners by the portable engine: chunks of anchors against all candidates, in memory O(N * D) and that of a chunk.
 
-Each waits for the device once for where classes lie, and in each chunk for how many pairs are left to be scored.
+Each waits for the device for how large classes are, and several times in each chunk: for how many pairs are left to be
+scored, and whether anything is left to be asked.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from fasttriplet.check import MINERS, OTHERWISE
 from fasttriplet.portable.pairs import Chunk, Class, Pairs
 from fasttriplet.portable.picks import Found, Pick, Picker, smallest
 from fasttriplet.portable.rows import Frame, frame_of
-from fasttriplet.portable.screen import NONE, Level, level_of
+from fasttriplet.portable.screen import NONE, Level, coarse_error, level_of
 from fasttriplet.portable.windows import SortedKeys, UnsortedKeys
 
 #: So many candidates an anchor on average cost more to score than finer keys to multiply.
 _MANY = 16
+
+#: Of rows so long that sums of coarse products say little, keys are fine from the start.
+_COARSEST = 0.25
 
 #: Thresholds of an anchor for which as many passes over its keys cost less than sorting them.
 _FEW = 16
@@ -56,8 +60,7 @@ class Batch:
 
     def _level(self, coarse: bool) -> Level:
         pairs = self.pairs
-        sides, usable = (pairs.rows, pairs.candidates), (pairs.anchor_usable, pairs.usable)
-        return level_of(self.frame, *sides, *usable, self.distance, coarse)
+        return level_of(self.frame, pairs.rows, pairs.candidates, self.distance, coarse)
 
     @cached_property
     def coarse(self) -> Level:
@@ -97,7 +100,8 @@ def extremes(batch: Batch, positives: Candidates, sign: int) -> Iterator[tuple[C
 
     Coarse keys do for nearly every batch. Where they leave many candidates, finer ones take over to the end.
     """
-    pairs, fine = batch.pairs, False
+    pairs = batch.pairs
+    fine = coarse_error(pairs.rows.wide.shape[1]) > _COARSEST
     for chunk in pairs.chunks():
         classes = pairs.of_class(chunk)
         while True:
@@ -127,12 +131,16 @@ def nearest_beyond(
     """
     known = lower, batch.fine, batch.frame, chunk, batch.distance
     few = 0 < thresholds.shape[1] <= _FEW
-    questions, found = (UnsortedKeys(*known) if few else SortedKeys(*known, None)).beyond(thresholds)
-    scores = batch.picker.scores(chunk.anchors, found)
     limits = thresholds.flatten()
-    some = (scores > limits[questions]).nonzero().squeeze(1)
-    columns, scores, questions = found.columns[some], scores[some], questions[some]
-    pick = batch.picker.pick(questions, thresholds.numel(), columns, scores, scores)
+    asking = (UnsortedKeys(*known) if few else SortedKeys(*known, None)).beyond(thresholds, lower.numel())
+    if asking is None:  # nearly all are as near as each other: each is scored once, not for each threshold
+        pick = _beyond_by_scores(batch, chunk, lower, thresholds)
+    else:
+        questions, found = asking
+        scores = batch.picker.scores(chunk.anchors, found)
+        some = (scores > limits[questions]).nonzero().squeeze(1)
+        columns, scores, questions = found.columns[some], scores[some], questions[some]
+        pick = batch.picker.pick(questions, thresholds.numel(), columns, scores, scores)
     if options.within_margin:
         inside = (pick.scores < limits + options.margin) | limits.isneginf()
         pick = Pick(torch.where(inside, pick.columns, -1), torch.where(inside, pick.scores, torch.nan))
@@ -142,6 +150,22 @@ def nearest_beyond(
     rows = torch.arange(len(thresholds), device=limits.device).repeat_interleave(thresholds.shape[1])
     other = Pick(*(each[rows] for each in farthest_negative(batch, chunk, lower)))
     return Pick(*(torch.where(missing, *both) for both in zip(other, pick, strict=True)))
+
+
+def _beyond_by_scores(batch: Batch, chunk: Chunk, lower: Tensor, thresholds: Tensor) -> Pick:
+    """[C * P]: the nearest above each threshold, by the scores of all negatives of the chunk."""
+    rows, columns = (lower < NONE / 2).nonzero().unbind(1)
+    scores = torch.full_like(lower, torch.inf)
+    scores[rows, columns] = batch.picker.scores(chunk.anchors, Found(rows, columns))
+    by_index = batch.pairs.columns.argsort()  # equal scores stay in the order of their candidates
+    scores, order = torch.sort(scores[:, by_index], stable=True)
+    place = torch.searchsorted(scores, thresholds, right=True)
+    there = (place < scores.shape[1]) & ~thresholds.isnan()
+    place = place.clamp_max(scores.shape[1] - 1)
+    found = scores.gather(1, place)
+    there &= found < torch.inf
+    chosen = by_index[order.gather(1, place)]
+    return Pick(torch.where(there, chosen, -1).flatten(), torch.where(there, found, torch.nan).flatten())
 
 
 class Mined(NamedTuple):

@@ -1,5 +1,5 @@
 """The operators of the portable engine: ``fasttriplet::portable_NAME``, and as the default of ``NAME`` where a device
-has no kernel. They check their tensors, say what runs, and leave what surrounds the call alone.
+has no kernel. They check their tensors; what surrounds a call is in :mod:`fasttriplet.schemas`.
 """
 
 from __future__ import annotations

@@ -67,9 +67,11 @@ class Pairs:
         mask = told.get("ref_mask")
         if mask is not None:
             takes_part[1] = takes_part[1] & mask[self.columns]
-        self.anchor_usable = takes_part[0] & self.rows.finite  # [N]
-        self.usable = takes_part[1] & self.candidates.finite  # [M]
+        both = zip(takes_part, (self.rows, self.candidates), strict=True)
+        self.anchor_usable, self.usable = (part & rows.finite for part, rows in both)  # [N], [M]
         self.finite = (self.anchor_usable == takes_part[0]).all() & (self.usable == takes_part[1]).all()  # []
+        self.rows = self.rows._replace(usable=self.anchor_usable)
+        self.candidates = self.rows if self.own else self.candidates._replace(usable=self.usable)
         self._groups = self._both(told, "groups", "ref_groups")
         self._sample_ids = self._both(told, "sample_ids", "ref_sample_ids")
         self._self_columns = self._own_columns(told.get("self_indices"))
@@ -128,13 +130,18 @@ class Pairs:
         for start, width in zip(starts, widths, strict=True):
             yield Chunk(slice(start, min(start + step, n)), width)
 
+    @cached_property
+    def _hot(self) -> Tensor:
+        """[M, C] float32: several labels a candidate, as 0 and 1."""
+        return self._ref_labels.float()
+
     def of_class(self, chunk: Chunk) -> Class:
         """The classes of a chunk's anchors."""
         m = len(self.columns)
         at = torch.arange(chunk.width, device=self.order.device)
         if self._labels.dim() == 2:
-            # Counts of zeros and ones: exact, in whatever precision products are made.
-            same = self._labels[chunk.anchors].double() @ self._ref_labels.double().T > 0
+            # Sums of zeros and ones: not 0 where one is there, in whatever precision products are made.
+            same = self._labels[chunk.anchors].float() @ self._hot.T > 0
             columns = at.expand(same.shape)
         else:
             begin, size = (each[chunk.anchors, None] for each in self._ranges)

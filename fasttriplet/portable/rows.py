@@ -26,6 +26,7 @@ class Rows(NamedTuple):
 
     wide: Tensor  # [N, D] float64, by cosine normalised
     finite: Tensor  # [N] bool
+    usable: Tensor  # [N] bool: finite, and neither ignored nor masked; nothing of others has a say in anything
     factors: Tensor | None  # [N] float64, 1 / |x|, 0 of a zero row; by cosine alone
 
 
@@ -40,9 +41,9 @@ class Frame(NamedTuple):
         return (self.centre * self.scale).square().sum().sqrt()
 
     def prepared(self, rows: Rows, some: slice) -> Tensor:
-        """Rows less the centre and scaled, float64; those that are not finite are zero, and without a scale all."""
+        """Rows less the centre and scaled, float64; those that take no part are zero, and without a scale all."""
         values = (rows.wide[some] - self.centre).mul_(self.scale)
-        return values.masked_fill_(~rows.finite[some, None] | (self.scale == 0), 0)
+        return values.masked_fill_(~rows.usable[some, None] | (self.scale == 0), 0)
 
 
 def pieces(n: int, d: int) -> list[slice]:
@@ -58,10 +59,10 @@ def survey(values: Tensor, distance: int) -> Rows:
         finite = finite_rows(values)
     wide = values.to(torch.float64, memory_format=torch.contiguous_format)
     if DISTANCES[distance] != "cosine":
-        return Rows(wide, finite, None)
+        return Rows(wide, finite, finite, None)
     factors = [_normalising_factors(wide[some], finite[some], values.dtype) for some in pieces(*values.shape)]
     factor = torch.cat(factors) if factors else wide.new_zeros(0)
-    return Rows(wide * factor[:, None], finite, factor)
+    return Rows(wide * factor[:, None], finite, finite, factor)
 
 
 def _normalising_factors(wide: Tensor, finite: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,12 +110,12 @@ def frame_of(rows: Rows, candidates: Rows) -> Frame:
 
 
 def _samples(rows: Rows, count: int) -> Tensor:
-    """[count, D] evenly spread rows; a row that is not finite is zero."""
+    """[count, D] evenly spread rows; a row that takes no part is zero."""
     n = len(rows.wide)
     if n == 0:
         return rows.wide
     at = (2 * torch.arange(count, device=rows.wide.device) + 1) * n // (2 * count)
-    return torch.where(rows.finite[at, None], rows.wide[at], 0)
+    return torch.where(rows.usable[at, None], rows.wide[at], 0)
 
 
 def _centre_of(samples: Tensor) -> Tensor:
@@ -134,4 +135,4 @@ def _largest(rows: Rows) -> Tensor:
     if rows.wide.numel() == 0:
         return rows.wide.new_zeros(())
     largest = torch.maximum(rows.wide.amax(1), -rows.wide.amin(1))
-    return torch.where(rows.finite, largest, 0).amax()
+    return torch.where(rows.usable, largest, 0).amax()

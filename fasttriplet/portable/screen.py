@@ -36,6 +36,9 @@ NONE = 2.0**100
 #: Added to norms, so that what vanishes below float32's range stays inside the bound (core/bound.h).
 _TINY = 2.0**-50
 
+#: Numbers that bfloat16 holds, which the term of a candidate is the sum of.
+_PARTS = 3
+
 #: Candidates are a multiple of this, so that their keys fall into this many lines of equal length.
 LINES = 16
 
@@ -85,21 +88,19 @@ class Level(NamedTuple):
         return slack.add_(self.anchors.rounding[some, None]).mul_(2).add_(lower)
 
 
-def level_of(
-    frame: Frame,
-    rows: Rows,
-    candidates: Rows,
-    anchor_usable: Tensor,
-    usable: Tensor,
-    distance: int,
-    coarse: bool,
-) -> Level:
-    """Of anchors and candidates, which may be one; those that are not ``usable``, [N] and [M], have the key NONE."""
+def coarse_error(d: int) -> float:
+    """Of a sum of coarse products, which are exact, as a share of the sum of their magnitudes.
+
+    Each is cut off or rounded as it is added, in any order (``tensor_core_error`` in core/bound.h).
+    """
+    return 4 * (d + 2 + _PARTS + 16) * 2.0**-24
+
+
+def level_of(frame: Frame, rows: Rows, candidates: Rows, distance: int, coarse: bool) -> Level:
+    """Of anchors and candidates, which may be one; those that are not usable have the key NONE."""
     d, dtype = rows.wide.shape[1], torch.float32 if coarse else torch.float64
-    parts = 3 if coarse else 1
-    depth = d + 2 + parts
-    # Coarse products are exact. Each is cut off or rounded as it is added, in any order (tensor_core_error in bound.h).
-    g = 4 * (depth + 16) * 2.0**-24 if coarse else (depth + 16) * 2.0**-52
+    usable, parts = candidates.usable, _PARTS if coarse else 1
+    g = coarse_error(d) if coarse else (d + 19) * 2.0**-52
     product = DISTANCES[distance] == "inner_product"
     theirs = _measured(frame, candidates, coarse, parts, product)
     ours = theirs if candidates is rows else _measured(frame, rows, coarse, 0, product)
@@ -114,7 +115,8 @@ def level_of(
     m, padded = len(candidates.wide), _padded_length(len(candidates.wide))
     matrix, reach = theirs.rounded, theirs.norm + _TINY + offset
     reach = _above(reach, coarse)
-    own = (g + 2.0**-22 if coarse else g + 2.0**-50) * theirs.term.abs() + scores * theirs.half_square
+    # Three parts are up to 1 + 2^-7 times as large as what they are of.
+    own = (g * (1 + 2.0**-7) + 2.0**-22 if coarse else g + 2.0**-50) * theirs.term.abs() + scores * theirs.half_square
     lowered = theirs.term - own
     for part in range(parts):
         rounded = lowered.to(torch.bfloat16).double() if coarse else lowered
@@ -127,7 +129,7 @@ def level_of(
     anchors = Anchors(
         ours.rounded,
         _above(kappa * (ours.norm + _TINY + offset), coarse),
-        torch.where(anchor_usable, 0.0, NONE).to(dtype),
+        torch.where(rows.usable, 0.0, NONE).to(dtype),
         ours.centre_term if product else ours.half_square,
         scores * ours.half_square,
     )

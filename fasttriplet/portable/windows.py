@@ -23,7 +23,7 @@ _ROUNDINGS = 2.0**-45
 class _Keys:
     """What both ways of asking know of the keys [C, M] of a chunk."""
 
-    def __init__(self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int) -> None:
+    def __init__(self, level: Level, frame: Frame, chunk: Chunk, distance: int) -> None:
         self._level, self._frame, self._chunk, self._distance = level, frame, chunk, distance
         anchors, some = level.anchors, chunk.anchors
         widest, own = (torch.nn.functional.pad(each, (1, 0)).amax() for each in level.candidates[1:])
@@ -44,22 +44,29 @@ class _Keys:
         keys = torch.where(keys.isnan() & ~thresholds.isnan(), 0, keys)
         terms = self._level.anchors.term[self._chunk.anchors, None]
         exact = keys - terms
-        rounding = torch.where(exact.isfinite(), (keys.abs() + terms.abs()) * _ROUNDINGS, 0)
-        return exact - rounding - self.slack, exact + rounding
+        share = _ROUNDINGS + (self._level.depth + 8) * 2.0**-50  # of the threshold's own key, and of scores
+        rounding = torch.where(exact.isfinite(), (keys.abs() + terms.abs()) * share, 0)
+        return exact - rounding - self.slack, exact + rounding + self.slack
 
 
 class UnsortedKeys(_Keys):
     """For few thresholds: a pass over the row for each."""
 
     def __init__(self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int) -> None:
-        super().__init__(lower, level, frame, chunk, distance)
+        super().__init__(level, frame, chunk, distance)
         self._lower = lower
 
-    def beyond(self, thresholds: Tensor) -> tuple[Tensor, Found]:
+    def beyond(self, thresholds: Tensor, most: int) -> tuple[Tensor, Found] | None:
         """Questions [K], counted row by row, and pairs: for each of ``thresholds`` [C, P] those that may have the least
-        score above it. NaN asks for nothing, minus infinity for the least of all. A wait for how many there are."""
+        score above it. NaN asks for nothing, minus infinity for the least of all. None where they are more than
+        ``most``. A wait for how many there are."""
         begin, sure = self.window_of(thresholds)
-        asked = [self._beyond(*each) for each in zip(begin.unbind(1), sure.unbind(1), strict=True)]
+        asked: list[Found] = []
+        for each in zip(begin.unbind(1), sure.unbind(1), strict=True):
+            asked.append(self._beyond(*each))
+            most -= len(asked[-1].rows)
+            if most < 0:
+                return None
         slots = thresholds.shape[1]
         questions = [found.rows * slots + slot for slot, found in enumerate(asked)]
         both = (torch.cat(each) for each in zip(*asked, strict=True))
@@ -82,19 +89,20 @@ class SortedKeys(_Keys):
     def __init__(
         self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int, first: int | None
     ) -> None:
-        super().__init__(lower, level, frame, chunk, distance)
+        super().__init__(level, frame, chunk, distance)
         self.whole = first is None or first >= lower.shape[1]
         keys = lower.sort(1) if first is None or self.whole else lower.topk(first, 1, largest=False)
         self._keys, self._columns = keys.values.contiguous(), keys.indices
         limit = self._keys.new_full((len(lower), 1), NONE / 2)
         self._count = torch.searchsorted(self._keys, limit)  # [C, 1] keys of candidates
 
-    def beyond(self, thresholds: Tensor) -> tuple[Tensor, Found]:
+    def beyond(self, thresholds: Tensor, most: int) -> tuple[Tensor, Found] | None:
         """As :meth:`UnsortedKeys.beyond`."""
         begin, sure = self.window_of(thresholds)
         begin = torch.searchsorted(self._keys, begin, right=True)
         end = self._end(torch.searchsorted(self._keys, sure, right=True))
-        return self.found(torch.where(thresholds.isnan(), end, begin).minimum(end), end)
+        begin = torch.where(thresholds.isnan(), end, begin).minimum(end)
+        return self.found(begin, end) if (end - begin).sum() <= most else None
 
     def ranks(self, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Windows [C, 1] that hold the candidates from rank ``first`` [C, 1] on, ``count`` of them.

@@ -133,6 +133,51 @@ def test_long_rows_of_keys():
             assert_as_kernel((embeddings, labels, None, (), (0,)), distance, miner)
 
 
+@pytest.mark.parametrize("many", [2, 20])
+def test_scores_of_long_rows_have_roundings_of_their_own(many):
+    """The nearest beyond is as near to the threshold as float64 tells, in a sum of 16384 terms."""
+    positive = torch.zeros(2**14, dtype=torch.float64)
+    positive[:16] = 1
+    beyond = positive.clone()
+    beyond[16:] = 1.4 * 2.0**-27
+    others = [positive * (1 + 2.0**-16 * i) for i in range(1, 9)]
+    embeddings = torch.stack([torch.zeros_like(positive), *[positive] * (many - 1), beyond, *others])
+    labels = torch.tensor([0] * many + [1] * 9)
+    for miner in MINED:
+        assert_as_kernel((embeddings, labels, None, (), (0,)), 0, miner)
+
+
+def test_rows_so_long_that_coarse_products_say_nothing():
+    batch_of_four = torch.randn(4, 2**22 - 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1])
+    assert_same(OPS.portable_mine_batch_hard(*batch_of_four, 0), OPS.mine_batch_hard(*batch_of_four, 0))
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_a_collapsed_batch(count):
+    """Each of many positives has all negatives for candidates; those are scored once. A few rows are apart."""
+    embeddings, labels = torch.zeros(240, 5), torch.arange(240) % count
+    embeddings[::31] = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    for distance in range(len(DISTANCES)):
+        for miner in MINED:
+            assert_as_kernel((embeddings, labels, None, (), (0,)), distance, miner)
+
+
+@pytest.mark.parametrize("large", [1e20, 1e30])
+def test_what_takes_no_part_has_no_say(large):
+    """Rows that are ignored or masked, and far longer than the rest, neither make keys coarse nor sums wrong."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.cat([torch.randn(64, 12, generator=generator), torch.full((2, 12), large)])
+    labels = torch.cat([torch.arange(64) % 8, torch.tensor([-1, -1])])
+    for distance in range(len(DISTANCES)):
+        ignored = (embeddings, labels, None, (), (0, -1), distance)
+        for ours, theirs in zip(
+            OPS.portable_weighted_distances(*ignored)[:2], OPS.weighted_distances(*ignored)[:2], strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)
+        for miner in MINED:
+            assert_as_kernel(ignored[:5], distance, miner)
+
+
 @pytest.mark.parametrize("dropped", [products.TF32, products.BFLOAT16], ids=["tf32", "bfloat16"])
 def test_products_of_low_precision_change_nothing(dropped, monkeypatch):
     """What the flags ``torch.backends.*.matmul`` allow. The same products of the rows as they are would."""
@@ -159,9 +204,9 @@ def test_the_bounds_of_keys_hold(coarse, distance, monkeypatch):
     for case in ("gauss-97x33", "offset-1e4", "six-decades", "zero-rows", "tight-clusters", "integers"):
         embeddings, _ = batch(CASES[CASE_IDS.index(case)], torch.float32)
         rows = survey(embeddings, distance)
-        frame, usable = frame_of(rows, rows), rows.finite
+        frame = frame_of(rows, rows)
         with products.as_on(monkeypatch, products.TF32, seed=7):
-            level = screen.level_of(frame, rows, rows, usable, usable, distance, coarse)
+            level = screen.level_of(frame, rows, rows, distance, coarse)
             lower = level.lower(slice(0, len(embeddings)))[:, : len(embeddings)].double()
         x = frame.prepared(rows, slice(0, len(embeddings)))
         dots = (x[:, None] * x).sum(2)
