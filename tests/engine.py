@@ -2,7 +2,8 @@
 
 ``cuda`` is a GPU, ``shim`` the CUDA kernels on the host (``make test-shim``), ``portable`` the engine of that name on
 the CPU (``make test-portable``). The tests stay as they are: the operators' CPU kernels are replaced by ones that take
-their tensors there and bring the results back, or by the portable engine.
+their tensors there and bring the results back, or by the portable engine. On a GPU that engine has its turn with
+FASTTRIPLET_ENGINE=portable beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fasttriplet import engines
 from fasttriplet.check import REDUCTIONS
@@ -37,31 +39,24 @@ host_only = pytest.mark.skipif(ENGINE != "cpu", reason="says nothing about anoth
 
 
 class CudaEngine:
-    """Every call on a GPU."""
+    """Every call on a GPU, by the engine that serves it there: with FASTTRIPLET_ENGINE=portable always by that."""
 
-    def __init__(self) -> None:
-        if not torch.cuda.is_available():
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("FASTTRIPLET_TEST_ENGINE=cuda needs a GPU, and PyTorch sees none")
 
-    def _call(self, name: str, *arguments: object) -> object:
-        moved = [value.cuda() if isinstance(value, Tensor) else value for value in arguments]
-        results = getattr(torch.ops.fasttriplet, name)(*moved)
-        return results.cpu() if isinstance(results, Tensor) else tuple(result.cpu() for result in results)
+    def kernel(self, name: str) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            moved = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), arguments)
+            uses = []
+            if name in ("mine_triplets", "batch_all", "weighted_distances"):
+                uses = engines.uses_of(moved[1], *moved[2:5])
+            if name == "mine_triplets":
+                uses += engines.miner_uses(moved[6])
+            return pytree.tree_map_only(Tensor, Tensor.cpu, engines.operator(name, self.device, uses)(*moved))
 
-    def mine_batch_hard(self, *arguments: object) -> object:
-        return self._call("mine_batch_hard", *arguments)
-
-    def batch_hard_loss(self, *arguments: object) -> object:
-        return self._call("batch_hard_loss", *arguments)
-
-    def _batch_hard_loss_backward(self, *arguments: object) -> object:
-        return self._call("_batch_hard_loss_backward", *arguments)
-
-    def triplet_margin_loss(self, *arguments: object) -> object:
-        return self._call("triplet_margin_loss", *arguments)
-
-    def _triplet_margin_loss_backward(self, *arguments: object) -> object:
-        return self._call("_triplet_margin_loss_backward", *arguments)
+        return call
 
 
 class ShimEngine:
@@ -149,7 +144,7 @@ class ShimEngine:
         )
 
 
-#: The operators that it replaces.
+#: The operators that the shim replaces.
 REPLACED = (
     *("mine_batch_hard", "batch_hard_loss", "_batch_hard_loss_backward"),
     *("triplet_margin_loss", "_triplet_margin_loss_backward"),
@@ -158,7 +153,8 @@ REPLACED = (
 
 def runs(name: str) -> bool:
     """Whether a file or folder of tests says something of the engine."""
-    return name not in _NOT_PORTABLE if ENGINE == "portable" else name in SUITE
+    everything = ENGINE == "portable" or (ENGINE == "cuda" and engines.forced)
+    return name not in _NOT_PORTABLE if everything else name in SUITE
 
 
 def replace_cpu_kernels(kernels: dict[str, Callable[..., object]]) -> torch.library.Library:
@@ -176,8 +172,10 @@ def select() -> torch.library.Library | None:
         # The package itself must choose it, too: by FASTTRIPLET_ENGINE.
         assert engines.forced, "FASTTRIPLET_TEST_ENGINE=portable needs FASTTRIPLET_ENGINE=portable beside it"
         return replace_cpu_kernels(OPERATORS)
-    others = {"cuda": CudaEngine, "shim": ShimEngine}
-    if ENGINE not in others:
+    if ENGINE == "cuda":
+        gpu = CudaEngine()
+        return replace_cpu_kernels({name: gpu.kernel(name) for name in OPERATORS})
+    if ENGINE != "shim":
         raise ValueError(f"FASTTRIPLET_TEST_ENGINE must be cpu, cuda, shim or portable; got {ENGINE!r}")
-    engine = others[ENGINE]()
-    return replace_cpu_kernels({name: getattr(engine, name) for name in REPLACED})
+    shim = ShimEngine()
+    return replace_cpu_kernels({name: getattr(shim, name) for name in REPLACED})

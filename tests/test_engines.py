@@ -20,6 +20,7 @@ import fasttriplet
 from fasttriplet import _library, engines
 from fasttriplet.engines import Engine, engine_of
 from fasttriplet.portable.operators import OPERATORS
+from tests.engine import CudaEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -164,6 +165,16 @@ def test_a_call_on_a_device_without_kernels():
 def test_the_portable_engine_serves_another_device(other_device: dict):
     assert len(other_device["portable"]) > 60
     assert {name: wrong for name, wrong in other_device["portable"].items() if wrong} == {}
+
+
+def test_tests_on_a_gpu_call_the_engine_that_serves_the_call():
+    """On the CPU in its place."""
+    called = CudaEngine("cpu").kernel("mine_triplets")
+    options = 0, 1, 0, False, 0.3, 1, False, 0.0
+    for ours, theirs in zip(
+        called(*BATCH, *options), torch.ops.fasttriplet.mine_triplets(*BATCH, *options), strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 # What is said.
