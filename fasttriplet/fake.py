@@ -8,9 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fasttriplet.check import DISTANCES, MINERS, REDUCTIONS
+from fasttriplet.check import MINERS, REDUCTIONS
 from fasttriplet.engines import PORTABLE
-from fasttriplet.portable.dense import VALUES
+from fasttriplet.portable.losses import values_kept
+from fasttriplet.portable.weighted import VALUES
 from fasttriplet.schemas import SCHEMAS
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., object])
@@ -18,7 +19,6 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
 def _fake_of(name: str) -> Callable[[_Kernel], _Kernel]:
     """Of the operator and of the portable engine's own."""
-
     assert name in SCHEMAS, name
 
     def registered(kernel: _Kernel) -> _Kernel:
@@ -190,8 +190,7 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     t = anchor.shape[0]
     loss = anchor.new_empty((t,) if REDUCTIONS[reduction] == "none" else ())
-    kept = 3 + int(swap) + (3 if DISTANCES[distance] == "cosine" else 0)
-    return loss, anchor.new_empty((kept, t), dtype=torch.float64)
+    return loss, anchor.new_empty((values_kept(distance, swap), t), dtype=torch.float64)
 
 
 @_fake_of("_triplet_margin_loss_backward")

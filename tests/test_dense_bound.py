@@ -11,7 +11,7 @@ from torch import Tensor
 import fasttriplet
 from fasttriplet import engines, reference
 from fasttriplet.check import DISTANCES
-from fasttriplet.portable import dense
+from fasttriplet.portable.walk import Walk
 from tests import dense_bound, engine
 
 if engine.ENGINE != "cpu":
@@ -107,8 +107,8 @@ def test_a_bound_ten_thousand_times_as_narrow_fails(which):
 
 
 def test_keys_off_by_a_billionth_fail(monkeypatch):
-    right = dense.Walk._distances
-    monkeypatch.setattr(dense.Walk, "_distances", lambda self, keys: right(self, keys) * (1 + 1e-9))
+    right = Walk._distances
+    monkeypatch.setattr(Walk, "_distances", lambda self, keys: right(self, keys) * (1 + 1e-9))
     for loss in LOSSES:
         for distance in DISTANCES:
             assert min(shares("portable, float64", loss, random(), distance, True)) > 1

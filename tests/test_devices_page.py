@@ -9,7 +9,7 @@ from build_tools.docs import devices as generator
 from build_tools.docs import serving
 from build_tools.docs.family import batch, family, with_references
 from fasttriplet import engines
-from fasttriplet.portable import dense, edges, picks
+from fasttriplet.portable import batch_all, edges, picks, walk
 from tests import engine
 
 if engine.ENGINE != "cpu":
@@ -88,17 +88,17 @@ def test_another_pair_is_noticed(monkeypatch):
 
 
 def test_a_count_that_is_one_off_is_noticed(monkeypatch):
-    right = dense._triplets
+    right = batch_all._triplets
 
     def wrong(*arguments):
         found = right(*arguments)
         return found._replace(counts=found.counts + 1)
 
-    monkeypatch.setattr(dense, "_triplets", wrong)
+    monkeypatch.setattr(batch_all, "_triplets", wrong)
     assert generator.cell(MEMBERS["batch-all"], "euclidean", batch) == "differs"
 
 
 def test_a_gradient_of_float32_quality_is_noticed(monkeypatch):
     right = edges.edge_weights
-    monkeypatch.setattr(dense, "edge_weights", lambda *arguments: right(*arguments).float().double())
+    monkeypatch.setattr(walk, "edge_weights", lambda *arguments: right(*arguments).float().double())
     assert generator.cell(MEMBERS["weighted"], "euclidean", batch) == "differs"

@@ -7,7 +7,8 @@ the same idea: a screen proves which few may be the answer, and those are scored
 - :mod:`~fasttriplet.portable.rows`, :mod:`~fasttriplet.portable.pairs`: rows prepared, and who pairs with whom.
 - :mod:`~fasttriplet.portable.screen`: keys and their bounds.
 - :mod:`~fasttriplet.portable.picks`, :mod:`~fasttriplet.portable.windows`: what is picked of a row of keys.
-- :mod:`~fasttriplet.portable.miners`, :mod:`~fasttriplet.portable.hard`, :mod:`~fasttriplet.portable.dense`,
-  :mod:`~fasttriplet.portable.losses`, :mod:`~fasttriplet.portable.edges`: the operators' work.
-- :mod:`~fasttriplet.portable.checks`: what they check; :mod:`~fasttriplet.portable.operators` has them all.
+- :mod:`~fasttriplet.portable.miners`, :mod:`~fasttriplet.portable.hard`, :mod:`~fasttriplet.portable.batch_all`,
+  :mod:`~fasttriplet.portable.weighted`, :mod:`~fasttriplet.portable.losses`, :mod:`~fasttriplet.portable.edges`: the
+  operators; :mod:`~fasttriplet.portable.walk`: over all pairs, for sums of them.
+- :mod:`~fasttriplet.portable.checks`: what they check; :mod:`~fasttriplet.portable.operators` has them by name.
 """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.arguments import GROUPS_EXCLUDE, LISTED
-from fasttriplet.check import DISTANCES, MINERS, ON_MISSING, OTHERWISE, REDUCTIONS, ROW_DTYPES, advice_for_dim
+from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, ROW_DTYPES, advice_for_dim
 
 _INTEGERS = (
     *(torch.bool, torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64),
@@ -322,10 +322,8 @@ def check_on_missing(code: int) -> None:
     check_code(code, ON_MISSING, "on_missing")
 
 
-def check_miner(miner: int, otherwise: int, k: int, skip_fraction: float) -> None:
+def check_ranks(k: int, skip_fraction: float) -> None:
     if not 1 <= k <= _MOST_ROWS:
         raise ValueError(f"k must be at least 1 and at most 2^31 - 1; got {k}")
     if not 0 <= skip_fraction < 1:
         raise ValueError(f"skip_fraction must be at least 0 and below 1; got {skip_fraction:f}")
-    check_code(miner, MINERS, "miner")
-    check_code(otherwise, OTHERWISE, "otherwise")

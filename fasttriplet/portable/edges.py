@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES
+from fasttriplet.portable.checks import (
+    check_distance,
+    check_embeddings,
+    check_mined,
+    check_references,
+    check_triplet_indices,
+)
+from fasttriplet.portable.exact import at_once
 from fasttriplet.portable.rows import Rows, survey
-
-#: Entries of edges at a time: 1 MB of float64 each of the two or three that a step holds.
-_PIECE_ON_CPU, _PIECE = 2**16, 2**24
 
 
 def edge_weights(slopes: Tensor, distances: Tensor, distance: int) -> Tensor:
@@ -22,6 +27,27 @@ def edge_weights(slopes: Tensor, distances: Tensor, distance: int) -> Tensor:
         zero = distances == 0
         return torch.where(zero, 0 * slopes, slopes / torch.where(zero, 1, distances))
     return 2 * slopes if name == "squared_euclidean" else slopes
+
+
+def triplet_distances_backward(
+    grad: Tensor,
+    embeddings: Tensor,
+    ref_embeddings: Tensor | None,
+    distances: Tensor,
+    triplets: Tensor,
+    distance: int,
+) -> tuple[Tensor, Tensor]:
+    """The operator: gradients [N, D] and [M, D], ``grad`` [2, T] being that of the distances."""
+    check_embeddings(embeddings)
+    check_mined(grad, distances, triplets, embeddings)
+    check_references(ref_embeddings, embeddings)
+    candidates = len(embeddings if ref_embeddings is None else ref_embeddings)
+    check_triplet_indices(triplets, len(embeddings), candidates)
+    check_distance(distance)
+    # By triplet, its positive before its negative.
+    chosen, slopes, values = (each.T.flatten() for each in (triplets[1:], grad, distances))
+    anchors = triplets[0].repeat_interleave(2)
+    return edge_gradients(embeddings, ref_embeddings, anchors, chosen, slopes, values, distance)
 
 
 def edge_gradients(
@@ -47,18 +73,17 @@ def edge_gradients(
     others = rows if ref_embeddings is None else survey(ref_embeddings, distance)
     own = torch.zeros_like(rows.wide)
     theirs = own if others is rows else torch.zeros_like(others.wide)
-    size = _PIECE_ON_CPU if own.device.type == "cpu" else _PIECE
-    for some in torch.arange(len(pulls), device=own.device).split(max(1, size // max(1, own.shape[1]))):
-        i, j, weight = first[some], second[some], weights[some, None]
+    step = at_once(own)
+    for i, j, weight in zip(first.split(step), second.split(step), weights[:, None].split(step), strict=True):
         x, y = rows.wide.index_select(0, i), others.wide.index_select(0, j)
         if DISTANCES[distance] == "inner_product":
             to_own, to_theirs = y.mul_(-weight), x.mul_(-weight)
         else:
             to_own = x.sub_(y).mul_(weight)
-            to_theirs = to_own
+            to_theirs = -to_own
         # Float64 on a CPU is added in the order of edges, and elsewhere by a stable sort: the same bits on every run.
         own.index_put_((i,), to_own, accumulate=True)
-        theirs.index_put_((j,), to_theirs if to_theirs is not to_own else to_own.neg_(), accumulate=True)
+        theirs.index_put_((j,), to_theirs, accumulate=True)
     if rows.factors is not None and others.factors is not None:
         shrinks = weights * distances
         own_shrink = shrinks.new_zeros(len(own)).index_put_((first,), shrinks, accumulate=True)

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 LANES = 8
 STEP = 2 * LANES
 
-#: Entries of pairs of rows at a time: half a MB of float64, a few of which the caches hold, or what fills a device.
+#: Entries of rows at a time: half a MB of float64, a few of which the caches hold, or what fills a device.
 _PIECE_ON_CPU, _PIECE = 2**16, 2**24
+
+
+def at_once(rows: Tensor) -> int:
+    """How many of such rows [N, D] a step takes, where it makes copies of them; at least 1."""
+    size = _PIECE_ON_CPU if rows.device.type == "cpu" else _PIECE
+    return max(1, size // max(1, rows.shape[1]))
 
 
 def total_of_lanes(lanes: Tensor) -> Tensor:
@@ -95,7 +101,7 @@ def scores_of(rows: Rows, candidates: Rows, first: Tensor, second: Tensor, dista
     """[K] of the pairs ``(rows[first], candidates[second])``, some at a time."""
     found = [
         scores(rows.wide.index_select(0, i), candidates.wide.index_select(0, j), distance)
-        for i, j in zip(*(each.split(_at_once(rows)) for each in (first, second)), strict=True)
+        for i, j in zip(*(each.split(at_once(rows.wide)) for each in (first, second)), strict=True)
     ]
     total = found[0] if len(found) == 1 else torch.cat(found)
     if rows.factors is None or candidates.factors is None:
@@ -105,14 +111,9 @@ def scores_of(rows: Rows, candidates: Rows, first: Tensor, second: Tensor, dista
 
 def scores_of_rows(x: Rows, y: Rows, distance: int) -> Tensor:
     """[T] of rows that stand beside each other, some at a time."""
-    parts = (each.wide.split(_at_once(each)) for each in (x, y))
+    parts = (each.wide.split(at_once(each.wide)) for each in (x, y))
     total = torch.cat([scores(i.clone(), j, distance) for i, j in zip(*parts, strict=True)])
     return total if x.factors is None or y.factors is None else _unless_zero(total, x.factors, y.factors)
-
-
-def _at_once(rows: Rows) -> int:
-    size = _PIECE_ON_CPU if rows.wide.device.type == "cpu" else _PIECE
-    return max(1, size // max(1, rows.wide.shape[1]))
 
 
 def _unless_zero(scores: Tensor, x_factors: Tensor, y_factors: Tensor) -> Tensor:

@@ -9,11 +9,21 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import ON_MISSING, REDUCTIONS
-from fasttriplet.portable.checks import check_none_missing
+from fasttriplet.portable.checks import (
+    check_distance,
+    check_embeddings,
+    check_labels,
+    check_none_missing,
+    check_on_missing,
+    check_pairs,
+    check_reduction,
+    check_saved,
+    check_upstream,
+)
 from fasttriplet.portable.edges import edge_gradients
 from fasttriplet.portable.losses import reduce_losses
 from fasttriplet.portable.miners import Batch, candidates_of, extremes, farthest_positive
-from fasttriplet.portable.pairs import Pairs
+from fasttriplet.portable.pairs import Given, Pairs
 
 
 def mine_batch_hard(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,6 +42,8 @@ def batch_hard_loss(
     on_missing: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator: loss, values [3, N] and pairs [2, N]."""
+    check_reduction(reduction)
+    check_on_missing(on_missing)
     distances, pairs, finite = _mined(embeddings, labels, distance)
     if ON_MISSING[on_missing] == "error":
         check_none_missing(((pairs < 0).any(0)) & finite)
@@ -46,6 +58,13 @@ def batch_hard_loss_backward(
     grad_loss: Tensor, embeddings: Tensor, values: Tensor, pairs: Tensor, distance: int
 ) -> Tensor:
     """The operator: the gradient [N, D]."""
+    check_embeddings(embeddings)
+    check_upstream(grad_loss, embeddings)
+    origin = "batch_hard_loss returned for these embeddings"
+    check_saved(values, "values", torch.float64, 3, embeddings, origin)
+    check_saved(pairs, "pairs", torch.int64, 2, embeddings, origin)
+    check_pairs(pairs, len(embeddings))
+    check_distance(distance)
     slopes = values[0] * grad_loss.double()
     anchors = torch.arange(len(embeddings), device=embeddings.device)
     # A slope that is NaN poisons all, also of an anchor without a pair.
@@ -57,7 +76,10 @@ def batch_hard_loss_backward(
 
 def _mined(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, Tensor, Tensor]:
     """Distances [2, N], pairs [2, N] and [] bool, whether every row is finite."""
-    pairs = Pairs(embeddings, labels, None, (), (0,), distance)
+    check_embeddings(embeddings)
+    check_labels(labels, embeddings)
+    check_distance(distance)
+    pairs = Pairs(Given(embeddings, labels, None, (), (), distance))
     n = len(embeddings)
     chosen = labels.new_full((2, n), -1, dtype=torch.int64)
     distances = embeddings.new_full((2, n), torch.nan, dtype=torch.float64)
@@ -66,9 +88,9 @@ def _mined(embeddings: Tensor, labels: Tensor, distance: int) -> tuple[Tensor, T
         for side, pick in enumerate(picks):
             chosen[side, at] = candidates_of(pairs, pick.columns)
             distances[side, at] = pick.scores
-    finite = torch.empty_like(pairs.rows.finite)
-    finite[pairs.order] = pairs.rows.finite
     if not pairs.finite:  # a wait for the device, as those above
+        finite = torch.empty_like(pairs.rows.finite)
+        finite[pairs.order] = pairs.rows.finite
         chosen, distances = _with_unknown(labels.long(), finite, chosen, distances)
     return distances, chosen, pairs.finite
 

@@ -10,9 +10,20 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS
+from fasttriplet.portable.checks import (
+    check_distance,
+    check_mined,
+    check_on_missing,
+    check_poison,
+    check_reduction,
+    check_saved,
+    check_triplet_weights,
+    check_triplets,
+    check_upstream,
+)
 from fasttriplet.portable.edges import edge_weights
 from fasttriplet.portable.exact import scores_of_rows
-from fasttriplet.portable.rows import survey
+from fasttriplet.portable.rows import pieces, survey
 
 
 def hinge(difference: Tensor, margin: float) -> tuple[Tensor, Tensor]:
@@ -65,6 +76,10 @@ def triplet_losses(
     on_missing: int,
 ) -> tuple[Tensor, Tensor]:
     """The operator: loss [T] or [], slopes [2, T]."""
+    check_mined(distances, distances, triplets, distances)
+    check_poison(poison, distances)
+    check_reduction(reduction)
+    check_on_missing(on_missing)
     found = triplets[1:] >= 0
     loss, slopes = reduce_losses(
         distances, found, poison, margin, soft_margin, REDUCTIONS[reduction], ON_MISSING[on_missing]
@@ -85,7 +100,10 @@ def triplet_margin_loss(
     reduction: int,
 ) -> tuple[Tensor, Tensor]:
     """The operator: loss [T] or [], and values of the triplets for the backward."""
-    t = len(anchor)
+    check_triplets(anchor, positive, negative)
+    check_distance(distance)
+    check_reduction(reduction)
+    check_triplet_weights(weights, anchor)
     rows = [survey(each.detach(), distance) for each in (anchor, positive, negative)]
 
     def between(first: int, second: int) -> Tensor:
@@ -121,9 +139,7 @@ def triplet_margin_loss(
             nothing = divisor == 0
             loss = torch.where(nothing, loss * 0, loss / torch.where(nothing, 1, divisor))
             slopes = torch.where(nothing, slopes * 0, slopes / torch.where(nothing, 1, divisor))
-    values = torch.stack([slopes, to_positive, to_negative, *kept])
-    assert values.shape[1] == t
-    return loss.to(anchor.dtype), values
+    return loss.to(anchor.dtype), torch.stack([slopes, to_positive, to_negative, *kept])
 
 
 def values_kept(distance: int, swap: bool) -> int:
@@ -139,17 +155,20 @@ def triplet_margin_loss_backward(
     values: Tensor,
     distance: int,
     swap: bool,
-    wanted: tuple[bool, bool, bool],
+    *wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator: gradients [T, D], [0] of what is not wanted."""
+    check_triplets(anchor, positive, negative)
+    check_upstream(grad_loss, anchor, "anchor")
+    check_distance(distance)
+    origin = "triplet_margin_loss returned for these triplets"
+    check_saved(values, "values", torch.float64, values_kept(distance, swap), anchor, origin)
     rows = anchor, positive, negative
     results = [each.new_empty(each.shape if wants else (0,)) for each, wants in zip(rows, wanted, strict=True)]
     slopes = values[0] * grad_loss.double()
     still = (slopes == 0)[:, None]  # where rows may hold anything
     factors = values[-3:] if DISTANCES[distance] == "cosine" else None
-    piece = max(1, 2**19 // max(1, anchor.shape[1]))
-    for first in range(0, len(anchor), piece):
-        some = slice(first, first + piece)
+    for some in pieces(anchor):
         gradients = _gradients(
             [each[some] for each in rows],
             slopes[some],

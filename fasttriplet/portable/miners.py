@@ -6,7 +6,7 @@ scored, and whether anything is left to be asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import MINERS, OTHERWISE
-from fasttriplet.portable.pairs import Chunk, Class, Pairs
-from fasttriplet.portable.picks import Found, Pick, Picker, smallest
+from fasttriplet.portable.checks import check_code, check_ranks
+from fasttriplet.portable.pairs import Chunk, Class, Given, Pairs
+from fasttriplet.portable.picks import Found, Pick, Picker, places_of, smallest
 from fasttriplet.portable.rows import Frame, frame_of
 from fasttriplet.portable.screen import NONE, Level, coarse_error, level_of
 from fasttriplet.portable.windows import SortedKeys, UnsortedKeys
@@ -34,7 +35,7 @@ _MORE = 8
 
 
 class Options(NamedTuple):
-    """As the operator takes them."""
+    """What a miner is told."""
 
     miner: str
     otherwise: str
@@ -46,7 +47,12 @@ class Options(NamedTuple):
 
     @classmethod
     def of_codes(cls, miner: int, otherwise: int, *others: Any) -> Options:
-        return cls(MINERS[miner], OTHERWISE[otherwise], *others)
+        """As the operator takes them, checked."""
+        check_code(miner, MINERS, "miner")
+        check_code(otherwise, OTHERWISE, "otherwise")
+        options = cls(MINERS[miner], OTHERWISE[otherwise], *others)
+        check_ranks(options.k, options.skip_fraction)
+        return options
 
 
 class Batch:
@@ -129,10 +135,13 @@ def nearest_beyond(
 
     Within the margin where that is an option; else the farthest, or none. Nothing is above NaN.
     """
-    known = lower, batch.fine, batch.frame, chunk, batch.distance
-    few = 0 < thresholds.shape[1] <= _FEW
     limits = thresholds.flatten()
-    asking = (UnsortedKeys(*known) if few else SortedKeys(*known, None)).beyond(thresholds, lower.numel())
+    if len(limits) == 0:
+        return Pick(limits.long(), limits)
+    known = lower, batch.fine, batch.frame, chunk, batch.distance
+    few = thresholds.shape[1] <= _FEW
+    keys = UnsortedKeys(*known) if few else SortedKeys(*known, lower.shape[1])
+    asking = keys.beyond(thresholds, lower.numel())
     if asking is None:  # nearly all are as near as each other: each is scored once, not for each threshold
         pick = _beyond_by_scores(batch, chunk, lower, thresholds)
     else:
@@ -222,20 +231,18 @@ class PositivePairs(NamedTuple):
     rows: Tensor  # [Q] of the chunk
     columns: Tensor  # [Q]
     scores: Tensor  # [Q]
-    slot: Tensor  # [Q] the how manieth of its anchor
+    slot: Tensor  # [Q] its place among those of its anchor
     slots: int  # the most that an anchor has
-    anchors: int  # of the chunk
+    often: Tensor  # [C] int64, how many each anchor has
 
     @property
     def taken(self) -> Tensor:
         """[C, slots] bool: whether an anchor has so many."""
-        table = self.rows.new_zeros((self.anchors, self.slots), dtype=torch.bool)
-        table[self.rows, self.slot] = True
-        return table
+        return torch.arange(self.slots, device=self.rows.device) < self.often[:, None]
 
     def in_slots(self, fill: float) -> Tensor:
         """[C, slots] scores."""
-        table = self.scores.new_full((self.anchors, self.slots), fill)
+        table = self.scores.new_full((len(self.often), self.slots), fill)
         table[self.rows, self.slot] = self.scores
         return table
 
@@ -244,10 +251,9 @@ def positive_pairs(batch: Batch, chunk: Chunk, classes: Class) -> PositivePairs:
     rows, places = classes.positive.nonzero().unbind(1)
     columns = classes.columns[rows, places]
     count = chunk.anchors.stop - chunk.anchors.start
-    many = torch.bincount(rows, minlength=count)
-    slot = torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[rows]
+    slot, often = places_of(rows, count)
     scores = batch.picker.scores(chunk.anchors, Found(rows, columns))
-    return PositivePairs(rows, columns, scores, slot, int(many.amax()) if count else 0, count)
+    return PositivePairs(rows, columns, scores, slot, int(often.amax()), often)
 
 
 def k_hardest(batch: Batch, options: Options) -> Iterator[Mined]:
@@ -276,13 +282,13 @@ def k_hardest(batch: Batch, options: Options) -> Iterator[Mined]:
 
 def _ranked(batch: Batch, chunk: Chunk, lower: Tensor, first: Tensor, count: int, amid: bool) -> Pick:
     """[C, count] the negatives of ranks from ``first`` [C, 1] on."""
-    count_there = min(count, max(1, lower.shape[1]))
-    prefix = None if amid else count_there + _MORE
-    keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, prefix)
-    begin, end = keys.ranks(first, count_there)
-    if not keys.whole and not keys.reaches(end):
-        keys = SortedKeys(lower, batch.fine, batch.frame, chunk, batch.distance, None)
+    known, width = (lower, batch.fine, batch.frame, chunk, batch.distance), lower.shape[1]
+    count_there = min(count, width)
+    for some in (width if amid else count_there + _MORE, width):
+        keys = SortedKeys(*known, some)
         begin, end = keys.ranks(first, count_there)
+        if keys.reaches(end):
+            break
     rows, found = keys.found(begin, end)
     scores, indices = batch.picker.scores(chunk.anchors, found), batch.pairs.columns[found.columns]
     order = indices.argsort(stable=True)
@@ -290,9 +296,7 @@ def _ranked(batch: Batch, chunk: Chunk, lower: Tensor, first: Tensor, count: int
     order = order[(~scores.isnan()).long()[order].argsort(stable=True)]  # a NaN is the nearest of all
     order = order[rows[order].argsort(stable=True)]
     rows, columns, scores = rows[order], found.columns[order], scores[order]
-    many = torch.bincount(rows, minlength=len(lower))
-    rank = begin[rows, 0] + torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[rows]
-    at = rank - first[rows, 0]
+    at = begin[rows, 0] + places_of(rows, len(lower))[0] - first[rows, 0]
     table = Pick(rows.new_full((len(lower), count), -1), scores.new_full((len(lower), count), torch.nan))
     inside = ((at >= 0) & (at < count)).nonzero().squeeze(1)
     for filled, values in zip(table, (columns, scores), strict=True):
@@ -309,20 +313,13 @@ _MINERS: dict[str, Callable[[Batch, Options], Iterator[Mined]]] = {
 }
 
 
-def mine_triplets(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None,
-    pairing: Sequence[Tensor | None],
-    numbers: Sequence[int],
-    distance: int,
-    options: Options,
-) -> tuple[Tensor, Tensor]:
+def mine_triplets(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The operator: distances [2, T] and triplets [3, T], by anchor."""
-    pairs = Pairs(embeddings, labels, ref_embeddings, pairing, numbers, distance)
+    given, others = Given.checked(arguments)
+    options, pairs = Options.of_codes(*others), Pairs(given)
     if len(pairs) == 0:
-        return embeddings.new_empty((2, 0), dtype=torch.float64), labels.new_empty((3, 0), dtype=torch.int64)
-    found = list(_MINERS[options.miner](Batch(pairs, distance), options))
+        return pairs.rows.wide.new_empty((2, 0)), pairs.order.new_empty((3, 0))
+    found = list(_MINERS[options.miner](Batch(pairs, given.distance), options))
     anchors = torch.cat([pairs.order[mined.anchors] for mined in found])
     picks = [[mined.positives for mined in found], [mined.negatives for mined in found]]
     order = anchors.argsort(stable=True)

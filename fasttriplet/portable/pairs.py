@@ -8,16 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fasttriplet.arguments import GROUPS_EXCLUDE, LISTED
+from fasttriplet.portable.checks import check_distance, check_pairing
 from fasttriplet.portable.rows import Rows, survey
 
 #: Keys of a chunk: what the caches hold, or what fills an accelerator.
 _CHUNK_ON_CPU, _CHUNK = 2**19, 2**24
+
+
+class Given(NamedTuple):
+    """What every operator over a batch is given first, as ``fasttriplet/schemas.py`` declares it."""
+
+    embeddings: Tensor  # [N, D]
+    labels: Tensor  # [N], or [N, C] bool
+    ref_embeddings: Tensor | None  # [M, D]
+    pairing: Sequence[Tensor | None]
+    numbers: Sequence[int]
+    distance: int
+
+    @classmethod
+    def checked(cls, arguments: Sequence[Any]) -> tuple[Given, Sequence[Any]]:
+        """Of an operator's arguments those, checked, and the others."""
+        given, others = cls(*arguments[:6]), arguments[6:]
+        check_pairing(*given[:5])
+        check_distance(given.distance)
+        return given, others
 
 
 class Chunk(NamedTuple):
@@ -38,22 +58,14 @@ class Class(NamedTuple):
 class Pairs:
     """A batch in the order of its classes, and its masks."""
 
-    def __init__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None,
-        pairing: Sequence[Tensor | None],
-        numbers: Sequence[int],
-        distance: int,
-    ) -> None:
+    def __init__(self, given: Given) -> None:
+        embeddings, labels, ref_embeddings, pairing, numbers, distance = given
         told = dict(zip(LISTED, pairing, strict=False))
         self.own = ref_embeddings is None  # the batch is its own candidates
-        self.dtype = embeddings.dtype
         self._positives_alone = bool(numbers) and GROUPS_EXCLUDE[numbers[0]] == "positives"
         ignored = numbers[1] if len(numbers) > 1 else None
-        labels, given = _int64(labels), told.get("ref_labels")
-        ref_labels = labels if given is None else _int64(given)
+        labels, theirs = _int64(labels), told.get("ref_labels")
+        ref_labels = labels if theirs is None else _int64(theirs)
         self.order = _by_class(labels)  # [N] the anchor at a place
         self.columns = self.order if self.own else _by_class(ref_labels)  # [M] the candidate of a column
         self.rows = _in_order(embeddings, self.order, distance)

@@ -52,6 +52,13 @@ def smallest(lower: Tensor, level: Level, anchors: slice, columns: Tensor | None
     return found if columns is None else Found(found.rows, columns[found.rows, found.columns])
 
 
+def places_of(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """[K] of ``rows`` [K], ascending and below ``count``, the how-many-th each is of its row from 0 on; and [count]
+    how often each row stands there."""
+    often = torch.bincount(rows, minlength=count)
+    return torch.arange(len(rows), device=rows.device) - (often.cumsum(0) - often)[rows], often
+
+
 def least_of_lines(keys: Tensor) -> Tensor:
     """[C, W / LINES]: the least of what stands at one place in each of LINES lines of a row of ``keys`` [C, W]."""
     return keys.view(len(keys), LINES, -1).amin(1)
@@ -75,8 +82,7 @@ def _bound(lower: Tensor, places: Tensor, level: Level, anchors: slice, columns:
     keys = lower.gather(1, places)
     rows = torch.arange(anchors.start, anchors.stop, device=lower.device)[:, None]
     upper = keys.double() + level.slack(rows, places if columns is None else columns.gather(1, places))
-    least = torch.where(keys < NONE / 2, upper, -torch.inf if places.shape[1] == 1 else torch.inf)
-    least = least.amin(1, keepdim=True).to(lower.dtype)
+    least = torch.where(keys < NONE / 2, upper, torch.inf).amin(1, keepdim=True).to(lower.dtype)
     least = torch.nextafter(least, torch.full_like(least, torch.inf))  # it may have been rounded down
     return torch.where(least < NONE / 2, least, -torch.inf)
 

@@ -12,13 +12,10 @@ from torch import Tensor
 
 from fasttriplet.check import DISTANCES
 from fasttriplet.pairing import finite_rows
-from fasttriplet.portable.exact import root, square_sum
+from fasttriplet.portable.exact import at_once, root, square_sum
 
 #: Rows whose medians make a centre.
 _SAMPLES = 9
-
-#: Entries of rows in float64 at a time, beside what is kept.
-_PIECE = 2**20
 
 
 class Rows(NamedTuple):
@@ -46,9 +43,9 @@ class Frame(NamedTuple):
         return values.masked_fill_(~rows.usable[some, None] | (self.scale == 0), 0)
 
 
-def pieces(n: int, d: int) -> list[slice]:
-    """Of ``n`` rows of ``d`` entries, as many at a time as float64 copies are made of."""
-    step = max(1, _PIECE // max(1, d))
+def pieces(rows: Tensor) -> list[slice]:
+    """Of rows [N, D], as many at a time as copies are made of."""
+    n, step = len(rows), at_once(rows)
     return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
 
@@ -60,7 +57,7 @@ def survey(values: Tensor, distance: int) -> Rows:
     wide = values.to(torch.float64, memory_format=torch.contiguous_format)
     if DISTANCES[distance] != "cosine":
         return Rows(wide, finite, finite, None)
-    factors = [_normalising_factors(wide[some], finite[some], values.dtype) for some in pieces(*values.shape)]
+    factors = [_normalising_factors(wide[some], finite[some], values.dtype) for some in pieces(wide)]
     factor = torch.cat(factors) if factors else wide.new_zeros(0)
     return Rows(wide * factor[:, None], finite, finite, factor)
 

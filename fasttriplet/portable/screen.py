@@ -82,6 +82,11 @@ class Level(NamedTuple):
         reach = self.anchors.reach[first] * self.candidates.reach[second]
         return 2 * (reach + self.candidates.own[second] + self.anchors.rounding[first])
 
+    def widest(self, some: slice) -> Tensor:
+        """[C, 1] float64: the largest :meth:`slack` of some anchors."""
+        reach, own = (each.amax() for each in self.candidates[1:])  # of at least one, which is none
+        return 2 * (self.anchors.reach[some] * reach + own + self.anchors.rounding[some])[:, None]
+
     def upper(self, some: slice, lower: Tensor) -> Tensor:
         """[C, M] float64 upper bounds beside the lower ones."""
         slack = torch.addr(self.candidates.own, self.anchors.reach[some], self.candidates.reach)
@@ -130,7 +135,7 @@ def level_of(frame: Frame, rows: Rows, candidates: Rows, distance: int, coarse: 
         ours.rounded,
         _above(kappa * (ours.norm + _TINY + offset), coarse),
         torch.where(rows.usable, 0.0, NONE).to(dtype),
-        ours.centre_term if product else ours.half_square,
+        ours.term,
         scores * ours.half_square,
     )
     return Level(anchors, columns, d)
@@ -143,8 +148,7 @@ class _Measured(NamedTuple):
     norm: Tensor  # [N] |x^| or a little more
     residual: Tensor  # [N] |x - x^|
     half_square: Tensor  # [N] |x|^2 / 2, by cosine 1/2 more of a zero row
-    centre_term: Tensor  # [N] -c.x
-    term: Tensor  # [N] of the key
+    term: Tensor  # [N] of the key: half a square, or -c.x
 
     def residual_share(self) -> Tensor:
         shares = self.residual / (self.norm + _TINY)
@@ -157,7 +161,7 @@ def _measured(frame: Frame, rows: Rows, coarse: bool, parts: int, product: bool)
     shape = (_padded_length(n), d + 2 + parts) if parts else (n, d)
     rounded = rows.wide.new_zeros(shape, dtype=torch.float32 if coarse else torch.float64)
     square, residual, centre_dot = (rows.wide.new_zeros(n) for _ in range(3))
-    for some in pieces(n, d):
+    for some in pieces(rows.wide):
         x = frame.prepared(rows, some)
         square[some] = x.square().sum(1)
         if product:
@@ -172,7 +176,7 @@ def _measured(frame: Frame, rows: Rows, coarse: bool, parts: int, product: bool)
     if rows.factors is not None:  # |0 - v|^2 / 2 is 1/2 where the score is 1, and between zero rows 0
         half_square = half_square + torch.where(rows.factors == 0, frame.scale * frame.scale / 2, 0)
     norm = square.sqrt() * (1 + 2.0**-40) + residual
-    return _Measured(rounded, norm, residual, half_square, -centre_dot, -centre_dot if product else half_square)
+    return _Measured(rounded, norm, residual, half_square, -centre_dot if product else half_square)
 
 
 def _above(values: Tensor, coarse: bool) -> Tensor:

@@ -25,10 +25,8 @@ class _Keys:
 
     def __init__(self, level: Level, frame: Frame, chunk: Chunk, distance: int) -> None:
         self._level, self._frame, self._chunk, self._distance = level, frame, chunk, distance
-        anchors, some = level.anchors, chunk.anchors
-        widest, own = (torch.nn.functional.pad(each, (1, 0)).amax() for each in level.candidates[1:])
         #: [C, 1] how far an upper bound is above the lower one at most
-        self.slack = 2 * (anchors.reach[some] * widest + own + anchors.rounding[some])[:, None]
+        self.slack = level.widest(chunk.anchors)
 
     def window_of(self, thresholds: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [C, P]: up to the first a score is not above its threshold, beyond the second it surely is."""
@@ -84,14 +82,12 @@ class UnsortedKeys(_Keys):
 
 
 class SortedKeys(_Keys):
-    """Rows of keys in ascending order, or as many of their first ones as were asked for."""
+    """Rows of keys in ascending order, or their ``first`` ones."""
 
-    def __init__(
-        self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int, first: int | None
-    ) -> None:
+    def __init__(self, lower: Tensor, level: Level, frame: Frame, chunk: Chunk, distance: int, first: int) -> None:
         super().__init__(level, frame, chunk, distance)
-        self.whole = first is None or first >= lower.shape[1]
-        keys = lower.sort(1) if first is None or self.whole else lower.topk(first, 1, largest=False)
+        self._whole = first >= lower.shape[1]
+        keys = lower.sort(1) if self._whole else lower.topk(first, 1, largest=False)
         self._keys, self._columns = keys.values.contiguous(), keys.indices
         limit = self._keys.new_full((len(lower), 1), NONE / 2)
         self._count = torch.searchsorted(self._keys, limit)  # [C, 1] keys of candidates
@@ -109,13 +105,13 @@ class SortedKeys(_Keys):
 
         All before a window rank before its candidates.
         """
-        at = first.clamp_max(self._keys.shape[1] - 1) if self._keys.shape[1] else first
+        at = first.clamp_max(self._keys.shape[1] - 1)
         begin = torch.searchsorted(self._keys, self._keys.gather(1, at) - self.slack)
         return torch.where(first < self._count, begin, self._count).minimum(first), self._end(first + (count - 1))
 
-    def reaches(self, end: Tensor) -> Tensor:
-        """[] bool: whether windows end before what was left out does."""
-        return (end < self._keys.shape[1]).all()
+    def reaches(self, end: Tensor) -> bool:
+        """Whether windows end before what was left out begins; a wait where anything was."""
+        return self._whole or bool((end < self._keys.shape[1]).all())
 
     def found(self, begin: Tensor, end: Tensor) -> tuple[Tensor, Found]:
         """The windows' questions [K], counted row by row, and their pairs. A wait, for how many there are."""
@@ -128,9 +124,6 @@ class SortedKeys(_Keys):
 
     def _end(self, sure: Tensor) -> Tensor:
         """Behind all that may be as near as the key at ``sure``; behind all where there is no such key."""
-        width = self._keys.shape[1]
-        if width == 0:
-            return sure
-        keys = self._keys.gather(1, sure.clamp_max(width - 1)) + self.slack
+        keys = self._keys.gather(1, sure.clamp_max(self._keys.shape[1] - 1)) + self.slack
         end = torch.searchsorted(self._keys, keys, right=True).minimum(self._count)
         return torch.where(sure < self._count, end, self._count)

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 import fasttriplet
 from fasttriplet import engines
-from fasttriplet.portable import edges, exact, pairs, rows
+from fasttriplet.portable import exact, pairs
 from tests.family import LOSSES
 
 ROWS = torch.randn(60, 9, generator=torch.Generator().manual_seed(0))
@@ -77,8 +77,7 @@ class _Largest(TorchDispatchMode):
 def test_no_tensor_is_larger_than_the_rows_and_a_chunk(number, monkeypatch):
     """Of 1200 x 1200 pairs, each looked at: chunks have 2^15 keys, which are padded, and the rows 9600 entries."""
     monkeypatch.setattr(pairs, "_CHUNK_ON_CPU", 2**15)
-    for module, name in ((exact, "_PIECE_ON_CPU"), (edges, "_PIECE_ON_CPU"), (rows, "_PIECE")):
-        monkeypatch.setattr(module, name, 2**13)
+    monkeypatch.setattr(exact, "_PIECE_ON_CPU", 2**13)
     generator = torch.Generator().manual_seed(2)
     embeddings, labels = torch.randn(1200, 8, generator=generator), torch.arange(1200) // 4
     operators = torch.ops.fasttriplet
