@@ -204,7 +204,7 @@ def announce(name: str, tensors: Sequence[Tensor], arguments: Sequence[Any]) -> 
     if device.type == "cpu" and _library.cpu_absence is not None:  # said at the import
         return
     uses: list[str] = []
-    if name in ("mine_triplets", "batch_all", "weighted_distances"):
+    if name in ("mine_triplets", "semi_hard", "batch_all", "weighted_distances"):
         uses = uses_of(arguments[1], *arguments[2:5])
         if name == "mine_triplets":
             uses += miner_uses(arguments[6])

@@ -112,6 +112,45 @@ def _(
     return loss, distances.new_empty(distances.shape)
 
 
+@_fake_of("semi_hard")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    pairing: list[Tensor | None],
+    numbers: list[int],
+    distance: int,
+    otherwise: int,
+    within_margin: bool,
+    margin: float,
+    soft_margin: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = embeddings.shape[0]
+    counts = embeddings.new_empty((2, n), dtype=torch.int64)
+    gradients = _gradients(embeddings, ref_embeddings)
+    if not with_gradient:
+        gradients = embeddings.new_empty(0), embeddings.new_empty(0)
+    return embeddings.new_empty(n, dtype=torch.float64), counts, *gradients
+
+
+@_fake_of("_semi_hard_backward")
+def _(
+    grad: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    pairing: list[Tensor | None],
+    numbers: list[int],
+    distance: int,
+    otherwise: int,
+    within_margin: bool,
+    margin: float,
+    soft_margin: bool,
+) -> tuple[Tensor, Tensor]:
+    return _gradients(embeddings, ref_embeddings)
+
+
 @_fake_of("batch_all")
 def _(
     embeddings: Tensor,

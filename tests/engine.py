@@ -50,7 +50,7 @@ class CudaEngine:
         def call(*arguments: object) -> object:
             moved = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), arguments)
             uses = []
-            if name in ("mine_triplets", "batch_all", "weighted_distances"):
+            if name in ("mine_triplets", "semi_hard", "batch_all", "weighted_distances"):
                 uses = engines.uses_of(moved[1], *moved[2:5])
             if name == "mine_triplets":
                 uses += engines.miner_uses(moved[6])

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, Pairing, takes
+from fasttriplet.autograd import SemiHardSums
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_choice, check_margin
-from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.functional._loss import (
+    LossResult,
+    Miner,
+    checked_options,
+    loss_of_mined,
+    mined_triplets,
+    refuse_missing,
+)
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import batch_of
+from fasttriplet.reduction import Losses, reduced
 from fasttriplet.trip import away, there_and_back
 
 
@@ -31,7 +42,8 @@ def semi_hard_triplet_loss(
 
     For the pair (a, p) the negative n is the nearest to a with ``d(a, n) > d(a, p)``; the loss is ``max(d(a, p) -
     d(a, n) + margin, 0)``, or ``log(1 + exp(d(a, p) - d(a, n)))`` with ``soft_margin``. Choices are those of float64
-    arithmetic, ties to the lowest index. No [N, N] array is made, only the T positive pairs.
+    arithmetic, ties to the lowest index. No [N, N] array is made, and of the T positive pairs only what is returned:
+    [T] for ``reduction="none"``; for statistics they are all listed.
 
     Args:
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
@@ -75,7 +87,18 @@ def semi_hard_triplet_loss(
         return there_and_back(semi_hard_triplet_loss, locals())
     batch = batch_of("semi_hard_triplet_loss", embeddings, labels, arguments, LossArguments)
     options = checked_options(margin, distance, soft_margin, reduction, on_missing)
-    return loss_of_mined(batch, _miner(within_margin, options.margin, otherwise), options)
+    miner = _miner(within_margin, options.margin, otherwise)
+    if batch.return_stats or reduction == "none" or transforms.active():  # which need every pair
+        return loss_of_mined(batch, miner, options)
+    # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
+    uniform = batch.weights is None and torch.is_grad_enabled()
+    sums, (active, counted), poison = SemiHardSums.apply(
+        *batch.arguments, options.distance, *miner[1:4], options.soft_margin, uniform
+    )
+    if on_missing == "error":
+        refuse_missing(batch, counted > 0, poison)
+    weights = None if batch.weights is None else batch.weights.double()
+    return reduced(Losses(sums, counted, active), weights, poison, reduction).to(batch.embeddings.dtype)
 
 
 @takes(Pairing)

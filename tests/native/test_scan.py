@@ -133,6 +133,26 @@ def test_positives_of_classes_too_large_to_score_pair_by_pair(native, tier, vari
     np.testing.assert_array_equal(found["triplets"].T, wanted)
 
 
+LARGE_SHAPES = [*MINED_SHAPES, "far rows", "collapsed"]
+
+
+@pytest.mark.parametrize("shape", LARGE_SHAPES)
+@pytest.mark.parametrize("variant", VARIANTS[1:4], ids=["farthest", "skip", "within the margin"])
+def test_more_thresholds_than_a_few_passes_serve(native, tier, shape, variant):
+    """Classes of some hundred rows: keys are binned, and where they tell too few rows apart those are ranked."""
+    for distance, (n, d, classes) in zip(DISTANCES, [(260, 9, 2), (201, 3, 1), (180, 6, 3), (230, 5, 2)], strict=True):
+        if distance == COSINE and shape in ("lattice", "clusters"):
+            continue  # cosines that are equal but for a rounding
+        rows, labels = batch_of("gauss" if shape in ("far rows", "collapsed") else shape, n, d, classes)
+        if shape == "far rows":  # the others share a few bins
+            rows[::50] *= 1e6
+        elif shape == "collapsed":
+            rows = (1 + 1e-6 * rows).astype(np.float32)
+        found = mine(native, rows, labels, distance, tier, **variant)
+        matrix = scores(native, rows, distance, tier)
+        np.testing.assert_array_equal(found["triplets"].T, expected(matrix, labels, **variant))
+
+
 LONG_ROWS = [VARIANTS[1], VARIANTS[6], VARIANTS[8], dict(kind=K_HARDEST, skip=0.5), dict(kind=K_HARDEST, skip=0.999)]
 
 
@@ -192,6 +212,7 @@ def test_rows_too_short_for_fixed_point(native, tier, kind):
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_tier_and_number_of_threads_gives_the_same_bits(native, variant):
     rows, labels = batch_of("gauss", 301, 40, 70)
+    labels[:150] = 0  # and a large class
     reference = mine(native, rows, labels, EUCLIDEAN, "portable", **variant, threads=1)
     for tier in native.tiers_to_test():
         for threads in (1, 2, 5):

@@ -20,6 +20,7 @@ constexpr int kLanes = Vec::kLanes;
 #endif
 #include "cpu/kernels/exact-inl.h"
 #include "cpu/kernels/fork-inl.h"
+#include "cpu/kernels/pull-inl.h"
 // clang-format on
 
 namespace fasttriplet::cpu::FT_TIER {
@@ -31,7 +32,9 @@ constexpr RowKernels<T> row_kernels() {
           {score<RootDifference, T>, score<Difference, T>, score<UnitDifference, T>, score<Product, T>},
           {gather<Difference, T>, gather<Difference, T>, gather<UnitDifference, T>, gather<Product, T>},
           {fork_gradient<Difference, T>, fork_gradient<Difference, T>, fork_gradient<UnitDifference, T>,
-           fork_gradient<Product, T>}};
+           fork_gradient<Product, T>},
+          {pull<Difference, T>, pull<Difference, T>, pull<UnitDifference, T>, pull<Product, T>},
+          narrow_pull_of<T>()};
 }
 
 }  // namespace fasttriplet::cpu::FT_TIER

@@ -187,6 +187,12 @@ struct Edge {
   double distance;  // used by cosine
 };
 
+// An edge as one of its ends sees it.
+struct Pull {
+  double weight;    // core/distance.h edge_weight
+  int32_t partner;  // row of the batch
+};
+
 // Two edges that share a row: from the hub to each of two ends. Arrays are in the order hub, first end, second end.
 template <typename T>
 struct Fork {
@@ -209,6 +215,11 @@ struct RowKernels {
                           T* gradient);
   Gather gather[kDistances];
   void (*fork_gradient[kDistances])(const Fork<T>& fork, int64_t d);
+  // sums [D] += what the edges of row `target` pull it by, in their order, for cosine at its unit row.
+  using PullUp = void (*)(const Rows<T>& rows, const double* factors, int64_t target, const Pull* pulls, int64_t count,
+                          double* sums);
+  PullUp pull[kDistances];
+  PullUp narrow_pull;  // of differences, a few edges at a time in float32; null for float64 rows
 };
 
 struct Tier {

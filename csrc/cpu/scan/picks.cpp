@@ -98,8 +98,8 @@ Pick Picker<T>::extreme_positive(Query& query, int sign) {
 }
 
 template <typename T>
-void Picker<T>::nearest_negatives(Query& query, const std::vector<double>& thresholds, std::vector<Pick>& picks) {
-  AnchorKeys& keys = query.keys;
+void Picker<T>::nearest_negatives(const Query& query, const std::vector<double>& thresholds, std::vector<Pick>& picks) {
+  const AnchorKeys& keys = query.keys;
   const RowOfKeys row = keys.row();
   picks.assign(thresholds.size(), Pick());
   int64_t scored = 0;
@@ -122,7 +122,7 @@ void Picker<T>::nearest_negatives(Query& query, const std::vector<double>& thres
     const auto offer = [&](const Pick& pick, size_t w) {
       Pick& best = picks[first + w];
       const double threshold = thresholds[first + w];
-      if (threshold != kNoThreshold && !(pick.score > threshold)) return;
+      if (!above(pick.score, threshold)) return;
       if (best.candidate >= 0 && !goes_before(pick.score, pick.candidate, best.score, best.candidate)) return;
       best = pick;
       windows[w].limit = std::min(windows[w].limit, keys.surely_above(best.score));  // halves what is scored
@@ -146,15 +146,15 @@ void Picker<T>::nearest_negatives(Query& query, const std::vector<double>& thres
 }
 
 template <typename T>
-Pick Picker<T>::nearest_negative(Query& query, double threshold) {
+Pick Picker<T>::nearest_negative(const Query& query, double threshold) {
   std::vector<Pick> picks;
   nearest_negatives(query, {threshold}, picks);
   return picks[0];
 }
 
 template <typename T>
-Pick Picker<T>::farthest_negative(Query& query) {
-  AnchorKeys& keys = query.keys;
+Pick Picker<T>::farthest_negative(const Query& query) {
+  const AnchorKeys& keys = query.keys;
   const RowOfKeys row = keys.row();
   const KeyWindow window = {keys.floor(keys.kernels->largest(row)), std::numeric_limits<float>::infinity()};
   const int64_t found = keys.kernels->collect(row, &window, 1, query.found.data());

@@ -29,6 +29,7 @@ struct OwnColumns {
   std::vector<Twin> twins;
 
   bool holds(int32_t column) const { return std::binary_search(columns.begin(), columns.end(), column); }
+  bool is_alone(int32_t column) const { return std::binary_search(alone.begin(), alone.end(), column); }
 };
 
 // An anchor while it is mined, and what the scan knows of it.
@@ -47,6 +48,7 @@ struct Query {
 };
 
 inline constexpr double kNoThreshold = -std::numeric_limits<double>::infinity();
+inline bool above(double score, double threshold) { return threshold == kNoThreshold || score > threshold; }
 
 // A bound from every eighth vector, then all columns within it, costs half of a bound from all of them. What that lets
 // pass beside the few candidates is sorted out by its keys. Short rows are not worth it.
@@ -73,15 +75,16 @@ class Picker {
   Pick nearest_positive(Query& query) { return extreme_positive(query, 1); }
   Pick farthest_positive(Query& query) { return extreme_positive(query, -1); }
   // For each threshold the nearest negative above it.
-  void nearest_negatives(Query& query, const std::vector<double>& thresholds, std::vector<Pick>& picks);
-  Pick nearest_negative(Query& query, double threshold);
-  Pick farthest_negative(Query& query);
+  void nearest_negatives(const Query& query, const std::vector<double>& thresholds, std::vector<Pick>& picks);
+  Pick nearest_negative(const Query& query, double threshold);
+  Pick farthest_negative(const Query& query);
 
   double score_of(int64_t anchor, int64_t candidate) const {
     return score_(anchor, pairing_.first_candidate() + candidate);
   }
+  int64_t candidate_of(int32_t column) const { return pairing_.columns().source[column]; }  // the lowest
   Pick pick_of(const Query& query, int32_t column) const {
-    const int64_t candidate = pairing_.columns().source[column];
+    const int64_t candidate = candidate_of(column);
     return {candidate, score_of(query.anchor, candidate)};
   }
 

@@ -85,9 +85,9 @@ Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int
 }
 
 template <typename T>
-bool Scan<T>::run(const Visit& visit) const {
-  const int64_t count = static_cast<int64_t>(rows_.size());
-  if (columns_ == 0 || rows_.empty()) return true;
+bool Scan<T>::run(int64_t first, int64_t last, const Visit& visit) const {
+  const int64_t count = last - first;
+  if (columns_ == 0 || count <= 0) return true;
   const int64_t width = tier_.layout.width, height = tier_.scan.height;
   // With several threads few anchors are cut finer, so that all of them have tasks.
   const int64_t fit = kStripFloats / padded_columns_, share = count / (2 * parallel_.threads());
@@ -98,8 +98,8 @@ bool Scan<T>::run(const Visit& visit) const {
   ScratchPool pool;
   std::atomic<bool> refused{false};
   for_each_task(parallel_, panels * strips_of_panel, operations, [&](int64_t task) {
-    const int64_t begin = task / strips_of_panel * width + task % strips_of_panel * rows;
-    const int64_t end = std::min({begin + rows, (task / strips_of_panel + 1) * width, count});
+    const int64_t panel = first + task / strips_of_panel * width, begin = panel + task % strips_of_panel * rows;
+    const int64_t end = std::min({begin + rows, panel + width, last});
     if (begin >= end || refused.load(std::memory_order_relaxed)) return;
     ScanScratch scratch = pool.take();
     scratch.keys.resize((rows + height - 1) / height * height * padded_columns_);
@@ -127,7 +127,7 @@ bool Scan<T>::run(const Visit& visit) const {
                         batch_.distance,
                         &tier_.scan};
     };
-    const Strip visited = {rows_.data() + begin, end - begin,   scratch.keys.data(),
+    const Strip visited = {rows_.data() + begin, end - begin,     begin, scratch.keys.data(),
                            padded_columns_,      scratch.found, keys_of};
     if (!visit(visited)) refused = true;
     pool.give(std::move(scratch));

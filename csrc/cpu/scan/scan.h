@@ -47,6 +47,7 @@ struct ScanScratch {
 struct Strip {
   const int32_t* rows;  // [count] rows of the batch
   int64_t count;
+  int64_t first;  // place of rows[0] among those of the scan
   float* keys;  // [count, stride]
   int64_t stride;
   std::vector<int32_t>& found;                          // [stride], for a visitor's use
@@ -64,11 +65,15 @@ class Scan {
   Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& rows,
        const std::vector<int32_t>& columns, const Tier& tier, const Parallel& parallel);
 
-  // False where a visit was.
-  bool run(const Visit& visit) const;
+  // Of the rows at places [begin, end), `begin` a multiple of the tier's panel width. False where a visit was.
+  bool run(int64_t begin, int64_t end, const Visit& visit) const;
+  bool run(const Visit& visit) const { return run(0, static_cast<int64_t>(rows_.size()), visit); }
+
+  const std::vector<int32_t>& rows() const { return rows_; }
 
   const Prepared& prepared() const { return prepared_; }
   int64_t padded_columns() const { return padded_columns_; }
+  int64_t panel_width() const { return tier_.layout.width; }
   const KeyTerms& column_terms(int64_t column) const { return terms_[column]; }
 
  private:

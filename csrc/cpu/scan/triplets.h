@@ -9,6 +9,8 @@
 #include "cpu/rows/batch.h"
 #include "cpu/rows/pairing.h"
 #include "cpu/scan/picks.h"
+#include "cpu/scan/refine.h"
+#include "cpu/scan/semi_hard.h"
 
 namespace fasttriplet::cpu {
 
@@ -31,12 +33,11 @@ class TripletMiner {
   int64_t scored() const { return picker_.scored(); }  // exact scores taken of what the scan left
 
  private:
-  bool mine(Query& query, const TripletOutput& output);
-  void mine_pairs(Query& query, const TripletOutput& output);
+  bool mine_strip(const Strip& strip, const FineEnough& fine_enough, const TripletOutput& output);
+  void mine(Query& query, SemiHardRule<T>& rule, const TripletOutput& output);
   void mine_ranks(Query& query, const Pick& positive, const TripletOutput& output);
 
-  // What a semi-hard miner takes, given the nearest negative above the threshold.
-  Pick semi_hard(Query& query, double threshold, const Pick& nearest);
+  void put(int64_t t, const Pick& positive, const Pick& negative, const TripletOutput& output) const;
 
   const Batch<T>& batch_;
   const Parallel& parallel_;
@@ -45,7 +46,6 @@ class TripletMiner {
   const Pairing pairing_;
   Picker<T> picker_;
   std::vector<int64_t> first_triplet_;  // [anchors + 1]
-  int64_t coarse_ = 0;                  // columns a question that the scan may leave
 };
 
 }  // namespace fasttriplet::cpu

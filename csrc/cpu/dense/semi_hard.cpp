@@ -1,0 +1,190 @@
+#include "cpu/dense/semi_hard.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "core/loss.h"
+#include "cpu/scan/refine.h"
+#include "cpu/scan/semi_hard.h"
+#include "cpu/triplets/edge_blocks.h"
+
+namespace fasttriplet::cpu {
+namespace {
+
+// Anchors of a block times columns. No thread's number is in it: sums over blocks must not depend on that.
+constexpr int64_t kBlockPairs = 1 << 21;
+
+template <typename T>
+class SemiHard {
+ public:
+  SemiHard(const Batch<T>& batch, const Survey& survey, const Pairing& pairing, const MinerOptions& miner,
+           double margin, bool soft_margin, const double* upstream, const Parallel& parallel,
+           const SemiHardOutput& output)
+      : batch_(batch),
+        survey_(survey),
+        pairing_(pairing),
+        miner_(miner),
+        margin_(margin),
+        soft_margin_(soft_margin),
+        upstream_(upstream),
+        parallel_(parallel),
+        output_(output),
+        picker_(batch, survey, pairing) {}
+
+  // `edges` may be null: no gradient is wanted.
+  void run(EdgeBlocks<T>* edges) {
+    std::vector<int64_t> positives(pairing_.anchors());
+    for (int64_t i = 0; i < pairing_.anchors(); ++i)
+      positives[i] = pairing_.takes_part(i) ? pairing_.count(i, Role::kPositive) : 0;
+    const int64_t pairs = std::accumulate(positives.begin(), positives.end(), int64_t{0});
+    const Tier& tier = tier_for_thresholds(batch_.tier, pairs, pairing_.anchors());
+    refine(batch_, survey_, pairing_, picker_, tier, parallel_,
+           [&](const Scan<T>& scan, const FineEnough& fine_enough) { return attempt(scan, positives, fine_enough, edges); });
+  }
+
+ private:
+  struct Negative {
+    int64_t candidate;
+    double distance, slope;
+  };
+  // What a thread keeps.
+  struct Scratch {
+    std::vector<int32_t> place_of;  // [candidates] among `negatives`, of one anchor; -1 for none
+    std::vector<Negative> negatives;
+  };
+
+  bool attempt(const Scan<T>& scan, const std::vector<int64_t>& positives, const FineEnough& fine_enough,
+               EdgeBlocks<T>* edges) {
+    std::fill_n(output_.sums, pairing_.anchors(), 0.0);
+    std::fill_n(output_.active, pairing_.anchors(), 0);
+    std::fill_n(output_.triplets, pairing_.anchors(), 0);
+    if (edges != nullptr) edges->clear();
+    const std::vector<int32_t>& rows = scan.rows();
+    const int64_t count = static_cast<int64_t>(rows.size()), width = scan.panel_width();
+    const int64_t fit = kBlockPairs / std::max<int64_t>(scan.padded_columns(), 1) / width * width;
+    const int64_t step = edges == nullptr ? std::max(count, width) : std::max(fit, width);
+    for (int64_t begin = 0; begin < count; begin += step) {
+      const int64_t end = std::min(begin + step, count);
+      if (edges != nullptr) {
+        std::vector<int64_t> room;
+        for (int64_t at = begin; at < end; ++at) room.push_back(2 * positives[rows[at]]);
+        edges->begin(rows.data() + begin, end - begin, room);
+      }
+      const bool done = scan.run(begin, end, [&](const Strip& strip) {
+        SemiHardMiner<T> miner(picker_, pairing_, miner_);
+        Scratch scratch;
+        if (edges != nullptr) scratch.place_of.assign(pairing_.candidates(), -1);
+        int64_t r = strip.first - begin;
+        return miner.mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
+          Pull* const own = edges == nullptr ? nullptr : edges->edges(r);
+          const int64_t pulls = add(anchor, pairs, scratch, own);
+          if (edges != nullptr) edges->set_count(r, pulls);
+          ++r;
+          return fine_enough();
+        });
+      });
+      if (!done) return false;
+      if (edges != nullptr) edges->finish();
+    }
+    return true;
+  }
+
+  // An anchor's sum, and its edges where those are wanted; returns how many.
+  int64_t add(int32_t anchor, const std::vector<PositivePick>& pairs, Scratch& scratch, Pull* edges) const {
+    const double upstream = upstream_ == nullptr ? 1 : upstream_[anchor];
+    const int64_t first = pairing_.first_candidate();
+    double sum = 0;
+    int64_t active = 0, triplets = 0, count = 0;
+    scratch.negatives.clear();
+    for (const PositivePick& pair : pairs) {
+      if (pair.negative.candidate < 0) continue;
+      const double difference = pair.distance - pair.negative.score;
+      const AnchorLoss loss = soft_margin_ ? softplus(difference) : hinge(difference, margin_);
+      ++triplets;
+      active += loss.loss != 0;  // true for NaN
+      sum += loss.loss;
+      if (edges == nullptr || loss.slope == 0) continue;
+      const double slope = upstream * loss.slope;
+      const double weight = edge_weight(batch_.distance, slope, pair.distance);
+      if (weight != 0) edges[count++] = {weight, static_cast<int32_t>(first + pair.positive)};
+      int32_t& place = scratch.place_of[pair.negative.candidate];
+      if (place < 0) {
+        place = static_cast<int32_t>(scratch.negatives.size());
+        scratch.negatives.push_back({pair.negative.candidate, pair.negative.score, 0});
+      }
+      scratch.negatives[place].slope -= slope;
+    }
+    for (const Negative& negative : scratch.negatives) {
+      scratch.place_of[negative.candidate] = -1;
+      const double weight = edge_weight(batch_.distance, negative.slope, negative.distance);
+      if (weight != 0) edges[count++] = {weight, static_cast<int32_t>(first + negative.candidate)};
+    }
+    output_.sums[anchor] = sum;
+    output_.active[anchor] = active;
+    output_.triplets[anchor] = triplets;
+    return count;
+  }
+
+  const Batch<T>& batch_;
+  const Survey& survey_;
+  const Pairing& pairing_;
+  const MinerOptions& miner_;
+  const double margin_;
+  const bool soft_margin_;
+  const double* const upstream_;
+  const Parallel& parallel_;
+  const SemiHardOutput& output_;
+  Picker<T> picker_;
+};
+
+// A power of two near the largest of the values, so that gradients of what is divided by it are of usual size.
+double size_of(const double* values, int64_t count) {
+  double largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
+  return largest > 0 && std::isfinite(largest) ? std::scalbn(1.0, std::ilogb(largest)) : 1;
+}
+
+}  // namespace
+
+template <typename T>
+bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
+               bool soft_margin, const double* upstream, const Parallel& parallel, const SemiHardOutput& output,
+               T* gradient, T* reference_gradient) {
+  const KeepDenormals mode;
+  const Survey survey = survey_rows(batch, parallel);
+  const Pairing pairing(batch, survey, input, EqualRows::kMerged);
+  const int64_t anchors = pairing.anchors();
+  const bool wanted = gradient != nullptr || reference_gradient != nullptr;
+  const double size = upstream == nullptr ? 1 : size_of(upstream, anchors);
+  std::vector<double> scaled(upstream == nullptr ? 0 : anchors);
+  for (size_t i = 0; i < scaled.size(); ++i) scaled[i] = upstream[i] / size;
+  SemiHard<T> loss(batch, survey, pairing, miner, margin, soft_margin, upstream == nullptr ? nullptr : scaled.data(),
+                   parallel, output);
+  const bool finite = pairing.all_finite();
+  const auto has_nan = [&](const double* values) {
+    return std::any_of(values, values + anchors, [](double value) { return std::isnan(value); });
+  };
+  if (wanted) {
+    EdgeBlocks<T> edges(batch, survey, parallel);
+    loss.run(&edges);
+    const int64_t triplets = std::accumulate(output.triplets, output.triplets + anchors, int64_t{0});
+    double factor = upstream == nullptr ? 1 / static_cast<double>(std::max<int64_t>(triplets, 1)) : size;
+    if (!finite || has_nan(output.sums) || (upstream != nullptr && has_nan(upstream)))
+      factor = std::numeric_limits<double>::quiet_NaN();
+    edges.write(factor, gradient, reference_gradient);
+  } else {
+    loss.run(nullptr);
+  }
+  if (!finite) std::fill_n(output.sums, anchors, std::numeric_limits<double>::quiet_NaN());
+  return finite;
+}
+
+template bool semi_hard(const Batch<float>&, const PairingInput&, const MinerOptions&, double, bool, const double*,
+                        const Parallel&, const SemiHardOutput&, float*, float*);
+template bool semi_hard(const Batch<double>&, const PairingInput&, const MinerOptions&, double, bool, const double*,
+                        const Parallel&, const SemiHardOutput&, double*, double*);
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,31 @@
+// Semi-hard: for every anchor the sum of the losses of its positive pairs, each with its semi-hard negative, and the
+// gradient. A block of anchors' pairs is kept at a time, and O(N * D).
+#pragma once
+
+#include <cstdint>
+
+#include "core/options.h"
+#include "cpu/rows/batch.h"
+#include "cpu/rows/pairing.h"
+
+namespace fasttriplet::cpu {
+
+struct SemiHardOutput {
+  double* sums;       // [anchors]
+  int64_t* active;    // [anchors] pairs with a loss above zero
+  int64_t* triplets;  // [anchors] pairs that have a negative
+};
+
+// The gradients, both null where none are wanted, are those of sum upstream[i] sums[i]; where `upstream` is null, of the
+// sums' sum divided by the number of triplets. Returns whether every row that takes part is finite. Where one is not,
+// sums and gradients are NaN. Where a loss overflows, its anchor's sum is NaN and so are the gradients, as they are where
+// `upstream` has a NaN.
+//
+// Sums are those of float64, and have the same bits in every tier and with any number of threads. So have the gradients;
+// of float32 rows a few edges at a time are added up in float32 (cpu/kernels/pull-inl.h).
+template <typename T>
+bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
+               bool soft_margin, const double* upstream, const Parallel& parallel, const SemiHardOutput& output,
+               T* gradient, T* reference_gradient);
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,48 @@
+// The gradient of edges that come block by block of anchors, so that no more than a block of them is ever kept. Each end
+// of an edge gathers what it pulls, in an order that the number of threads has no say in.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/rows/batch.h"
+
+namespace fasttriplet::cpu {
+
+template <typename T>
+class EdgeBlocks {
+ public:
+  EdgeBlocks(const Batch<T>& batch, const Survey& survey, const Parallel& parallel);
+
+  // Nothing was pulled so far.
+  void clear();
+  // A block of anchors, rows of the batch; anchor r has at most room[r] edges.
+  void begin(const int32_t* anchors, int64_t count, const std::vector<int64_t>& room);
+  // Where the edges of anchor r are to be written, by any thread; a partner occurs once.
+  Pull* edges(int64_t r) { return edges_.data() + begin_[r]; }
+  void set_count(int64_t r, int64_t count) { count_[r] = count; }
+  // Gathers the block's edges.
+  void finish();
+  // The sum of all blocks times `factor`, of the batch's own rows [split, D] and of the references [N - split, D].
+  void write(double factor, T* gradient, T* reference_gradient) const;
+
+ private:
+  static constexpr int64_t kParts = 8;  // of a block's anchors, for threads to sort the edges of
+
+  void gather(int64_t target, const Pull* pulls, int64_t count);
+  void sort_by_target();
+
+  const Batch<T>& batch_;
+  const Survey& survey_;
+  const Parallel& parallel_;
+  const bool narrow_;         // rows are of a size that float32 differences keep
+  std::vector<double> sums_;  // [N, D]
+  const int32_t* anchors_ = nullptr;
+  int64_t anchor_count_ = 0;
+  std::vector<int64_t> begin_, count_;  // [anchors] edges of each
+  std::vector<Pull> edges_;             // by anchor, the target as partner
+  std::vector<Pull> incoming_;          // by target, the anchor as partner
+  std::vector<int32_t> place_;          // [N, parts] where those of a part of the anchors begin, then end
+};
+
+}  // namespace fasttriplet::cpu

@@ -1,0 +1,160 @@
+"""Classes that are a good part of the batch: pairs by the thousand for each anchor, in the memory of a few."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fasttriplet
+from fasttriplet import reference
+from fasttriplet.check import DISTANCES
+from tests import engine
+from tests.family import NAMES, assert_as_reference
+
+ROOT = Path(__file__).parents[1]
+
+
+def random(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def classes(n: int, count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, count, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+BATCHES = {
+    "random": random(170, 24),
+    "float64": random(170, 24).double(),
+    "offset": random(170, 24) + 100,
+    "duplicates": random(170, 24)[classes(170, 60, 1)],
+    "collapsed": 1 + 1e-6 * random(170, 24),
+}
+
+
+@pytest.mark.parametrize("soft_margin", [False, True], ids=["hinge", "soft"])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_and_gradient_are_the_references(name, batch, distance, soft_margin):
+    rows, labels = BATCHES[batch], classes(170, 2)
+    assert_as_reference(name, rows, labels, distance=distance, soft_margin=soft_margin)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum", "none"])
+@pytest.mark.parametrize("name", NAMES)
+def test_reductions_and_weights(name, reduction):
+    rows, labels = random(150, 8), classes(150, 3)
+    assert_as_reference(name, rows, labels, reduction=reduction)
+    weights = torch.rand(150, generator=torch.Generator().manual_seed(2))
+    assert_as_reference(name, rows, labels, reduction=reduction, weights=weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_who_pairs_with_whom(name):
+    rows, labels = random(150, 8), classes(150, 2)
+    rules = {
+        "groups": {"groups": classes(150, 3, 3)},
+        "same group no positive": {"groups": classes(150, 3, 3), "groups_exclude": "positives"},
+        "copies": {"sample_ids": classes(150, 70, 4)},
+        "ignored": {"ignore_index": 1},
+        "references": {"ref_embeddings": random(180, 8, 5), "ref_labels": classes(180, 2, 6)},
+        "several labels": {},
+    }
+    for rule, arguments in rules.items():
+        told = classes(150, 3) if rule == "ignored" else labels
+        if rule == "several labels":
+            told = torch.rand(150, 5, generator=torch.Generator().manual_seed(7)) < 0.3
+        assert_as_reference(name, rows, told, **arguments)
+
+
+def test_a_row_that_is_not_finite():
+    rows, labels = random(120, 8), classes(120, 2)
+    rows[3, 5] = torch.nan
+    rows.requires_grad_()
+    loss = fasttriplet.semi_hard_triplet_loss(rows, labels)
+    loss.backward()
+    assert loss.isnan() and rows.grad.isnan().all()
+
+
+def test_semi_hard_where_nothing_counts():
+    rows = random(40, 4).requires_grad_()
+    for labels in (torch.zeros(40), torch.arange(40)):
+        for reduction in ("mean", "mean_nonzero", "sum"):
+            loss = fasttriplet.semi_hard_triplet_loss(rows, labels.long(), reduction=reduction)
+            (gradient,) = torch.autograd.grad(loss, rows)
+            assert loss == 0 and not gradient.any()
+    empty = torch.zeros(0, 4, requires_grad=True)
+    fasttriplet.semi_hard_triplet_loss(empty, torch.zeros(0).long()).backward()
+    assert empty.grad.shape == (0, 4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_infinite_gradient_moves_only_what_is_pulled(reduction):
+    rows, labels = torch.tensor([[0.0], [1.0], [1.5], [100.0], [200.0]], requires_grad=True), torch.tensor([0, 0, 1, 2, 3])
+    loss = fasttriplet.semi_hard_triplet_loss(rows, labels, margin=1.0, reduction=reduction)
+    loss.backward(torch.tensor(torch.inf))
+    assert not rows.grad[3:].any() and not rows.grad[:3].isfinite().all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_second_derivatives_of_semi_hard(weighted):
+    labels = classes(24, 2)
+    weights = torch.rand(24, generator=torch.Generator().manual_seed(3)).double() if weighted else None
+
+    def loss(module, rows):
+        return module.semi_hard_triplet_loss(rows, labels, margin=0.7, soft_margin=True, weights=weights)
+
+    rows = random(24, 3).double().requires_grad_()
+    found, wanted = (
+        torch.autograd.grad(torch.autograd.grad(loss(module, rows), rows, create_graph=True)[0].square().sum(), rows)[0]
+        for module in (fasttriplet, reference)
+    )
+    torch.testing.assert_close(found, wanted)
+    assert torch.autograd.gradgradcheck(lambda rows: loss(fasttriplet, rows), rows)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_semi_hard_has_the_same_bits_for_any_number_of_threads(distance):
+    rows, labels, before = random(700, 20), classes(700, 3), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            leaf = rows.clone().requires_grad_()
+            loss = fasttriplet.semi_hard_triplet_loss(leaf, labels, distance=distance)
+            found.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_the_gradient_of_short_and_of_long_rows():
+    """Weights of near pairs leave float32's range, or squares of far ones."""
+    labels = classes(60, 2)
+    for size in (1e-30, 1e-20, 1e20, 1e30):
+        assert_as_reference("semi_hard", size * random(60, 5), labels, margin=0.3 * size, reduction="sum")
+
+
+LIMITS = {"batch-hard": 8, "semi-hard": 160, "batch-all": 8, "weighted": 8}  # MiB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+@pytest.mark.skipif(engine.ENGINE == "portable", reason="the portable engine keeps what its chunks need")
+@pytest.mark.parametrize("name", LIMITS)
+def test_memory_does_not_grow_with_the_pairs(name):
+    """4096 x 32 of two classes, 16.8 million pairs."""
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peak_memory", "4096x32", "--samples-per-class", "2048", "--loss", name],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if "Permission" in run.stderr or "Read-only" in run.stderr:
+        pytest.skip("this kernel does not let a process reset its peak memory")
+    assert run.returncode == 0, run.stderr
+    added = float(run.stdout)
+    assert 0.5 <= added <= LIMITS[name], f"added {added} MiB"  # the gradient alone is 0.5
