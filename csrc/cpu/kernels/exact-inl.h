@@ -16,6 +16,15 @@ FT_INLINE Wide score_term(Wide x, Wide y, Wide x_factor, Wide y_factor) {
   return difference * difference;
 }
 
+template <typename Kind>
+FT_INLINE double finished_score(Wide terms, double x_factor, double y_factor) {
+  const double total = sum(terms);
+  if constexpr (Kind::kProduct) return -total;
+  if constexpr (Kind::kRoot) return __builtin_sqrt(total);
+  if constexpr (Kind::kNormalised) return x_factor == 0 || y_factor == 0 ? 1 : total / 2;
+  return total;
+}
+
 template <typename Kind, typename T>
 inline double score(const T* x, const T* y, int64_t d, double x_factor, double y_factor) {
   const Wide fx = splat(x_factor), fy = splat(y_factor);
@@ -30,11 +39,50 @@ inline double score(const T* x, const T* y, int64_t d, double x_factor, double y
     k += kStep;
   }
   if (k < d) odd += score_term<Kind>(load_tail(x + k, d - k), load_tail(y + k, d - k), fx, fy);
-  const double total = sum(even + odd);
-  if constexpr (Kind::kProduct) return -total;
-  if constexpr (Kind::kRoot) return __builtin_sqrt(total);
-  if constexpr (Kind::kNormalised) return x_factor == 0 || y_factor == 0 ? 1 : total / 2;
-  return total;
+  return finished_score<Kind>(even + odd, x_factor, y_factor);
+}
+
+constexpr int64_t kWidened = 1024;  // entries of a row that are kept as float64: 8 KB of the first cache
+
+template <typename Kind, typename T>
+inline void scores(const Rows<T>& rows, const double* factors, int64_t row, const int32_t* others, int64_t count,
+                   double* result) {
+  const int64_t d = rows.d, whole = d / (2 * kStep) * (2 * kStep);
+  const T* const own = rows(row);
+  const double own_factor = Kind::kNormalised ? factors[row] : 1;
+  if (d > kWidened || std::is_same_v<T, double>) {
+    for (int64_t at = 0; at < count; ++at)
+      result[at] =
+          score<Kind>(own, rows(others[at]), d, own_factor, Kind::kNormalised ? factors[others[at]] : 1);
+    return;
+  }
+  alignas(64) double widened[kWidened];
+  const Wide one = splat(1.0);
+  for (int64_t k = 0; k < d; k += kStep) {
+    const Wide x = k + kStep <= d ? load_wide(own + k) : load_tail(own + k, d - k);
+    store_wide(widened + k, Kind::kNormalised ? x * splat(own_factor) : x);
+  }
+  for (int64_t at = 0; at < count; ++at) {
+    const T* const other = rows(others[at]);
+    if (at + 2 < count) {  // rows lie anywhere
+      const T* const later = rows(others[at + 2]);
+      for (int64_t k = 0; k < d; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(later + k);
+    }
+    const double other_factor = Kind::kNormalised ? factors[others[at]] : 1;
+    const Wide factor = splat(other_factor);
+    Wide even = zeros(), odd = zeros();
+    int64_t k = 0;
+    for (; k < whole; k += 2 * kStep) {
+      even += score_term<Kind>(load_wide(widened + k), load_wide(other + k), one, factor);
+      odd += score_term<Kind>(load_wide(widened + k + kStep), load_wide(other + k + kStep), one, factor);
+    }
+    if (k + kStep <= d) {
+      even += score_term<Kind>(load_wide(widened + k), load_wide(other + k), one, factor);
+      k += kStep;
+    }
+    if (k < d) odd += score_term<Kind>(load_wide(widened + k), load_tail(other + k, d - k), one, factor);
+    result[at] = finished_score<Kind>(even + odd, own_factor, other_factor);
+  }
 }
 
 template <typename T>

@@ -30,6 +30,7 @@ constexpr RowKernels<T> row_kernels() {
   return {survey<T>,
           pack<T>,
           {score<RootDifference, T>, score<Difference, T>, score<UnitDifference, T>, score<Product, T>},
+          {scores<RootDifference, T>, scores<Difference, T>, scores<UnitDifference, T>, scores<Product, T>},
           {gather<Difference, T>, gather<Difference, T>, gather<UnitDifference, T>, gather<Product, T>},
           {fork_gradient<Difference, T>, fork_gradient<Difference, T>, fork_gradient<UnitDifference, T>,
            fork_gradient<Product, T>},

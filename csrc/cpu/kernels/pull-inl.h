@@ -33,49 +33,69 @@ inline void pull(const Rows<T>& rows, const double* factors, int64_t target, con
 }
 
 constexpr int64_t kNarrowEdges = 16;  // summed in float32 before their sum goes to float64
-constexpr int64_t kAhead = 4;         // edges whose rows are on their way
 
-// Differences of float32 numbers and their products with a weight, each rounded once, err by less than 2^-22 of
-// themselves; a sum of kNarrowEdges by a few times that. Vectors of `kVectors` entries stay in registers.
+// Some edges, ready for a look at every entry of their rows.
+struct NarrowEdges {
+  const float* rows[kNarrowEdges];
+  float weights[kNarrowEdges];
+  int64_t count;
+};
+
 template <int kVectors>
-FT_INLINE void narrow_block(const Rows<float>& rows, const float* own_row, int64_t k, const Pull* pulls, int64_t count,
+FT_INLINE void narrow_block(const NarrowEdges& edges, const NarrowEdges& next, const float* own_row, int64_t k,
                             double* sums) {
-  Lanes own[kVectors];
-  for (int c = 0; c < kVectors; ++c) own[c] = Vec::load(own_row + k + c * kLanes);
-  for (int64_t first = 0; first < count; first += kNarrowEdges) {
-    const int64_t last = first + kNarrowEdges < count ? first + kNarrowEdges : count;
-    Lanes total[kVectors];
-    for (int c = 0; c < kVectors; ++c) total[c] = Vec::zero();
-    for (int64_t e = first; e < last; ++e) {
-      const float* const other = rows(pulls[e].partner) + k;
-      if (e + kAhead < count)  // rows lie anywhere
-        for (int c = 0; c < kVectors; c += 64 / (4 * kLanes) > 0 ? 64 / (4 * kLanes) : 1)
-          __builtin_prefetch(rows(pulls[e + kAhead].partner) + k + c * kLanes);
-      const Lanes weight = Vec::set1(static_cast<float>(pulls[e].weight));
-      for (int c = 0; c < kVectors; ++c)
-        total[c] = total[c] + weight * (own[c] - Vec::load(other + c * kLanes));
-    }
-    for (int c = 0; c < kVectors; ++c) {
-      float values[kLanes];
-      Vec::store(values, total[c]);
-      for (int lane = 0; lane < kLanes; ++lane) sums[k + c * kLanes + lane] += static_cast<double>(values[lane]);
+  Lanes own[kVectors], total[kVectors];
+  for (int c = 0; c < kVectors; ++c) {
+    own[c] = Vec::load(own_row + k + c * kLanes);
+    total[c] = Vec::zero();
+  }
+  for (int64_t e = 0; e < edges.count; ++e) {
+    const Lanes weight = Vec::set1(edges.weights[e]);
+    for (int c = 0; c < kVectors; ++c)
+      total[c] = total[c] + weight * (own[c] - Vec::load(edges.rows[e] + k + c * kLanes));
+  }
+  constexpr int kVectorsPerLine = 16 / kLanes;  // rows lie anywhere: the next edges' are on their way meanwhile
+  for (int64_t e = 0; e < next.count; ++e)
+    for (int c = 0; c < kVectors; c += kVectorsPerLine) __builtin_prefetch(next.rows[e] + k + c * kLanes);
+  for (int c = 0; c < kVectors; ++c) {
+    float values[kLanes];
+    Vec::store(values, total[c]);
+    for (int lane = 0; lane < kLanes; lane += Wide::kPartLanes) {
+      Wide::Part sum;
+      double* const at = sums + k + c * kLanes + lane;
+      __builtin_memcpy(&sum, at, sizeof sum);
+      sum += Vec::widen(values + lane);
+      __builtin_memcpy(at, &sum, sizeof sum);
     }
   }
 }
 
+// Differences of float32 numbers and their products with a weight, each rounded once, err by less than 2^-22 of
+// themselves; a sum of kNarrowEdges by a few times that.
 inline void narrow_pull(const Rows<float>& rows, const double*, int64_t target, const Pull* pulls, int64_t count,
                         double* sums) {
   constexpr int kMany = 4;
-  const float* const own_row = rows(target);
-  int64_t k = 0;
-  for (; k + kMany * kLanes <= rows.d; k += kMany * kLanes) narrow_block<kMany>(rows, own_row, k, pulls, count, sums);
-  for (; k + kLanes <= rows.d; k += kLanes) narrow_block<1>(rows, own_row, k, pulls, count, sums);
-  for (; k < rows.d; ++k) {
-    for (int64_t first = 0; first < count; first += kNarrowEdges) {
-      const int64_t last = first + kNarrowEdges < count ? first + kNarrowEdges : count;
+  const float* const own = rows(target);
+  const auto some = [&](int64_t first, NarrowEdges& edges) FT_INLINE_LAMBDA {
+    edges.count = count - first < kNarrowEdges ? count - first : kNarrowEdges;
+    for (int64_t e = 0; e < edges.count; ++e) {
+      edges.rows[e] = rows(pulls[first + e].partner);
+      edges.weights[e] = static_cast<float>(pulls[first + e].weight);
+    }
+  };
+  NarrowEdges turns[2];
+  some(0, turns[0]);
+  for (int64_t first = 0, turn = 0; first < count; first += kNarrowEdges, turn ^= 1) {
+    const NarrowEdges& edges = turns[turn];
+    NarrowEdges& next = turns[turn ^ 1];
+    next.count = 0;
+    if (first + kNarrowEdges < count) some(first + kNarrowEdges, next);
+    int64_t k = 0;
+    for (; k + kMany * kLanes <= rows.d; k += kMany * kLanes) narrow_block<kMany>(edges, next, own, k, sums);
+    for (; k + kLanes <= rows.d; k += kLanes) narrow_block<1>(edges, next, own, k, sums);
+    for (; k < rows.d; ++k) {
       float total = 0;
-      for (int64_t e = first; e < last; ++e)
-        total += static_cast<float>(pulls[e].weight) * (own_row[k] - rows(pulls[e].partner)[k]);
+      for (int64_t e = 0; e < edges.count; ++e) total += edges.weights[e] * (own[k] - edges.rows[e][k]);
       sums[k] += static_cast<double>(total);
     }
   }

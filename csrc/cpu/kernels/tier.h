@@ -210,6 +210,11 @@ struct RowKernels {
   // Exact score of two rows; factors are used by cosine only.
   using Score = double (*)(const T* x, const T* y, int64_t d, double x_factor, double y_factor);
   Score score[kDistances];
+  // Of one row and several others, the same bits; `factors` are those of the batch, null but for cosine. A row is read
+  // and widened once for all.
+  using Scores = void (*)(const Rows<T>& rows, const double* factors, int64_t row, const int32_t* others, int64_t count,
+                          double* scores);
+  Scores scores[kDistances];
   // Gradient of one row from all its edges, in their order.
   using Gather = void (*)(const Rows<T>& rows, const double* factors, int64_t target, const Edge* edges, int64_t count,
                           T* gradient);

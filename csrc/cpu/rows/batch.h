@@ -49,6 +49,10 @@ struct ExactScore {
   ExactScore(const Batch<T>& batch, const std::vector<double>& factors)
       : batch(batch), factors(factors), function(batch.kernels().score[static_cast<int>(batch.distance)]) {}
 
+  // Of row i and `count` others.
+  void many(int64_t i, const int32_t* others, int64_t count, double* scores) const {
+    batch.kernels().scores[static_cast<int>(batch.distance)](batch.source(), factors.data(), i, others, count, scores);
+  }
   double operator()(int64_t i, int64_t j) const {
     const bool normalised = !factors.empty();
     return function(batch.row(i), batch.row(j), batch.d, normalised ? factors[i] : 1, normalised ? factors[j] : 1);

@@ -7,8 +7,10 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Columns looked at for a threshold, on average, from which on it is less to score all of them and sort the scores.
-constexpr int64_t kLooks = 16;
+// Columns linked to a threshold, on average, from which on it is less to score all of them and sort the scores.
+constexpr size_t kLinks = 16;
+
+constexpr size_t kStepsPerThreshold = 4;
 
 constexpr int32_t kBlock = 32;  // columns whose rows stay in the first cache
 
@@ -18,76 +20,145 @@ template <typename T>
 void NegativesBeyond<T>::clear() {
   anchors_.clear();
   questions_.clear();
-  found_.clear();
   requests_.clear();
+  links_.clear();
   twins_.clear();
+}
+
+// Where what an anchor has ends.
+template <typename T>
+typename NegativesBeyond<T>::Anchor NegativesBeyond<T>::end_of(int64_t place) const {
+  if (place + 1 < static_cast<int64_t>(anchors_.size())) return anchors_[place + 1];
+  return {-1, static_cast<int64_t>(questions_.size()), static_cast<int64_t>(links_.size()),
+          static_cast<int64_t>(twins_.size()), How::kPasses};
 }
 
 template <typename T>
 void NegativesBeyond<T>::ask(const Query& query, const double* thresholds, int64_t count) {
-  const int64_t first_question = static_cast<int64_t>(questions_.size());
-  const int64_t first_found = static_cast<int64_t>(found_.size());
-  anchors_.push_back({query.anchor, first_question, static_cast<int64_t>(twins_.size()), How::kPasses});
-  for (int64_t at = 0; at < count; ++at) questions_.push_back({thresholds[at], first_found, {}});
+  Anchor anchor = end_of(static_cast<int64_t>(anchors_.size()) - 1);
+  anchor.row = query.anchor;
+  anchors_.push_back(anchor);
+  for (int64_t at = 0; at < count; ++at) questions_.push_back({thresholds[at], {}});
   if (count <= kFewThresholds) {
     picker_.nearest_negatives(query, {thresholds, thresholds + count}, picks_);
-    for (int64_t at = 0; at < count; ++at) questions_[first_question + at].pick = picks_[at];
+    for (int64_t at = 0; at < count; ++at) questions_[anchor.first_question + at].pick = picks_[at];
     return;
   }
   query.for_each_twin(Role::kNegative,
                       [&](int64_t twin) { twins_.push_back({twin, picker_.score_of(query.anchor, twin)}); });
-  How& how = anchors_.back().how;
-  how = How::kBins;
-  keys_.bin(query.keys);
-  request_of_.resize(query.keys.count, -1);
   const size_t first_request = requests_.size();
-  const int64_t most = kLooks * count + 4 * query.keys.count;
-  for (int64_t at = first_question; at < first_question + count && how == How::kBins; ++at) {
-    find(query, questions_[at].threshold);
-    questions_[at].end = static_cast<int64_t>(found_.size());
-    if (questions_[at].end - first_found > most) how = How::kScores;
-  }
-  for (size_t at = first_request; at < requests_.size(); ++at) request_of_[requests_[at].column] = -1;
-  if (how == How::kBins) return;
-  for (int64_t at = first_question; at < first_question + count; ++at) questions_[at].end = first_found;
-  found_.resize(first_found);
+  anchors_.back().how = How::kLinks;
+  if (find(query, anchor.first_question)) return;
+  anchors_.back().how = How::kScores;
   requests_.resize(first_request);
+  links_.resize(anchor.first_link);
 }
 
-// Asks for the scores of what may be the nearest.
+// In ascending order: by equal steps over their range, in which a key finds its place too, and within a step by
+// comparing.
 template <typename T>
-void NegativesBeyond<T>::find(const Query& query, double threshold) {
-  if (std::isnan(threshold)) return;
-  const AnchorKeys& keys = query.keys;
-  const float sure = keys.surely_above(threshold);
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  float bound = kInfinity, limit = kInfinity;
-  near_.clear();
-  keys_.for_each_between(keys.maybe_above(threshold), limit, [&](int32_t column) {
-    const float key = keys.keys[column], width = keys.widths[column];
-    near_.push_back(column);
-    if (key - width >= sure && key + width < bound) {
-      bound = key + width;
-      limit = keys.limit(bound);
-    }
-    return limit;
-  });
-  for (const int32_t column : near_) {
-    if (keys.keys[column] - keys.widths[column] > limit) continue;  // met before the limit came down
-    int32_t& request = request_of_[column];
-    if (request < 0) {
-      request = static_cast<int32_t>(requests_.size());
-      requests_.push_back({static_cast<int32_t>(anchors_.size() - 1), column});
-    }
-    found_.push_back(request);
+void NegativesBeyond<T>::list_thresholds(const AnchorKeys& keys, int64_t first_question) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  unsorted_.clear();
+  float least = kInfinity, most = -kInfinity;
+  for (int64_t at = first_question; at < static_cast<int64_t>(questions_.size()); ++at) {
+    const double threshold = questions_[at].threshold;
+    if (std::isnan(threshold)) continue;  // which nothing is above
+    const AnchorKeys::Above above = keys.above(threshold);
+    unsorted_.push_back({above.surely, above.perhaps, static_cast<int32_t>(at)});
+    least = std::min(least, above.surely);
+    most = std::max(most, above.surely);
   }
+  const size_t count = unsorted_.size(), steps = kStepsPerThreshold * count + 1;
+  last_ = static_cast<float>(steps - 1);
+  low_ = least;
+  per_unit_ = last_ / (most - least);
+  if (!std::isfinite(least) || !std::isfinite(most) || !std::isfinite(per_unit_)) low_ = per_unit_ = 0;  // one step
+  step_begin_.assign(steps + 1, 0);
+  for (const Threshold& threshold : unsorted_) ++step_begin_[step_of(threshold.sure) + 1];
+  for (size_t step = 0; step < steps; ++step) step_begin_[step + 1] += step_begin_[step];
+  thresholds_.resize(count);
+  for (const Threshold& threshold : unsorted_) thresholds_[step_begin_[step_of(threshold.sure)]++] = threshold;
+  for (size_t step = steps; step > 0; --step) step_begin_[step] = step_begin_[step - 1];
+  step_begin_[0] = 0;
+  // Both bounds never fall while thresholds rise.
+  const auto ascending = [](const Threshold& a, const Threshold& b) {
+    return a.sure < b.sure || (a.sure == b.sure && a.floor < b.floor);
+  };
+  for (size_t step = 0; step < steps; ++step)
+    if (step_begin_[step + 1] - step_begin_[step] > 1)
+      std::sort(thresholds_.begin() + step_begin_[step], thresholds_.begin() + step_begin_[step + 1], ascending);
+  sure_.assign(count + kStepsMost, kNan);
+  for (size_t at = 0; at < count; ++at) sure_[at] = thresholds_[at].sure;
+}
+
+template <typename T>
+int32_t NegativesBeyond<T>::below_by_search(int32_t step, float lower) const {
+  const auto end = sure_.begin() + step_begin_[step + 1];
+  return static_cast<int32_t>(std::upper_bound(sure_.begin() + step_begin_[step], end, lower) - sure_.begin());
+}
+
+// Asks for the scores of what may be the nearest; false where that is too much.
+template <typename T>
+bool NegativesBeyond<T>::find(const Query& query, int64_t first_question) {
+  const AnchorKeys& keys = query.keys;
+  list_thresholds(keys, first_question);
+  if (thresholds_.empty()) return true;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  const size_t count = thresholds_.size();
+  nearest_.assign(count + 1, kInfinity);
+  below_.resize(keys.count);
+  for (int64_t column = 0; column < keys.count; ++column) {
+    const int32_t counted = below_[column] = below(keys.keys[column] - keys.widths[column]);
+    nearest_[counted] = std::min(nearest_[counted], keys.keys[column] + keys.widths[column]);  // not where it is NaN
+  }
+  limits_.resize(count + 1);
+  floors_.resize(count + 1);
+  float bound = kInfinity;
+  for (size_t at = count; at > 0; --at) {
+    bound = std::min(bound, nearest_[at]);
+    limits_[at] = keys.limit(bound);
+  }
+  limits_[0] = -kInfinity;
+  for (size_t at = 0; at < count; ++at) floors_[at] = thresholds_[at].floor;
+  floors_[count] = kNan;
+
+  int32_t* const found = query.found.data();
+  int64_t columns = 0;
+  for (int64_t column = 0; column < keys.count; ++column) {
+    const float key = keys.keys[column], width = keys.widths[column];
+    const int32_t counted = below_[column];
+    found[columns] = static_cast<int32_t>(column);
+    columns += (key - width <= limits_[counted]) | (key + width >= floors_[counted]);
+  }
+  const size_t most = links_.size() + kLinks * count + 4 * static_cast<size_t>(keys.count);
+  for (int64_t k = 0; k < columns; ++k) {
+    const int32_t column = found[k];
+    const float key = keys.keys[column], width = keys.widths[column];
+    if (!link(column, key - width, key + width, below_[column], most)) return false;
+  }
+  return true;
+}
+
+// To the thresholds whose nearest negative a column may be: some that it is above, and some that it perhaps is.
+template <typename T>
+bool NegativesBeyond<T>::link(int32_t column, float lower, float upper, int32_t below, size_t most) {
+  const int32_t request = static_cast<int32_t>(requests_.size());
+  requests_.push_back({static_cast<int32_t>(anchors_.size() - 1), column});
+  for (int32_t at = below; at > 0 && lower <= limits_[at]; --at)
+    links_.push_back({thresholds_[at - 1].question, request});
+  for (size_t at = below; at < thresholds_.size() && upper >= floors_[at]; ++at)
+    links_.push_back({thresholds_[at].question, request});
+  return links_.size() <= most;
 }
 
 template <typename T>
 void NegativesBeyond<T>::settle() {
   scored_.resize(requests_.size());
   order_.resize(requests_.size());
-  block_end_.assign(request_of_.size() / kBlock + 1, 0);
+  int32_t columns = 0;
+  for (const Request& request : requests_) columns = std::max(columns, request.column);
+  block_end_.assign(columns / kBlock + 1, 0);
   for (const Request& request : requests_) ++block_end_[request.column / kBlock];
   int32_t before = 0;
   for (int32_t& end : block_end_) {
@@ -97,39 +168,46 @@ void NegativesBeyond<T>::settle() {
   }
   for (size_t at = 0; at < requests_.size(); ++at)
     order_[block_end_[requests_[at].column / kBlock]++] = static_cast<int32_t>(at);
-  for (const int32_t at : order_) {
-    const int64_t candidate = picker_.candidate_of(requests_[at].column);
-    scored_[at] = {candidate, picker_.score_of(anchors_[requests_[at].place].row, candidate)};
+  // Those of one anchor in a block follow each other.
+  for (size_t first = 0, last; first < order_.size(); first = last) {
+    const Request& request = requests_[order_[first]];
+    block_rows_.clear();
+    for (last = first; last < order_.size() && requests_[order_[last]].place == request.place; ++last)
+      block_rows_.push_back(picker_.row_of(requests_[order_[last]].column));
+    block_scores_.resize(block_rows_.size());
+    picker_.score_rows(anchors_[request.place].row, block_rows_.data(), static_cast<int64_t>(block_rows_.size()), block_scores_.data());
+    for (size_t at = first; at < last; ++at)
+      scored_[order_[at]] = {picker_.candidate_of(requests_[order_[at]].column), block_scores_[at - first]};
   }
   picker_.count_work(static_cast<int64_t>(questions_.size()), static_cast<int64_t>(requests_.size()));
 }
 
 template <typename T>
 void NegativesBeyond<T>::answer(int64_t place, const Query& query, std::vector<Pick>& picks) {
-  const Anchor& anchor = anchors_[place];
-  const auto end_of = [&](auto Anchor::*first, const auto& of) {
-    return place + 1 < static_cast<int64_t>(anchors_.size()) ? anchors_[place + 1].*first : static_cast<int64_t>(of.size());
-  };
-  const int64_t first = anchor.first_question, last = end_of(&Anchor::first_question, questions_);
-  const int64_t last_twin = end_of(&Anchor::first_twin, twins_);
-  if (anchor.how == How::kScores) rank_all(query, last_twin - anchor.first_twin, twins_.data() + anchor.first_twin);
+  const Anchor &anchor = anchors_[place], end = end_of(place);
+  const int64_t twins = end.first_twin - anchor.first_twin;
+  const Pick* const own = twins_.data() + anchor.first_twin;
   picks.clear();
-  for (int64_t at = first; at < last; ++at) {
-    const double threshold = questions_[at].threshold;
-    Pick best = questions_[at].pick;
-    const auto offer = [&](const Pick& pick) {
-      if (!above(pick.score, threshold)) return;
-      if (best.candidate < 0 || goes_before(pick.score, pick.candidate, best.score, best.candidate)) best = pick;
-    };
-    if (anchor.how == How::kBins) {
-      for (int64_t k = at == 0 ? 0 : questions_[at - 1].end; k < questions_[at].end; ++k) offer(scored_[found_[k]]);
-      for (int64_t twin = anchor.first_twin; twin < last_twin; ++twin) offer(twins_[twin]);
-    } else if (anchor.how == How::kScores && !std::isnan(threshold)) {
+  for (int64_t at = anchor.first_question; at < end.first_question; ++at) picks.push_back(questions_[at].pick);
+  const auto offer = [&](int64_t question, const Pick& pick) {
+    if (!above(pick.score, questions_[question].threshold)) return;
+    Pick& best = picks[question - anchor.first_question];
+    if (best.candidate < 0 || goes_before(pick.score, pick.candidate, best.score, best.candidate)) best = pick;
+  };
+  if (anchor.how == How::kLinks) {
+    for (int64_t at = anchor.first_link; at < end.first_link; ++at)
+      offer(links_[at].question, scored_[links_[at].request]);
+    for (int64_t at = anchor.first_question; at < end.first_question && twins > 0; ++at)
+      for (int64_t twin = 0; twin < twins; ++twin)
+        if (!std::isnan(questions_[at].threshold)) offer(at, own[twin]);
+  } else if (anchor.how == How::kScores) {
+    rank_all(query, twins, own);
+    for (int64_t at = anchor.first_question; at < end.first_question; ++at) {
+      const double threshold = questions_[at].threshold;
       const auto found = std::partition_point(ranked_.begin(), ranked_.end(),
                                               [&](const Pick& pick) { return !above(pick.score, threshold); });
-      if (found != ranked_.end()) best = *found;
+      if (found != ranked_.end()) offer(at, *found);
     }
-    picks.push_back(best);
   }
 }
 

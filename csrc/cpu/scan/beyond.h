@@ -1,12 +1,12 @@
-// For many thresholds of an anchor the nearest negative above each, exactly. A threshold costs the few columns about it,
-// and those of several anchors are scored together, block by block of columns: rows come from memory once for all of
-// them. What is scored for one threshold of an anchor is not scored again for another.
+// For many thresholds of an anchor the nearest negative above each, exactly. Two looks at each key, whatever the number of
+// thresholds, leave a threshold the few columns about it, and those of several anchors are scored together, block by
+// block of columns: rows come from memory once for all of them. What is scored for one threshold of an anchor is not
+// scored again for another.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "cpu/scan/binned.h"
 #include "cpu/scan/picks.h"
 
 namespace fasttriplet::cpu {
@@ -30,37 +30,70 @@ class NegativesBeyond {
  private:
   enum class How {
     kPasses,  // few thresholds, answered at once
-    kBins,
+    kLinks,
     kScores,  // of all negatives, since keys tell too few apart
   };
   struct Anchor {
-    int64_t row, first_question, first_twin;
+    int64_t row, first_question, first_link, first_twin;
     How how;
   };
   struct Question {
     double threshold;
-    int64_t end;  // of its candidates in found_
-    Pick pick;    // where it is answered
+    Pick pick;  // where it is answered
   };
   struct Request {  // of a score
     int32_t place, column;
   };
-  void find(const Query& query, double threshold);
+  struct Link {
+    int32_t question, request;
+  };
+  struct Threshold {
+    float sure, floor;  // AnchorKeys::Above
+    int32_t question;
+  };
+
+  Anchor end_of(int64_t place) const;
+  void list_thresholds(const AnchorKeys& keys, int64_t first_question);
+  static constexpr int32_t kStepsMost = 2;  // thresholds that most steps do not have more of
+  // Never falls while `lower` rises; 0 where it is NaN.
+  int32_t step_of(float lower) const {
+    const float place = (lower - low_) * per_unit_;
+    return place > 0 ? static_cast<int32_t>(place < last_ ? place : last_) : 0;
+  }
+  int32_t below(float lower) const {
+    const int32_t step = step_of(lower);
+    int32_t count = step_begin_[step];
+    if (step_begin_[step + 1] - count > kStepsMost) return below_by_search(step, lower);
+    for (int32_t k = 0; k < kStepsMost; ++k) count += sure_[count] <= lower;
+    return count;
+  }
+  int32_t below_by_search(int32_t step, float lower) const;
+  bool find(const Query& query, int64_t first_question);
+  bool link(int32_t column, float lower, float upper, int32_t below, size_t most);
   void rank_all(const Query& query, int64_t twins, const Pick* own);
 
   Picker<T>& picker_;
-  BinnedKeys keys_;
   std::vector<Anchor> anchors_;
   std::vector<Question> questions_;
-  std::vector<int32_t> found_;  // numbers of requests
   std::vector<Request> requests_;
+  std::vector<Link> links_;
   std::vector<Pick> scored_;                // by request
-  std::vector<int32_t> request_of_;         // by column, of one anchor; -1 for none
   std::vector<int32_t> order_, block_end_;  // requests by block of columns
   std::vector<Pick> twins_;                 // of own columns, by anchor
   std::vector<Pick> ranked_;                // all negatives of an anchor, nearest first
   std::vector<Pick> picks_;                 // of few thresholds
-  std::vector<int32_t> near_;               // columns that a threshold meets
+  std::vector<int32_t> block_rows_;
+  std::vector<double> block_scores_;
+
+  // Of one anchor. A column is above, for sure, as many of the ascending thresholds as it is counted for.
+  std::vector<Threshold> thresholds_, unsorted_;
+  std::vector<float> sure_;  // theirs, and NaN behind them
+  float low_ = 0, per_unit_ = 0, last_ = 0;  // of equal steps over the thresholds' range; the last one's number
+  std::vector<int32_t> step_begin_;          // [steps + 1] thresholds before a step
+  std::vector<int32_t> below_;               // [columns] thresholds that a column is above
+  std::vector<float> nearest_;               // [thresholds + 1] the smallest key + width of the columns of a count
+  std::vector<float> limits_;                // [thresholds + 1] of key - width, for the last threshold of a count
+  std::vector<float> floors_;                // [thresholds + 1] of key + width, for the next threshold after a count
 };
 
 }  // namespace fasttriplet::cpu

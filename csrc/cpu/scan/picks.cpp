@@ -109,7 +109,7 @@ void Picker<T>::nearest_negatives(const Query& query, const std::vector<double>&
     KeyWindow windows[kWindows];
     for (int w = 0; w < count; ++w) sure[w] = keys.surely_above(thresholds[first + w]);
     keys.kernels->smallest_above(row, row.count < kSampledColumns ? 1 : kSampleStep, sure, count, bounds);
-    for (int w = 0; w < count; ++w) windows[w] = {keys.maybe_above(thresholds[first + w]), keys.limit(bounds[w])};
+    for (int w = 0; w < count; ++w) windows[w] = {keys.above(thresholds[first + w]).perhaps, keys.limit(bounds[w])};
     const int64_t found = keys.kernels->collect(row, windows, count, query.found.data());
     for (int w = 0; w < count; ++w) {
       for (int64_t k = 0; k < found; ++k) {

@@ -11,7 +11,6 @@ namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr double kScoreRounding = 0x1p-40;  // of a score in float64, as a share of it, and much more
 
 // Keys of a strip: 4 MB stay in the outer caches, and a strip of several tiles reads each column's panel once for all.
 constexpr int64_t kStripFloats = 1 << 20;
@@ -37,22 +36,6 @@ class ScratchPool {
 };
 
 }  // namespace
-
-float AnchorKeys::surely_above(double score) const {
-  if (score == -std::numeric_limits<double>::infinity()) return -kInfinity;
-  const double key = key_of_score(distance, score, centre_norm, scale);
-  const double tolerance = terms.anchor_width + kScoreRounding * std::fabs(key);
-  return std::nextafter(float_above(key + tolerance), kInfinity);
-}
-
-float AnchorKeys::maybe_above(double score) const {
-  if (score == -std::numeric_limits<double>::infinity()) return -kInfinity;
-  const double key = key_of_score(distance, score, centre_norm, scale);
-  return float_below(key - terms.anchor_width - kScoreRounding * std::fabs(key));
-}
-
-float AnchorKeys::limit(float bound) const { return float_above(static_cast<double>(bound) + 2 * terms.anchor_width); }
-float AnchorKeys::floor(float bound) const { return float_below(static_cast<double>(bound) - 2 * terms.anchor_width); }
 
 template <typename T>
 Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& rows,

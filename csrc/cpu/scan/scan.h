@@ -2,8 +2,11 @@
 // thread; no [N, N] array exists.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "core/bound.h"
@@ -13,6 +16,16 @@
 #include "cpu/threads/parallel.h"
 
 namespace fasttriplet::cpu {
+
+// The next larger float32 number; infinity and NaN as they are.
+inline float next_above(float x) {
+  if (!(x < std::numeric_limits<float>::infinity())) return x;
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = bits << 1 == 0 ? 1 : bits & 0x80000000u ? bits - 1 : bits + 1;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
 
 // One anchor's keys: column j's exact key is within `widths[j] + terms.anchor_width` of keys[j].
 struct AnchorKeys {
@@ -27,14 +40,25 @@ struct AnchorKeys {
   RowOfKeys row() const { return {keys, widths, count}; }
   RowOfKeys row(int64_t begin, int64_t end) const { return {keys + begin, widths + begin, end - begin}; }
 
-  // Floors: a column with key - width >= surely_above(score) has a score above `score`. A column whose score is above
-  // it has key + width >= maybe_above(score). With minus infinity every column is above.
-  float surely_above(double score) const;
-  float maybe_above(double score) const;
+  // Floors: a column with key - width >= surely has a score above `score`. A column whose score is above it has
+  // key + width >= perhaps. With minus infinity every column is above.
+  struct Above {
+    float surely, perhaps;
+  };
+  Above above(double score) const {
+    constexpr float kEverything = -std::numeric_limits<float>::infinity();
+    if (score == -std::numeric_limits<double>::infinity()) return {kEverything, kEverything};
+    constexpr double kScoreRounding = 0x1p-40;  // of a score in float64, as a share of it, and much more
+    const double key = key_of_score(distance, score, centre_norm, scale);
+    const double tolerance = terms.anchor_width + kScoreRounding * std::fabs(key);
+    return {next_above(float_above(key + tolerance)), float_below(key - tolerance)};
+  }
+  float surely_above(double score) const { return above(score).surely; }
   // No column with key - width above this can have the smallest key, where `bound` is the key + width of one that is
   // eligible.
-  float limit(float bound) const;
-  float floor(float bound) const;  // likewise for the largest key, `bound` being a key - width
+  float limit(float bound) const { return float_above(static_cast<double>(bound) + 2 * terms.anchor_width); }
+  // Likewise for the largest key, `bound` being a key - width.
+  float floor(float bound) const { return float_below(static_cast<double>(bound) - 2 * terms.anchor_width); }
 };
 
 // What a thread keeps from strip to strip.

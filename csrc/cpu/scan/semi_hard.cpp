@@ -75,10 +75,13 @@ void SemiHardMiner<T>::score_positives() {
     const int32_t kind = kinds_[first].kind, column = columns.representative_begin[kind];
     const int32_t size = columns.representative_begin[kind + 1] - column;
     for (last = first; last < kinds_.size() && kinds_[last].kind == kind;) ++last;
-    for (int32_t begin = 0; begin < size; begin += kBlock)
+    for (int32_t begin = 0; begin < size; begin += kBlock) {
+      const int32_t count = std::min(kBlock, size - begin);
+      int32_t rows[kBlock];
+      for (int32_t k = 0; k < count; ++k) rows[k] = picker_.row_of(column + begin + k);
       for (size_t at = first; at < last; ++at)
-        for (int32_t k = begin; k < std::min(begin + kBlock, size); ++k)
-          scores_[kinds_[at].first + k] = picker_.score_of(kinds_[at].anchor, columns.source[column + k]);
+        picker_.score_rows(kinds_[at].anchor, rows, count, scores_.data() + kinds_[at].first + begin);
+    }
   }
 }
 
