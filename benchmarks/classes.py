@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -141,13 +142,24 @@ def our_step(loss: str, rows: Tensor, labels: Tensor) -> Callable[[], None]:
     return step(family.function_of(fasttriplet, loss), rows, labels)
 
 
+def seconds_of(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def rounds_of(seconds: float, rounds: int) -> int:
+    """As many as fit, of a contender that takes so long for a step."""
+    return max(1, min(rounds, int(SECONDS_OF_ROUNDS / max(seconds, 1e-6))))
+
+
 def held_rows(held: Held, rounds: int) -> list[list[str]]:
     """Of the table beside ``torch.mm``."""
     rows, labels = batch(held.n, held.d, samples_of(held.n, held.classes))
     fixed = rows.detach()
-    contenders: dict[str, Callable[[], object]] = {YARDSTICK: lambda: torch.mm(fixed, fixed.T)}
-    contenders |= {loss: our_step(loss, rows, labels) for loss in LOSSES}
-    timings = in_turn(contenders, rounds)
+    ours = {loss: our_step(loss, rows, labels) for loss in LOSSES}
+    fewer = {loss: rounds_of(seconds_of(run), rounds) for loss, run in ours.items()}
+    timings = in_turn({YARDSTICK: lambda: torch.mm(fixed, fixed.T)} | ours, rounds, fewer_rounds=fewer)
     yardstick = timings.pop(YARDSTICK)
     where = [shape_name(held.n, held.d), str(held.classes)]
     result = [[*where, "torch.mm", str(yardstick.milliseconds()), "1"]]
@@ -182,31 +194,24 @@ def judged_never_slower(theirs: Spread) -> str:
 def beside_rows(
     loss: str, others: list[Other], n: int, d: int, classes: int, rounds: int, seconds: dict[str, float]
 ) -> list[list[str]]:
-    """Of the table beside libraries. ``seconds`` has what a step of theirs took with half as many rows, infinite where
+    """Of the table beside libraries. ``seconds`` has what each one's step took with half as many rows, infinite where
     it took no part, and is given what it takes now."""
     rows, labels = batch(n, d, samples_of(n, classes))
     here = [each for each in others if takes_part(each.original, labels, seconds.get(each.name, 0))]
     if not seconds:
         verify_others(loss, here, rows, labels)
-    fewer = {each.name: int(SECONDS_OF_ROUNDS / (4 * max(seconds.get(each.name, 0), 1e-6))) for each in here}
-    fewer = {name: max(1, min(rounds, count)) for name, count in fewer.items()}
-    contenders = {OURS: our_step(loss, rows, labels)} | {
-        each.name: step(each.original.loss, rows, labels) for each in here
-    }
-    timings = in_turn(contenders, rounds, fewer_rounds=fewer)
+    steps = {OURS: our_step(loss, rows, labels)}
+    steps |= {each.name: step(each.original.loss, rows, labels) for each in here}
+    fewer = {name: rounds_of(4 * seconds.get(name, 0), rounds) for name in steps}
+    timings = in_turn(steps, rounds, fewer_rounds=fewer)
+    seconds.update({each.name: math.inf for each in others})
+    seconds.update({name: Spread.of(timing.seconds).median for name, timing in timings.items()})
     ours = timings.pop(OURS)
     where = [loss, shape_name(n, d), str(classes), str(ours.milliseconds())]
-    result = []
-    for each in others:
-        timing = timings.get(each.name)
-        if timing is None:
-            seconds[each.name] = math.inf
-            result.append([*where, each.name, "not run", "not run"])
-        else:
-            seconds[each.name] = Spread.of(timing.seconds).median
-            judged = judged_never_slower(timing.ratio(ours))
-            result.append([*where, each.name, str(timing.milliseconds()), judged])
-    return result or [[*where, "none", "none", "none"]]
+    beside = {each.name: ["not run", "not run"] for each in others}
+    for name, timing in timings.items():
+        beside[name] = [str(timing.milliseconds()), judged_never_slower(timing.ratio(ours))]
+    return [[*where, name, *cells] for name, cells in beside.items()] or [[*where, "none", "none", "none"]]
 
 
 def memory_row(loss: str, held: Held) -> list[str]:

@@ -82,24 +82,20 @@ def test_who_pairs_with_whom(name, ties, with_references):
     arguments["sample_ids"] = torch.where(torch.arange(N) % 7 == 6, -1, torch.arange(N) // 2)
     if with_references:
         arguments["ref_sample_ids"] = torch.where(torch.arange(N) % 3 == 0, -1, order // 2)
-    positives = reference.batch_of(rows.double(), labels, **wide(arguments)).positive.sum()
+    few = reference.batch_of(rows, labels, **arguments).positive.sum() < 15_000  # else too much for the reference
     for miner, options in MINERS:
-        if miner == "semi_hard" and positives > 15_000:  # too much for the reference
+        if miner == "semi_hard" and not few:
             continue
         found, expected = (
             mine(module, miner, rows, labels, **options, **arguments) for module in (fasttriplet, reference)
         )
         assert torch.equal(found.positives, expected.positives), miner
         assert torch.equal(found.negatives, expected.negatives), miner
-    for loss in ("batch_all", "weighted"):
+    for loss in ("batch_all", "weighted") if few else ():
         options = dict(soft_margin=loss == "batch_all", return_stats=True, **arguments)
         both = [getattr(module, f"{loss}_triplet_loss")(rows, labels, **options) for module in (fasttriplet, reference)]
         torch.testing.assert_close(*(value for value, _ in both), rtol=1e-5, atol=1e-6)
         assert torch.equal(*(stats.negative_counts for _, stats in both)), loss
-
-
-def wide(arguments):
-    return {name: value.double() if name == "ref_embeddings" else value for name, value in arguments.items()}
 
 
 def least_seconds(runs, rounds=4):
