@@ -44,8 +44,11 @@ def labellings():
     return {
         "few groups": (people, dict(groups=numbers(N, 6))),
         "few groups, positives": (people, dict(groups=numbers(N, 6), groups_exclude="positives")),
-        "many groups": (numbers(N, 5), dict(groups=numbers(N, 90, 1) - 45)),
-        "many groups, positives": (numbers(N, 5), dict(groups=numbers(N, 90, 1), groups_exclude="positives")),
+        "many groups": (people, dict(groups=torch.arange(N) % 40 - 20)),  # a kind each
+        "many groups, positives": (
+            torch.arange(N) // 40,
+            dict(groups=torch.arange(N) % 39, groups_exclude="positives"),
+        ),
         "two labels among 300": (wide, {}),
         "two labels among 20": (several(N, 20), {}),
         "half of 64 labels": (torch.rand(N, 64, generator=generator()) < 0.5, {}),
