@@ -82,9 +82,10 @@ format: $(VENV)/.installed  ## rewrite the sources in the style that lint asks f
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(FORMATTED)
 
-bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (30 minutes)
+bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writes benchmarks/results (40 minutes)
 	$(PY) -m benchmarks.report
 	$(PY) -m benchmarks.family --out benchmarks/results/family.md
+	$(PY) -m benchmarks.classes --out benchmarks/results/classes.md
 	$(PY) -m benchmarks.compat --out benchmarks/results/compat.md
 	$(PY) -m benchmarks.triplet_margin --out benchmarks/results/triplet_margin.md
 	$(PY) -m benchmarks.portable --out benchmarks/results/portable.md

@@ -51,9 +51,9 @@ def function_of(module: object, loss: str) -> Callable[..., Tensor]:
     return lambda rows, labels, **more: function(rows, labels, margin=MARGIN, **chosen, **more)
 
 
-def verify(loss: str, samples_per_class: int) -> None:
+def verify(loss: str, samples_per_class: int, shape: tuple[int, int] = SMALL) -> None:
     """Raises AssertionError unless loss and gradient of a small batch are those of the reference in float64."""
-    rows, labels = batch(*SMALL, samples_per_class)
+    rows, labels = batch(*shape, samples_per_class)
     wide = rows.detach().double().requires_grad_()
     value, expected = function_of(fasttriplet, loss)(rows, labels), function_of(reference, loss)(wide, labels)
     torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
@@ -61,9 +61,9 @@ def verify(loss: str, samples_per_class: int) -> None:
     torch.testing.assert_close(gradient.double(), wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
-def verify_anchors(loss: str, rows: Tensor, labels: Tensor) -> None:
+def verify_anchors(loss: str, rows: Tensor, labels: Tensor, count: int = 8) -> None:
     """The same of a few anchors of the batch that is timed, each against all of it."""
-    anchors = torch.linspace(0, len(labels) - 1, 8).long()
+    anchors = torch.linspace(0, len(labels) - 1, count).long()
     everyone = rows.detach()
     found = [
         function_of(module, loss)(

@@ -82,7 +82,8 @@ def _(
             )
         t = torch.library.get_ctx().new_dynamic_size()
     elif MINERS[miner] == "k_hardest" and not kth_only:
-        t = t * k
+        candidates = embeddings.shape[0] if ref_embeddings is None else ref_embeddings.shape[0]
+        t = t * torch.sym_min(k, candidates)
     return embeddings.new_empty((2, t), dtype=torch.float64), embeddings.new_empty((3, t), dtype=torch.int64)
 
 

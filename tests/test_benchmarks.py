@@ -11,6 +11,7 @@ import fasttriplet
 from benchmarks import (
     bench_loss,
     cases,
+    classes,
     family,
     measure,
     peak_memory,
@@ -64,6 +65,80 @@ def test_the_benchmark_of_the_family_notices_a_wrong_loss(monkeypatch):
     monkeypatch.setattr(fasttriplet, "semi_hard_triplet_loss", lambda *a, **k: 1.0001 * right(*a, **k))
     with pytest.raises(AssertionError):
         family.verify("semi-hard", 4)
+
+
+def test_the_benchmark_of_few_large_classes_runs_and_verifies(capsys, monkeypatch, tmp_path):
+    def in_this_process(n, d, samples_per_class, loss_name):
+        return peak_memory.added_mib(n, d, samples_per_class, loss_name=loss_name)
+
+    written, plan = tmp_path / "classes.md", classes.QUICK
+    monkeypatch.setattr("sys.argv", ["classes", "--quick", "--out", str(written)])
+    monkeypatch.setattr(classes, "added_mib_of_fresh_process", in_this_process)
+    classes.main()
+    printed = capsys.readouterr().out
+    assert printed.strip() in written.read_text()
+    lines = printed.splitlines()
+    (held,) = plan.held
+    beside_mm = [line for line in lines if line.startswith(f"| {held.n} x {held.d} | {held.classes} | ")]
+    assert len(beside_mm) == 1 + len(classes.LOSSES)
+    assert re.search(r"^\| 48 x 8 \| 3 \| semi-hard \| .* within 1e\+09 \|$", printed, flags=re.MULTILINE)
+    for loss, others in classes.losses_beside().items():
+        for n in plan.beside:
+            for count in classes.class_counts(n):
+                beside = [line for line in lines if line.startswith(f"| {loss} | {n} x 8 | {count} | ")]
+                assert len(beside) == max(1, len(others))
+                assert all("never slower" in line or "MISSES 1 or more" in line for line in beside if others)
+    assert re.search(r"^\| batch-hard \| 64 x 8 \| 2 \| \S+ within 8 \|$", printed, flags=re.MULTILINE)
+    assert sum(line.count("| 64 x 8 | 2 |") for line in lines) == len(classes.LOSSES)
+
+
+def test_classes_are_as_many_as_asked_for():
+    for held in (*classes.FULL.held, *classes.QUICK.held, classes.FULL.memory):
+        labels = cases.batch(held.n, 1, classes.samples_of(held.n, held.classes))[1]
+        assert len(labels.unique()) == held.classes
+        assert set(held.limits) <= set(classes.LOSSES)
+
+
+@pytest.mark.parametrize("loss", classes.LOSSES)
+def test_a_loss_of_few_large_classes_that_is_wrong_is_not_timed(loss, monkeypatch):
+    rows, labels = cases.batch(32, 8, 16)
+    classes.verify(loss, rows, labels)
+    name = f"{family.LOSSES[loss][0]}_triplet_loss"
+    right = getattr(fasttriplet, name)
+    monkeypatch.setattr(fasttriplet, name, lambda *a, **k: 1.0001 * right(*a, **k))
+    with pytest.raises(AssertionError, match="not close"):
+        classes.verify(loss, rows, labels)
+    # Wrong at the size that is timed alone.
+    monkeypatch.setattr(fasttriplet, name, lambda *a, **k: right(*a, **k) * (1.0001 if "ref_labels" in k else 1))
+    with pytest.raises(AssertionError, match="not close"):
+        classes.verify(loss, rows, labels)
+
+
+def test_a_contender_takes_part_while_its_memory_and_time_allow():
+    labels = cases.batch(1024, 1, 512)[1]
+    quadratic, cubic = (portable.Original("some", peers.gather, cubic) for cubic in (False, True))
+    triplets = 2 * 512 * 511 * 512
+    assert classes.bytes_of_triplets(labels) == 2 * 1024**3 + 64 * triplets > classes.MEMORY_LIMIT
+    assert classes.takes_part(quadratic, labels, 5.0) and not classes.takes_part(quadratic, labels, 5.1)
+    assert not classes.takes_part(cubic, labels, 0)
+    assert classes.takes_part(cubic, labels[:256], 2.5) and not classes.takes_part(cubic, labels[:256], 2.6)
+
+
+def test_who_takes_no_part_stays_away_and_another_loss_is_not_compared():
+    def half(rows, labels):
+        return peers.gather(rows, labels) / 2
+
+    others = [
+        classes.Other(portable.Original("half", half), same=False),
+        classes.Other(portable.Original("late", half)),
+    ]
+    seconds = {"half": 0.0, "late": 5.1}
+    for n in (24, 48):
+        first, second = classes.beside_rows("batch-hard", others, n, 8, 2, 1, seconds)
+        assert second[-3:] == ["late", "not run", "not run"] and "not run" not in first
+    assert classes.beside_rows("batch-hard", others[:1], 24, 8, 2, 1, {})
+    with pytest.raises(AssertionError, match="batch-hard beside late: "):
+        classes.beside_rows("batch-hard", others[1:], 24, 8, 2, 1, {})
 
 
 def test_the_benchmark_of_the_portable_engine_runs_and_verifies(capsys, monkeypatch, tmp_path):
@@ -213,6 +288,12 @@ def test_a_wrong_loss_or_gradient_is_not_timed(monkeypatch, wrong):
         ),
         (peak_memory, ["8x0"], "NxD: a size must be positive; got '8x0'"),
         (peak_memory, ["8x8", "--contender", "x"], "--contender: invalid choice: 'x'"),
+        (
+            peak_memory,
+            ["8x8", "--contender", "gather", "--loss", "weighted"],
+            "--loss: the contender gather computes batch-hard alone; got 'weighted'",
+        ),
+        (classes, ["--rounds", "0"], "--rounds: a count must be positive; got '0'"),
         (
             portable,
             ["--peak-of", "x", "portable"],

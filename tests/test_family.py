@@ -305,3 +305,29 @@ def test_permuting_the_batch_permutes_the_answer():
             101, -1
         )
         torch.testing.assert_close(permuted, per_anchor[order], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kth_only", [False, True])
+@pytest.mark.parametrize("skip_fraction", [0.0, 0.4])
+@pytest.mark.parametrize("references", [None, 3, 0])
+def test_a_k_above_the_candidates_is_their_number(references, skip_fraction, kth_only):
+    """The largest k that is taken would otherwise ask for terabytes."""
+    embeddings, labels = batch(BY_NAME["edge-25"])
+    arguments, candidates = {}, len(labels)
+    if references is not None:
+        arguments, candidates = dict(ref_embeddings=embeddings[:references], ref_labels=labels[:references]), references
+    for k in (max(1, candidates - 1), max(1, candidates), candidates + 1, 10**5, 2**31 - 1):
+        options = dict(k=k, kth_only=kth_only, skip_fraction=skip_fraction)
+        assert_mined_as_reference("k_hardest", embeddings, labels, **options, **arguments)
+        mined = mine(fasttriplet, "k_hardest", embeddings, labels, **options, **arguments)
+        assert len(mined.anchors) == len(labels) * (1 if kth_only else min(k, candidates))
+        ours, theirs = (
+            module.k_hardest_triplet_loss(embeddings, labels, return_stats=True, **options, **arguments)[1]
+            for module in (fasttriplet, reference)
+        )
+        torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=1e-6, atol=1e-7, equal_nan=True)
+        for number, reduction in enumerate(REDUCTIONS):
+            options.update(reduction=reduction, on_missing=ON_MISSING[number % 2], margin=0.5)
+            assert_as_reference("k_hardest", embeddings, labels, **options, **arguments)
+            weights = torch.arange(len(labels), dtype=torch.float64)
+            assert_as_reference("k_hardest", embeddings, labels, weights=weights, **options, **arguments)

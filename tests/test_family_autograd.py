@@ -235,6 +235,23 @@ def test_semi_hard_compiles_around_its_length():
         assert torch.equal(function(leaf().detach()), fasttriplet.mine_semi_hard(leaf().detach(), LABELS).negatives)
 
 
+@pytest.mark.parametrize("k", [4, 10**5])
+def test_k_hardest_compiles_for_any_number_of_candidates(k):
+    """Its length is k or their number an anchor, whichever is less."""
+    torch.compiler.reset()
+
+    def losses(rows, labels):
+        return fasttriplet.k_hardest_triplet_loss(rows, labels, k=k, reduction="none")
+
+    compiled = torch.compile(losses, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (9, 5, 3):
+        rows, labels = torch.randn(n, 3, requires_grad=True), torch.arange(n) // 2
+        found, expected = compiled(rows, labels), losses(rows, labels)
+        assert len(found) == n * min(k, n)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(each.sum(), rows) for each in (found, expected)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_grad_inference_mode_and_autocast(name):
     rows = leaf(dtype=torch.float32)
@@ -259,6 +276,8 @@ def test_meta_tensors_give_shapes():
         loss = function_of(name, labels, reduction="none", weights=torch.ones(7, device="meta"))(rows)
         assert loss.shape == (shape,)
         assert torch.autograd.grad(loss.sum(), rows)[0].shape == (7, 3)
+    loss = function_of("k_hardest", labels, reduction="none", k=100)(rows)
+    assert loss.shape == (7 * 7,)
     with pytest.raises(ValueError, match=r"embeddings must be on a device that has values, .* on meta"):
         function_of("semi_hard", labels)(rows)
 

@@ -39,20 +39,21 @@ def k_hardest_triplet_loss(
         margin: finite number; not used when ``soft_margin`` is true. Default 0.3.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
         soft_margin: softplus in place of the hinge.
-        k: how many negatives, at least 1. Default 4. An anchor with fewer has fewer triplets that count.
+        k: how many negatives, at least 1. Default 4. An anchor with fewer has fewer triplets that count. Above the
+            number of candidates, N or that of the references, it is that number.
         kth_only: the k-th of them alone.
         skip_fraction: of an anchor's ``count`` negatives the nearest ``floor(skip_fraction * count)`` are left out
             first, which spares wrongly labelled samples; at least 0 and below 1. Default 0.
-        reduction: ``"none"`` gives [N * k], by anchor, then distance, or [N] with ``kth_only``; ``"sum"``; ``"mean"``
-            over the triplets that count; ``"mean_nonzero"`` over the losses above zero. Where nothing counts the result
-            is 0, joined to the graph.
+        reduction: ``"none"`` gives [N * min(k, candidates)], by anchor, then distance, or [N] with ``kth_only``;
+            ``"sum"``; ``"mean"`` over the triplets that count; ``"mean_nonzero"`` over the losses above zero. Where
+            nothing counts the result is 0, joined to the graph.
         on_missing: what to do where a triplet lacks a positive or a negative. ``"skip"``: it does not count.
             ``"zero"``: a missing positive is at distance 0 and the triplet counts; without a negative it never does.
             ``"error"``: ``ValueError`` where an anchor that is not ignored has no complete triplet.
         **arguments: who pairs with whom, weights and statistics: :class:`fasttriplet.arguments.LossArguments`.
 
     Returns:
-        The loss, float64 where rows or references are float64, else float32: [N * k] or [N] for
+        The loss, float64 where rows or references are float64, else float32: [N * min(k, candidates)] or [N] for
         ``reduction="none"``, otherwise a scalar; with ``return_stats=True`` (loss, :class:`fasttriplet.TripletStats`).
         If any entry of a row that is not ignored is NaN or infinite, the losses that count, each reduction and the
         whole gradient are NaN, and ``on_missing="error"`` refuses nothing; where a difference of distances overflows
@@ -98,16 +99,17 @@ def mine_k_hardest(
         embeddings: [N, D] float64, float32, float16 or bfloat16, any strides.
         labels: [N] of any integer dtype or bool, equal ones make a positive pair; or [N, C] bool, several a row.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``.
-        k: how many negatives, at least 1. Default 4. An anchor with fewer has fewer triplets that count.
+        k: how many negatives, at least 1. Default 4. An anchor with fewer has fewer triplets that count. Above the
+            number of candidates, N or that of the references, it is that number.
         kth_only: the k-th of them alone.
         skip_fraction: of an anchor's ``count`` negatives the nearest ``floor(skip_fraction * count)`` are left out
             first, which spares wrongly labelled samples; at least 0 and below 1. Default 0.
         **pairing: who pairs with whom: :class:`fasttriplet.arguments.Pairing`.
 
     Returns:
-        :class:`fasttriplet.Triplets` of N * k triplets, by anchor, then distance, or of N with ``kth_only``. The
-        indices are those float64 arithmetic picks; equal distances go to the lowest index. Rows that are not finite
-        take part in nothing, and one that is not ignored makes all distances NaN.
+        :class:`fasttriplet.Triplets` of N * min(k, candidates) triplets, by anchor, then distance, or of N with
+        ``kth_only``. The indices are those float64 arithmetic picks; equal distances go to the lowest index. Rows that
+        are not finite take part in nothing, and one that is not ignored makes all distances NaN.
 
     Raises:
         TypeError: an argument is of the wrong type.

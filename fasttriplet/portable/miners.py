@@ -259,6 +259,7 @@ def positive_pairs(batch: Batch, chunk: Chunk, classes: Class) -> PositivePairs:
 def k_hardest(batch: Batch, options: Options) -> Iterator[Mined]:
     """The farthest positive with each of k negatives, from a rank on, or with the last of those alone."""
     pairs, k = batch.pairs, options.k
+    m = len(pairs.columns)
     for chunk in pairs.chunks():
         lower = batch.keys(batch.fine, chunk)
         classes = pairs.of_class(chunk)
@@ -269,9 +270,9 @@ def k_hardest(batch: Batch, options: Options) -> Iterator[Mined]:
         if options.skip_fraction:
             there = (lower < NONE / 2).sum(1)
             first = (options.skip_fraction * there.double()).floor().long()[:, None]
-        negatives = _ranked(batch, chunk, lower, first, k, bool(options.skip_fraction))
-        if options.kth_only:
-            negatives = Pick(*(each[:, -1:] for each in negatives))
+        # Behind as many as there are candidates there is none: the k-th of more is that.
+        table = _ranked(batch, chunk, lower, first, min(k, m + 1), bool(options.skip_fraction))
+        negatives = Pick(*(each[:, -1:] if options.kth_only else each[:, :m] for each in table))
         width = negatives.columns.shape[1]
         yield Mined(
             _range(chunk, pairs).repeat_interleave(width),

@@ -75,7 +75,8 @@ def easy_positive(batch: Batch, distance: str, negatives: str, otherwise: str) -
 def k_hardest(batch: Batch, distance: str, k: int, kth_only: bool, skip_fraction: float) -> tuple[Chosen, Tensor]:
     """Every anchor with its farthest positive and k of its negatives in ascending order, or the last of those alone.
 
-    Of ``count`` negatives the first ``floor(skip_fraction * count)`` are left out, a product in float64.
+    Of ``count`` negatives the first ``floor(skip_fraction * count)`` are left out, a product in float64. A k above the
+    number of candidates M is M.
     """
     batch = batch.finite_alone()
     matrix = mining_distances(batch, distance)
@@ -83,7 +84,8 @@ def k_hardest(batch: Batch, distance: str, k: int, kth_only: bool, skip_fraction
     order = torch.where(batch.negative, matrix, torch.inf).argsort(stable=True, dim=1)  # ties by index
     count = batch.negative.sum(1)
     skipped = (skip_fraction * count.double()).floor().long()
-    ranks = skipped[:, None] + torch.arange(k - 1 if kth_only else 0, k, device=matrix.device)
+    wanted = (k - 1, k) if kth_only else (0, min(k, m))
+    ranks = skipped[:, None] + torch.arange(*wanted, device=matrix.device)
     padded = torch.nn.functional.pad(order, (0, 1), value=-1)  # a column of none, for M = 0
     negatives = torch.where(ranks < count[:, None], padded.gather(1, ranks.clamp_max(m)), -1)
     anchors = torch.arange(n, device=matrix.device)[:, None].expand_as(negatives)

@@ -66,7 +66,8 @@ def expected(matrix, labels, kind, otherwise=FARTHEST, margin=None, k=3, kth=Fal
             triplets += [(a, p, semi_hard(distances[p])) for p in positives]
         elif kind == K_HARDEST:
             order = negatives[np.argsort(distances[negatives], kind="stable")][int(skip * len(negatives)) :]
-            chosen = [*order[:k], *[-1] * (k - len(order))]
+            ranks = min(k, matrix.shape[1])  # no more than there are candidates
+            chosen = [*order[:ranks], *[-1] * (ranks - len(order))]
             triplets += [(a, first(positives, -1), n) for n in (chosen[-1:] if kth else chosen)]
         else:
             positive = first(positives, -1 if kind == BATCH_HARD else 1)

@@ -166,13 +166,13 @@ class Softplus : private BatchAllData {
 // Of a loss that is above zero for every triplet: as many as the positives of the anchors whose negative a row is.
 void count_negatives(const Pairing& pairing, const PositivePairs& pairs, int64_t* counts) {
   const Groups& columns = pairing.columns();
-  for (int32_t kind = 0; kind < columns.classes(); ++kind) {
-    int64_t total = 0;
-    for (int64_t i = 0; i < pairing.anchors(); ++i)
-      if (pairs.count(i) > 0 && pairing.role(i, kind) == Role::kNegative) total += pairs.count(i);
+  std::vector<int64_t> totals(columns.classes(), pairs.begin[pairing.anchors()]);  // of each kind
+  for (int64_t i = 0; i < pairing.anchors(); ++i)
+    if (pairs.count(i) > 0)
+      pairing.for_each_kind_but_negatives(i, [&](int32_t kind) { totals[kind] -= pairs.count(i); });
+  for (int32_t kind = 0; kind < columns.classes(); ++kind)
     for (int32_t at = columns.class_begin[kind]; at < columns.class_begin[kind + 1]; ++at)
-      if (pairing.column_of(columns.members[at]) >= 0) counts[columns.members[at]] = total;
-  }
+      if (pairing.column_of(columns.members[at]) >= 0) counts[columns.members[at]] = totals[kind];
   for (int64_t i = 0; i < pairing.anchors(); ++i) {
     if (pairs.count(i) == 0) continue;
     pairing.for_each_own(i, [&](int64_t own) {

@@ -78,16 +78,17 @@ Pairing::Pairing(const Batch<T>& batch, const Survey& survey, const PairingInput
   }
 
   std::unordered_map<int64_t, int32_t> class_of_number;
+  members_.push_back(0);
   for (int32_t kind = 0; kind < columns_.classes(); ++kind) {
     const int64_t candidate = columns_.members[columns_.class_begin[kind]];
     class_of_number.emplace(numbers[candidate], kind);
     row_of_kind_.push_back(first_candidate_ + candidate);
-    int32_t members = 0;
+    int64_t members = members_.back();
     for (int32_t at = columns_.class_begin[kind]; at < columns_.class_begin[kind + 1]; ++at)
       members += takes_part(first_candidate_ + columns_.members[at]);
     members_.push_back(members);
-    total_members_ += members;
   }
+  if (!plain_) index_ = KindIndex(input, anchors_, row_of_kind_);
   kind_of_.resize(anchors_);
   for (int64_t i = 0; i < anchors_; ++i) {
     if (!has_references_) {
@@ -150,12 +151,11 @@ std::vector<int32_t> Pairing::anchor_rows() const {
 
 int64_t Pairing::count(int64_t anchor, Role wanted) const {
   int64_t total = 0;
-  if (plain_) {
-    const int64_t positives = kind_of_[anchor] < 0 ? 0 : members_[kind_of_[anchor]];
-    total = wanted == Role::kPositive ? positives : total_members_ - positives;
+  if (wanted == Role::kPositive) {
+    for_each_positive_run(anchor, [&](int32_t begin, int32_t end) { total += members_[end] - members_[begin]; });
   } else {
-    for (int32_t kind = 0; kind < columns_.classes(); ++kind)
-      if (role(anchor, kind) == wanted) total += members_[kind];
+    total = members_.back();
+    for_each_run_but_negatives(anchor, [&](int32_t begin, int32_t end) { total -= members_[end] - members_[begin]; });
   }
   for_each_own(anchor, [&](int64_t own) {
     if (column_of(own) >= 0 && role(anchor, columns_.class_of[own]) == wanted) --total;

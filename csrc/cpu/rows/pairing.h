@@ -9,26 +9,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/options.h"
 #include "cpu/rows/batch.h"
 #include "cpu/rows/groups.h"
+#include "cpu/rows/kind_index.h"
+#include "cpu/rows/pairing_input.h"
 
 namespace fasttriplet::cpu {
 
 enum class Role { kPositive, kNegative, kNone };
-
-// What the caller says, of all N rows of the batch, references behind its own; null where it says nothing.
-struct PairingInput {
-  const int64_t* labels;            // [N, words]
-  int64_t words = 1;                // of a label: 1, or as many as its bits take
-  bool bit_masks = false;           // whether a word is 64 labels, not one
-  const int64_t* groups = nullptr;  // [N]
-  GroupsExclude groups_exclude = GroupsExclude::kPairs;
-  const int64_t* self_indices = nullptr;    // [split] an anchor's own copy among the references, -1 for none
-  const int64_t* sample_ids = nullptr;      // [N] rows of equal number are copies of one sample, -1: of none
-  const uint8_t* reference_mask = nullptr;  // [N - split] 0: the reference is not there
-  const int64_t* ignored = nullptr;         // the label to leave out
-};
 
 // Candidates as columns of the scan: by kind, kinds being the rows' distinct labels and groups.
 class Pairing {
@@ -67,14 +55,32 @@ class Pairing {
   }
   Role role(int64_t anchor, int32_t kind) const;  // of the kind's candidates, `kind` a class of columns()
 
-  // Calls f(kind) for the kinds of one role, ascending, or for all but those.
+  // Calls f(begin, end) for runs of the kinds of positives, ascending.
+  template <typename F>
+  void for_each_positive_run(int64_t anchor, F&& f) const {
+    if (plain_) return own_kind(anchor, f);
+    index_.for_each_run(anchor, [](uint64_t shared, uint64_t grouped) { return shared & ~grouped; }, f);
+  }
+  // Likewise for all but the kinds of negatives.
+  template <typename F>
+  void for_each_run_but_negatives(int64_t anchor, F&& f) const {
+    if (plain_) return own_kind(anchor, f);
+    const uint64_t excluded = input_.groups_exclude == GroupsExclude::kPairs ? ~uint64_t{0} : 0;
+    index_.for_each_run(anchor, [=](uint64_t shared, uint64_t grouped) { return shared | (grouped & excluded); }, f);
+  }
+  // Calls f(kind) for each kind of positives, ascending.
   template <typename F>
   void for_each_positive_kind(int64_t anchor, F&& f) const {
-    for_each_kind(anchor, [&](Role role) { return role == Role::kPositive; }, f);
+    for_each_positive_run(anchor, [&](int32_t begin, int32_t end) {
+      for (int32_t kind = begin; kind < end; ++kind) f(kind);
+    });
   }
+  // Likewise for all but the kinds of negatives.
   template <typename F>
   void for_each_kind_but_negatives(int64_t anchor, F&& f) const {
-    for_each_kind(anchor, [&](Role role) { return role != Role::kNegative; }, f);
+    for_each_run_but_negatives(anchor, [&](int32_t begin, int32_t end) {
+      for (int32_t kind = begin; kind < end; ++kind) f(kind);
+    });
   }
 
   // Calls f(candidate, column) for each positive of an anchor, by kind and ascending in each.
@@ -106,15 +112,10 @@ class Pairing {
   int32_t sample(int64_t row) const { return sample_of_.empty() ? -1 : sample_of_[row]; }
   void number_samples(int64_t rows);
 
-  template <typename Wanted, typename F>
-  void for_each_kind(int64_t anchor, Wanted&& wanted, F&& f) const {
-    if (plain_) {  // all but the anchor's own kind are negatives
-      const int32_t own = kind_of_[anchor];
-      if (own >= 0) f(own);
-      return;
-    }
-    for (int32_t kind = 0; kind < columns_.classes(); ++kind)
-      if (wanted(role(anchor, kind))) f(kind);
+  // With plain labels all but the anchor's own kind are negatives.
+  template <typename F>
+  void own_kind(int64_t anchor, F&& f) const {
+    if (kind_of_[anchor] >= 0) f(kind_of_[anchor], kind_of_[anchor] + 1);
   }
 
   PairingInput input_;
@@ -122,11 +123,11 @@ class Pairing {
   int64_t anchors_, first_candidate_, candidates_;
   bool all_finite_ = true;
   bool plain_;                        // one word, no groups: a kind is a label
+  KindIndex index_;                   // where labels are not plain
   std::vector<uint8_t> takes_part_;   // [N]
   std::vector<int32_t> kind_of_;      // [N] class of columns_, -1 where no candidate is of that kind
   std::vector<int64_t> row_of_kind_;  // [kinds] a row of the batch
-  std::vector<int32_t> members_;      // [kinds] candidates that take part
-  int64_t total_members_ = 0;
+  std::vector<int64_t> members_;      // [kinds + 1] candidates that take part, of all kinds before
   Groups columns_;
   std::vector<int32_t> barred_negatives_;
   std::vector<int32_t> column_rows_;   // [columns] rows of each; empty where no ids were given

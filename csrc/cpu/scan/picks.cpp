@@ -8,6 +8,19 @@ namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+// Columns put side by side: they lie in many short ranges where a row has several labels or a group.
+struct GatheredKeys {
+  std::vector<int32_t> columns;
+  std::vector<float> keys, widths;
+
+  void append(const AnchorKeys& from, int32_t begin, int32_t end) {
+    for (int32_t column = begin; column < end; ++column) columns.push_back(column);
+    keys.insert(keys.end(), from.keys + begin, from.keys + end);
+    widths.insert(widths.end(), from.widths + begin, from.widths + end);
+  }
+  RowOfKeys row() const { return {keys.data(), widths.data(), static_cast<int64_t>(columns.size())}; }
+};
+
 }  // namespace
 
 template <typename T>
@@ -57,8 +70,8 @@ template <typename T>
 void Picker<T>::leave_negatives(Query& query) const {
   const Groups& columns = pairing_.columns();
   float* const keys = query.keys.keys;
-  pairing_.for_each_kind_but_negatives(query.anchor, [&](int32_t kind) {
-    std::fill(keys + columns.representative_begin[kind], keys + columns.representative_begin[kind + 1], kNan);
+  pairing_.for_each_run_but_negatives(query.anchor, [&](int32_t begin, int32_t end) {
+    std::fill(keys + columns.representative_begin[begin], keys + columns.representative_begin[end], kNan);
   });
   for (const int32_t column : pairing_.barred_negatives()) keys[column] = kNan;
 }
@@ -72,14 +85,31 @@ Pick Picker<T>::extreme_positive(Query& query, int sign) {
     if (best.candidate < 0 || goes_before(sign * pick.score, pick.candidate, sign * best.score, best.candidate))
       best = pick;
   };
-  pairing_.for_each_positive_kind(query.anchor, [&](int32_t kind) {
-    const int32_t begin = columns.representative_begin[kind], end = columns.representative_begin[kind + 1];
-    if (end - begin <= kPairwiseClass) {
+  const auto for_each_range = [&](auto&& f) {
+    pairing_.for_each_positive_run(query.anchor, [&](int32_t begin, int32_t end) {
+      f(columns.representative_begin[begin], columns.representative_begin[end]);
+    });
+  };
+  int64_t total = 0;
+  for_each_range([&](int32_t begin, int32_t end) { total += end - begin; });
+  if (total <= kPairwiseClass) {
+    for_each_range([&](int32_t begin, int32_t end) {
       for (int32_t column = begin; column < end; ++column)
         if (!query.own.holds(column)) offer(pick_of(query, column));
-      return;
-    }
-    const RowOfKeys row = keys.row(begin, end);
+    });
+  } else {
+    RowOfKeys row = {};
+    int32_t first = 0;
+    GatheredKeys gathered;
+    for_each_range([&](int32_t begin, int32_t end) {
+      if (end - begin == total) {  // all lie side by side
+        row = keys.row(begin, end);
+        first = begin;
+      } else {
+        gathered.append(keys, begin, end);
+      }
+    });
+    if (row.keys == nullptr) row = gathered.row();
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
     KeyWindow window = {-kInfinity, kInfinity};
     if (sign > 0) {
@@ -90,9 +120,10 @@ Pick Picker<T>::extreme_positive(Query& query, int sign) {
       window.floor = keys.floor(keys.kernels->largest(row));
     }
     const int64_t found = keys.kernels->collect(row, &window, 1, query.found.data());
-    for (int64_t k = 0; k < found; ++k) offer(pick_of(query, begin + query.found[k]));
+    for (int64_t k = 0; k < found; ++k)
+      offer(pick_of(query, gathered.columns.empty() ? first + query.found[k] : gathered.columns[query.found[k]]));
     count_work(1, found);
-  });
+  }
   query.for_each_twin(Role::kPositive, [&](int64_t twin) { offer({twin, score_of(query.anchor, twin)}); });
   return best;
 }

@@ -24,7 +24,7 @@ TripletMiner<T>::TripletMiner(const Batch<T>& batch, const PairingInput& input, 
     if (options.kind == MinerKind::kSemiHard)
       count = pairing_.takes_part(i) ? pairing_.count(i, Role::kPositive) : 0;
     else if (options.kind == MinerKind::kKHardest)
-      count = options.kth_only ? 1 : options.k;
+      count = options.kth_only ? 1 : std::min(options.k, pairing_.candidates());
     first_triplet_[i + 1] = first_triplet_[i] + count;
   }
 }
