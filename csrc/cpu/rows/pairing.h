@@ -65,6 +65,7 @@ class Pairing {
     for (int32_t at = copies_begin_[sample(anchor)]; at < copies_begin_[sample(anchor) + 1]; ++at)
       if (copies_[at] != own) f(int64_t{copies_[at]});
   }
+  int32_t kind_of(int64_t anchor) const { return kind_of_[anchor]; }  // class of columns(), -1 where it has no candidate
   Role role(int64_t anchor, int32_t kind) const;  // of the kind's candidates, `kind` a class of columns()
 
   // Calls f(kind) for the kinds of one role, ascending, or for all but those.
@@ -123,7 +124,7 @@ class Pairing {
   bool all_finite_ = true;
   bool plain_;                        // one word, no groups: a kind is a label
   std::vector<uint8_t> takes_part_;   // [N]
-  std::vector<int32_t> kind_of_;      // [N] class of columns_, -1 where no candidate is of that kind
+  std::vector<int32_t> kind_of_;      // [anchors] class of columns_, -1 where no candidate is of that kind
   std::vector<int64_t> row_of_kind_;  // [kinds] a row of the batch
   std::vector<int32_t> members_;      // [kinds] candidates that take part
   int64_t total_members_ = 0;
