@@ -28,12 +28,13 @@ FT_INLINE Lanes power_of_two(Lanes n) {
 // 2^-22.
 FT_INLINE Lanes exp_of_negative(Lanes x) {
   x = Vec::larger(x, Vec::set1(-87.0f));
-  const Lanes shifted = x * Vec::set1(1.44269504f) + Vec::set1(12582912.0f);  // 1.5 * 2^23: the sum's last bits are n
-  const Lanes n = shifted - Vec::set1(12582912.0f);
-  const Lanes rest = (x - n * Vec::set1(0.693359375f)) - n * Vec::set1(-2.12194440e-4f);
+  const Lanes whole = Vec::set1(12582912.0f);  // 1.5 * 2^23: a sum with it has no place for a fraction
+  const Lanes n = Vec::multiply_add(x, Vec::set1(1.44269504f), whole) - whole;
+  const Lanes high = Vec::multiply_add(n, Vec::set1(-0.693359375f), x);  // exact: ln 2 in two parts, the first short
+  const Lanes rest = Vec::multiply_add(n, Vec::set1(2.12194440e-4f), high);
   Lanes sum = Vec::set1(1.0f / 720);
   for (const float coefficient : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-    sum = sum * rest + Vec::set1(coefficient);
+    sum = Vec::multiply_add(sum, rest, Vec::set1(coefficient));
   return sum * power_of_two(n);
 }
 
@@ -146,6 +147,10 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
   for (int64_t j = row.begin; j < row.end; j += kLanes) {
     const Lanes key = Vec::load(row.keys + j);
     const Mask valid = Vec::at_least(key, key);
+    if (Vec::bits(valid) == 0) {  // amid a large class
+      Vec::store(row.keys + j, zero);
+      continue;
+    }
     // Too close for its terms' difference: its distance would have few digits, and so would its slope.
     Mask unsure = Vec::both(valid, Vec::at_least((row_term + Vec::load(task.terms + j)) * close, key));
     Lanes distance = key * scale;
@@ -200,6 +205,10 @@ inline void softmax_row(const DenseTask& task, DenseRow& row) {
   for (int64_t j = row.begin; j < row.end; j += kLanes) {
     const Lanes key = Vec::load(row.keys + j);
     const Mask valid = Vec::at_least(key, key);
+    if (Vec::bits(valid) == 0) {  // amid a large class
+      Vec::store(row.keys + j, none);
+      continue;
+    }
     const Mask unsure = Vec::both(valid, Vec::at_least((row_term + Vec::load(task.terms + j)) * close, key));
     for (unsigned bits = Vec::bits(unsure); __builtin_expect(bits != 0, 0); bits &= bits - 1)
       row.unsure[row.unsure_count++] = static_cast<int32_t>(j + __builtin_ctz(bits));
@@ -219,6 +228,7 @@ inline void softmax_row(const DenseTask& task, DenseRow& row) {
     for (int64_t j = row.begin; j < row.end; j += kLanes) {
       const Lanes s = Vec::load(row.keys + j);
       const Mask kept = Vec::at_least(s, Vec::set1(-__FLT_MAX__));
+      if (Vec::bits(kept) == 0) continue;
       const Lanes below = Vec::choose(kept, s - Vec::set1(most), zero);
       const Lanes weight = Vec::choose(kept, exp_of_negative(below), zero);
       total.lanes = total.lanes + weight;
