@@ -1,6 +1,6 @@
 // Losses over all pairs: a walk over every anchor's negatives and, by a second policy, its positives. It leaves the
-// slope of each pair in place of its key, multiplies the slopes with the rows, and keeps neither. In memory O(N * D) and
-// a strip of keys a thread.
+// slope of each pair in place of its key, multiplies the slopes with the rows, and keeps neither. In memory O(N * D)
+// and a strip of keys a thread.
 //
 // A policy says what an anchor's loss is:
 //   kKind                       what the row kernels compute (cpu/kernels/tier.h)
@@ -109,29 +109,29 @@ class DenseWalk {
     const double scale = scan.prepared().scale;
     if (!(scale >= 0x1p-30 && scale <= 0x1p30)) return exact_pass(pass);  // squares of it must be float32 numbers
     const Tables tables = tables_of(pass, scan, tier, pass.columns_are_anchors ? numbers : 0);
-    const Partners partners(pairing_, pass.columns, pass.rows_are_anchors);
+    const Partners partners(pairing_, pass.columns, pass.rows_are_anchors, pass.columns_are_anchors);
     scan.run([&](const Strip& strip) {
       std::vector<RowSums> sums(strip.count);
-      std::vector<ColumnRange> ranges;
+      Positives columns;
       PositiveKeys aside(positives_ == nullptr ? 0 : strip.stride, tier.dense->lanes);
       int32_t* const found = strip.found.data();
       for (int64_t r = 0; r < strip.count; ++r) {
         const int32_t row = strip.rows[r];
         const AnchorKeys keys = strip.keys_of(r);
         std::fill(keys.keys + keys.count, keys.keys + strip.stride, std::numeric_limits<float>::quiet_NaN());
-        partners.sort_out(row, keys.keys, ranges);
+        partners.sort_out(row, keys.keys, columns);
         const View negatives = {row, pass, negatives_, sums[r].negatives, sums[r].edges};
-        if (positives_ == nullptr || columns_in(ranges) <= kPairwiseClass) {
-          const int64_t few = take_few(ranges, keys.keys, found);
-          if (positives_ != nullptr)
-            settle({row, pass, *positives_, sums[r].positives, sums[r].edges}, found, few);
+        if (positives_ == nullptr) {
+          take_pairs(columns.few, keys.keys, found);
+          take_pairs(columns.many, keys.keys, found);
           add_keys(negatives, keys, keys.keys, {0, strip.stride}, tables, tables.negatives, found);
         } else {
           const View positives = {row, pass, *positives_, sums[r].positives, sums[r].edges};
-          aside.take(ranges, keys.keys);
-          add_keys(negatives, keys, keys.keys, {0, strip.stride}, tables, tables.negatives, found);
+          aside.take(columns.many, keys.keys);
           add_keys(positives, keys, aside.keys(), aside.hull(), tables, tables.positives, found);
-          aside.put_back(ranges, keys.keys);
+          settle(positives, found, take_pairs(columns.few, keys.keys, found));
+          add_keys(negatives, keys, keys.keys, {0, strip.stride}, tables, tables.negatives, found);
+          aside.put_back(columns.many, keys.keys);
         }
         finish(row, pass, sums[r]);
       }
@@ -145,23 +145,24 @@ class DenseWalk {
     const int64_t rows = static_cast<int64_t>(pass.rows.size()), count = static_cast<int64_t>(pass.columns.size());
     const double operations =
         8.0 * static_cast<double>(rows) * static_cast<double>(count) * static_cast<double>(batch_.d + 8);
-    const Partners partners(pairing_, pass.columns, pass.rows_are_anchors);
+    const Partners partners(pairing_, pass.columns, pass.rows_are_anchors, pass.columns_are_anchors);
     for_each_range(parallel_, rows, 16, operations, [&](int64_t first, int64_t last) {
       std::vector<float> keys(count);
       std::vector<int32_t> left(count);
-      std::vector<ColumnRange> ranges;
+      Positives columns;
       for (int64_t at = first; at < last; ++at) {
         const int32_t row = pass.rows[at];
         RowSums sums;
         std::fill(keys.begin(), keys.end(), 0.0f);
-        partners.sort_out(row, keys.data(), ranges);
-        const int64_t positives = take_few(ranges, keys.data(), left.data());
-        if (positives_ != nullptr) {
-          sums.positives.start(pass.rows_are_anchors ? positives_->numbers(row) : 0);
-          settle({row, pass, *positives_, sums.positives, sums.edges}, left.data(), positives);
+        partners.sort_out(row, keys.data(), columns);
+        if (positives_ != nullptr) sums.positives.start(pass.rows_are_anchors ? positives_->numbers(row) : 0);
+        for (const std::vector<ColumnRange>* const ranges : {&columns.few, &columns.many}) {
+          const int64_t positives = take_pairs(*ranges, keys.data(), left.data());
+          if (positives_ != nullptr)
+            settle({row, pass, *positives_, sums.positives, sums.edges}, left.data(), positives);
         }
         sums.negatives.start(pass.rows_are_anchors ? negatives_.numbers(row) : 0);
-        const int64_t negatives = take_few({{0, count}}, keys.data(), left.data());
+        const int64_t negatives = take_pairs({{0, count}}, keys.data(), left.data());
         settle({row, pass, negatives_, sums.negatives, sums.edges}, left.data(), negatives);
         finish(row, pass, sums);
         if (gradient_ != nullptr) write_edges(row, sums.edges);
@@ -221,9 +222,10 @@ class DenseWalk {
     return (static_cast<double>(batch_.row(row)[k]) * factor - prepared.centre(k)) * prepared.scale;
   }
 
-  // Leaves slopes in place of `keys`, of which the columns of `hull` alone are looked at.
+  // Leaves slopes in place of `keys`, of which the columns of `hull` alone are looked at; nothing where there are none.
   void add_keys(const View& view, const AnchorKeys& row, float* keys, ColumnRange hull, const Tables& tables,
                 const Half& half, int32_t* found) const {
+    if (hull.begin == hull.end) return;
     DenseSums& sums = view.sums;
     const int64_t numbers = view.pass.rows_are_anchors ? view.policy.numbers(view.row) : 0;
     sums.surely.resize(numbers);
@@ -279,9 +281,8 @@ class DenseWalk {
   void write_edges(int32_t row, const std::vector<Edge>& edges) const {
     if (edges.empty()) return;
     std::vector<T> share(batch_.d);
-    batch_.kernels().gather[static_cast<int>(batch_.distance)](batch_.source(), survey_.factors.data(), row,
-                                                               edges.data(), static_cast<int64_t>(edges.size()),
-                                                               share.data());
+    batch_.kernels().gather[static_cast<int>(batch_.distance)](
+        batch_.source(), survey_.factors.data(), row, edges.data(), static_cast<int64_t>(edges.size()), share.data());
     T* const out = gradient_of(row);
     for (int64_t k = 0; k < batch_.d; ++k) out[k] += share[k];
   }

@@ -1,5 +1,6 @@
-// Sums over all negatives or all positives of a row, a whole row of keys at a time: the slope of every pair, and the product of the
-// slopes with the rows. Neither is ever [N, N]. Compiled once per instruction set that screens in float32.
+// Sums over all negatives or all positives of a row, a whole row of keys at a time: the slope of every pair, and the
+// product of the slopes with the rows. Neither is ever [N, N]. Compiled once per instruction set that screens in
+// float32.
 
 namespace fasttriplet::cpu::FT_TIER {
 
@@ -195,8 +196,8 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
   }
 }
 
-// What softmax(s) of a row needs, s = sign d: the largest s, sum exp(s - largest), and that sum with each term times s -
-// largest. What is too close goes to `unsure`.
+// What softmax(s) of a row needs, s = sign d: the largest s, sum exp(s - largest), and that sum with each term times s
+// - largest. What is too close goes to `unsure`.
 template <bool kRoot>
 inline void softmax_row(const DenseTask& task, DenseRow& row) {
   const Lanes zero = Vec::zero(), scale = Vec::set1(task.key_scale), sign = Vec::set1(task.sign);

@@ -125,7 +125,8 @@ struct DenseRow {
   double* slopes;   // [thresholds] added to: slopes of each positive
   int32_t* unsure;  // columns left out, to be scored exactly
   int64_t unsure_count;
-  double own_total;     // hinge: sum of distances, each as often as counted; softplus: the loss; softmax: sum exp(s - largest)
+  double own_total;     // hinge: sum of distances, each as often as counted; softplus: the loss; softmax: sum exp(s -
+                        // largest)
   double others_total;  // hinge: how often a column as an anchor counts the row; softmax: that sum times s - largest
   double weight_total;  // of the edge weights
   double shrink;        // of edge weight times distance
