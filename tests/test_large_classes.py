@@ -62,8 +62,8 @@ def test_large_classes_of_hard_rows(name, distance):
         labels = torch.zeros_like(labels)
     if name == "far":
         embeddings = embeddings + 1e4
-    if name == "one column" and distance == "cosine":
-        pytest.skip("all distances are zero")
+    if (name, distance) in (("one column", "cosine"), ("equal", "inner_product")):
+        pytest.skip("the gradient is zero but for roundings")
     assert_as_reference("weighted", embeddings, labels, distance=distance, reduction="sum", margin=0.5)
 
 

@@ -248,6 +248,7 @@ class DenseWalk {
     kernel.perhaps = sums.perhaps.data();
     kernel.log_total = numbers > 0 ? sums.surely[0] : 0;
     kernel.mean = numbers > 0 ? sums.perhaps[0] : 0;
+    kernel.pivot = numbers > 1 ? sums.surely[1] : 0;
     kernel.counts = sums.counts.data();
     kernel.slopes = sums.slopes.data();
     kernel.unsure = found;

@@ -83,14 +83,18 @@ class Weighted {
   static constexpr bool kSoftmax = false;
   Weighted(const double* upstream, const Side<const double>& side) : upstream_(upstream), side_(side) {}
 
-  int64_t numbers(int64_t) const { return 1; }
+  int64_t numbers(int64_t) const { return 2; }
   double upstream(int64_t anchor) const { return std::isnan(side_.mean[anchor]) ? 0 : upstream_[anchor]; }
   // Zeros where the slopes are multiplied by zero: the numbers of an anchor without a pair are NaN.
-  void write_numbers(int64_t anchor, const KeyUnits& units, double, int64_t, float* log_total, float* mean) const {
+  void write_numbers(int64_t anchor, const KeyUnits& units, double, int64_t step, float* surely, float* perhaps) const {
     const bool still = upstream(anchor) == 0;
     const double pivot = side_.sign * (side_.pivot[anchor] - units.offset());
-    *log_total = still ? 0 : static_cast<float>(side_.log_total[anchor] + pivot);
-    *mean = still ? 0 : static_cast<float>(side_.sign * (side_.mean[anchor] - units.offset()));
+    const float rounded = static_cast<float>(pivot);
+    const double rest = pivot - static_cast<double>(rounded);
+    surely[0] = still ? 0 : static_cast<float>(side_.log_total[anchor] + rest);
+    surely[step] = still ? 0 : rounded;
+    perhaps[0] = still ? 0 : static_cast<float>(side_.sign * side_.above_pivot[anchor] + rest);
+    perhaps[step] = 0;
   }
   double own(int64_t anchor, double score, DenseSums&) const { return slope(anchor, score); }
   double other(int64_t anchor, double score, DenseSums&) const { return slope(anchor, score); }

@@ -119,17 +119,21 @@ FT_INLINE Lanes soft_slopes(const DenseTask& task, DenseRow& row, int64_t j, Lan
   return Vec::negate(mine * Vec::set1(row.upstream) + theirs * Vec::load(task.upstreams + j));
 }
 
-// Slopes of sum w d, w = softmax(s), s = sign d: w (1 + (s - sum w s)).
+// Slopes of sum w d, w = softmax(s), s = sign d: w (1 + (s - sum w s)). Everything is less the pivot: distances may be
+// far larger than they differ by, and near it the difference is exact.
 FT_INLINE Lanes weighted_slopes(const DenseTask& task, const DenseRow& row, int64_t j, Lanes distance) {
   const Lanes one = Vec::set1(1.0f), zero = Vec::zero(), s = distance * Vec::set1(task.sign);
-  const auto slope = [&](Lanes log_total, Lanes mean) FT_INLINE_LAMBDA {
-    const Lanes weight = exp_of_negative(Vec::smaller(s - log_total, zero));
-    return weight * (one + (s - mean));
+  const auto slope = [&](Lanes pivot, Lanes log_total, Lanes mean) FT_INLINE_LAMBDA {
+    const Lanes above = s - pivot, weight = exp_of_negative(Vec::smaller(above - log_total, zero));
+    return weight * (one + (above - mean));
   };
   Lanes total = zero;
-  if (row.upstream != 0) total = Vec::set1(row.upstream) * slope(Vec::set1(row.log_total), Vec::set1(row.mean));
+  if (row.upstream != 0)
+    total = Vec::set1(row.upstream) * slope(Vec::set1(row.pivot), Vec::set1(row.log_total), Vec::set1(row.mean));
   if (task.column_thresholds == 0) return total;
-  return total + Vec::load(task.upstreams + j) * slope(Vec::load(task.surely + j), Vec::load(task.perhaps + j));
+  const Lanes pivot = Vec::load(task.surely + task.stride + j);
+  const Lanes theirs = slope(pivot, Vec::load(task.surely + j), Vec::load(task.perhaps + j));
+  return total + Vec::load(task.upstreams + j) * theirs;
 }
 
 template <DenseKind kKind, bool kRoot>

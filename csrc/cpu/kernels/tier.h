@@ -98,7 +98,8 @@ inline constexpr int kDenseKinds = 3;
 //             key - width <= perhaps; the column's own width is in them
 //   softplus  perhaps: the k-th positive's distance; surely, looked at by no kernel: as of a hinge, for
 //             DenseRow::largest_key
-//   weighted  surely: log sum exp(s) with s = sign * distance; perhaps: the mean of s
+//   weighted  of s = sign * distance, surely: log sum exp(s - pivot), and then the pivot; perhaps: the mean of s -
+//   pivot
 struct DenseTask {
   int64_t stride;
   const float* terms;
@@ -120,7 +121,7 @@ struct DenseRow {
   int64_t thresholds;  // likewise of the row as an anchor, 0 where it is none
   const float* surely;
   const float* perhaps;
-  float log_total, mean;
+  float log_total, mean, pivot;
   int64_t* counts;  // [thresholds] added to: pairs below each threshold
   double* slopes;   // [thresholds] added to: slopes of each positive
   int32_t* unsure;  // columns left out, to be scored exactly
