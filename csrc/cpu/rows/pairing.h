@@ -65,9 +65,8 @@ class Pairing {
     for (int32_t at = copies_begin_[sample(anchor)]; at < copies_begin_[sample(anchor) + 1]; ++at)
       if (copies_[at] != own) f(int64_t{copies_[at]});
   }
-  int32_t kind_of(int64_t anchor) const {
-    return kind_of_[anchor];
-  }                                               // class of columns(), -1 where it has no candidate
+  // Class of columns(), -1 where no candidate is of the anchor's kind.
+  int32_t kind_of(int64_t anchor) const { return kind_of_[anchor]; }
   Role role(int64_t anchor, int32_t kind) const;  // of the kind's candidates, `kind` a class of columns()
 
   // Calls f(kind) for the kinds of one role, ascending, or for all but those.
