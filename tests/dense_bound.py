@@ -5,6 +5,7 @@ Everything is [N, N] or [N, N, N] in float64, for small batches. Names are those
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,23 +20,28 @@ U = 2.0**-24
 
 @dataclass(frozen=True)
 class Quality:
-    """What a distance and a sum are good to; ``near``: pairs nearer than this share of their terms are scored."""
+    """What a distance and a sum are good to.
+
+    ``near``: pairs nearer than this share of their terms are scored; ``few``: and so are, by the weighted loss, all
+    positives of an anchor that has no more of them, itself among them.
+    """
 
     K: float
     A: float
     near: float
     both_terms: bool  # whether the terms of both rows count for near, or the anchor's alone
+    few: float = math.inf
 
     @classmethod
     def of_float32_kernels(cls, n: int, d: int) -> Quality:
-        return cls((d + 40) * U, (2 * min(n, 256) + 64) * U, 2.0**-12, True)
+        return cls((d + 40) * U, (2 * min(n, 256) + 64) * U, 2.0**-12, True, 48)
 
     @classmethod
     def of_float64(cls, n: int, d: int) -> Quality:
         return cls((d + 16) * 2.0**-49, (2 * n + 64) * 2.0**-51, 2.0**-22, False)
 
     def times(self, k: float, a: float) -> Quality:
-        return Quality(self.K * k, self.A * a, self.near, self.both_terms)
+        return Quality(self.K * k, self.A * a, self.near, self.both_terms, self.few)
 
 
 @dataclass
@@ -53,6 +59,7 @@ class Batch:
         n, d = x.shape
         same = labels[:, None] == labels
         self.positive, self.negative = same & ~torch.eye(n, dtype=torch.bool), ~same
+        self.many = self.positive & (same.sum(1, keepdim=True) > quality.few)
         self.d = reference.pairwise_distances(x, distance)
         exact = Quality.of_float64(n, d)
         prepared = survey(rows, DISTANCES.index(distance))
@@ -87,9 +94,12 @@ class Batch:
             self.error = self.lost = E / 2
             self.pull, self.slope = (2 * self.d).sqrt() + self.d, self.pair + self.d + 1
 
-    def gradient(self, slopes: Tensor, errors: Tensor) -> Tensor:
-        """[N] of slopes [N, N] by anchor and candidate, positives' and negatives', that are wrong by ``errors``."""
-        slopes, lost = slopes.abs(), torch.where(self.negative, self.lost, 0)
+    def gradient(self, slopes: Tensor, errors: Tensor, keyed: Tensor) -> Tensor:
+        """[N] of slopes [N, N] by anchor and candidate, positives' and negatives', that are wrong by ``errors``.
+
+        ``keyed`` [N, N]: which distances are made of keys.
+        """
+        slopes, lost = slopes.abs(), torch.where(keyed, self.lost, 0)
 
         def share(pull: Tensor) -> Tensor:
             each = errors * pull + slopes * (lost + self.quality.A * (self.slope + pull))
@@ -111,16 +121,17 @@ def batch_all(batch: Batch, margin: float, soft_margin: bool) -> Bound:
         there = there & (difference + margin > 0)
         slopes, errors = torch.ones_like(difference), torch.zeros_like(each)
     slopes, errors, each = (torch.where(there, value, 0) for value in (slopes, errors, each))
-    return Bound(each.sum(), batch.gradient(slopes.sum(1) + slopes.sum(2), errors.sum(1) + errors.sum(2)))
+    slopes, errors = slopes.sum(1) + slopes.sum(2), errors.sum(1) + errors.sum(2)
+    return Bound(each.sum(), batch.gradient(slopes, errors, batch.negative))
 
 
 def weighted(batch: Batch, margin: float, soft_margin: bool) -> Bound:
     """Of the sum of all anchors' losses; every anchor has a positive and a negative."""
-    A, d = batch.quality.A, batch.d
+    A, d, keyed = batch.quality.A, batch.d, batch.negative | batch.many
     means, slopes, errors, mean_errors = [], [], [], []
     for sign, there in ((1, batch.positive), (-1, batch.negative)):
         w = torch.where(there, sign * d, -torch.inf).softmax(1)
-        each = A * (batch.size + 1) + (batch.error if sign < 0 else 0)
+        each = A * (batch.size + 1) + torch.where(keyed, batch.error, 0)
         worst = torch.where(there, each, 0).amax(1, keepdim=True)
         mean = (w * d).sum(1, keepdim=True)
         off = (d - mean).abs()
@@ -138,4 +149,4 @@ def weighted(batch: Batch, margin: float, soft_margin: bool) -> Bound:
         upstream, of_upstream = (difference > 0).double(), (difference.abs() <= error).double()
     wrong = [upstream[:, None] * e + of_upstream[:, None] * (s.abs() + e) for s, e in zip(slopes, errors, strict=True)]
     loss = torch.where((difference > -error) | soft_margin, error + A * difference.abs(), 0)
-    return Bound(loss.sum(), batch.gradient(upstream[:, None] * (slopes[0] - slopes[1]), wrong[0] + wrong[1]))
+    return Bound(loss.sum(), batch.gradient(upstream[:, None] * (slopes[0] - slopes[1]), wrong[0] + wrong[1], keyed))

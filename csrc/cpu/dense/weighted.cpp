@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "cpu/dense/dense.h"
-#include "cpu/dense/positives.h"
 #include "cpu/rows/lengthen.h"
 
 namespace fasttriplet::cpu {
@@ -14,35 +12,25 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// One side of the values, cpu/dense/weighted.h.
+// One side of the values, cpu/dense/weighted.h. Everything is of s = sign d, which is the harder the larger it is.
 template <typename Value>
 struct Side {
+  double sign;  // +1 for positives, whose weights grow with the distance, else -1
   Value *mean, *pivot, *log_total, *above_pivot;
 
-  Side(Value* values, int64_t anchors, int64_t side)
-      : mean(values + side * anchors),
+  static Side positives(Value* values, int64_t anchors) { return {1, values, anchors, 0}; }
+  static Side negatives(Value* values, int64_t anchors) { return {-1, values, anchors, 1}; }
+
+ private:
+  Side(double sign, Value* values, int64_t anchors, int64_t side)
+      : sign(sign),
+        mean(values + side * anchors),
         pivot(values + (2 + side) * anchors),
         log_total(values + (4 + side) * anchors),
         above_pivot(values + (6 + side) * anchors) {}
 };
 
-// Writes an anchor's values; `total` and `moment` are sums of exp(-|d - pivot|) and of that times d - pivot.
-void put(const Side<double>& side, int64_t anchor, double pivot, double total, double moment) {
-  side.pivot[anchor] = pivot;
-  side.log_total[anchor] = std::log(total);
-  side.above_pivot[anchor] = moment / total;
-  const double mean = pivot + moment / total;
-  // NaN is for anchors without a pair: with a distance beyond float64's range the mean is infinite and the loss NaN.
-  side.mean[anchor] = std::isfinite(mean) ? mean : std::numeric_limits<double>::infinity();
-}
-
-// Of the mean for a distance d of one of its pairs; sign is +1 for positives, whose weights grow with d, else -1.
-double slope_of(const Side<const double>& side, int64_t anchor, double d, double sign) {
-  const double above = d - side.pivot[anchor];
-  return std::exp(sign * above - side.log_total[anchor]) * (1 + sign * (above - side.above_pivot[anchor]));
-}
-
-// Sums exp(-d) and exp(-d) d of every anchor's negatives.
+// Sums exp(s) and exp(s) d of every anchor's pairs of one side.
 class Softmax {
  public:
   static constexpr DenseKind kKind = DenseKind::kWeighted;
@@ -59,22 +47,28 @@ class Softmax {
   double other(int64_t, double, DenseSums&) const { return 0; }
 
   void finish(int64_t anchor, const DenseSums& row) {
-    double pivot = std::numeric_limits<double>::infinity(), total = 0, moment = 0;
     const bool from_keys = row.kernel.own_total > 0;
-    const double smallest_key = static_cast<double>(row.kernel.mean) + row.offset;
-    if (from_keys) pivot = smallest_key;
-    for (const double score : row.scores) pivot = std::min(pivot, score);
+    if (!from_keys && row.scores.empty()) return;
+    const double largest_of_keys = static_cast<double>(row.kernel.largest) + side_.sign * row.offset;
+    double largest = from_keys ? largest_of_keys : -std::numeric_limits<double>::infinity();
+    for (const double score : row.scores) largest = std::max(largest, side_.sign * score);
+    double total = 0, moment = 0;  // of exp(s - largest), and of that times s - largest
     if (from_keys) {
-      const double rescale = std::exp(pivot - smallest_key);
+      const double below = largest_of_keys - largest, rescale = std::exp(below);
       total = row.kernel.own_total * rescale;
-      moment = (row.kernel.others_total + (smallest_key - pivot) * row.kernel.own_total) * rescale;
+      moment = (row.kernel.others_total + below * row.kernel.own_total) * rescale;
     }
     for (const double score : row.scores) {
-      const double weight = std::exp(pivot - score);
+      const double below = side_.sign * score - largest, weight = std::exp(below);
       total += weight;
-      moment += weight * (score - pivot);
+      moment += weight * below;
     }
-    if (from_keys || !row.scores.empty()) put(side_, anchor, pivot, total, moment);
+    side_.pivot[anchor] = side_.sign * largest;
+    side_.log_total[anchor] = std::log(total);
+    side_.above_pivot[anchor] = side_.sign * (moment / total);
+    const double mean = side_.pivot[anchor] + side_.above_pivot[anchor];
+    // NaN is for anchors without a pair: with a distance beyond float64's range the mean is infinite and the loss NaN.
+    side_.mean[anchor] = std::isfinite(mean) ? mean : std::numeric_limits<double>::infinity();
   }
   void finish_negative(int64_t, const DenseSums&) {}
 
@@ -82,17 +76,25 @@ class Softmax {
   const Side<double> side_;
 };
 
+// The slope of that mean for each of its pairs.
 class Weighted {
  public:
   static constexpr DenseKind kKind = DenseKind::kWeighted;
   static constexpr bool kSoftmax = false;
   Weighted(const double* upstream, const Side<const double>& side) : upstream_(upstream), side_(side) {}
 
-  int64_t numbers(int64_t) const { return 1; }
+  int64_t numbers(int64_t) const { return 2; }
   double upstream(int64_t anchor) const { return std::isnan(side_.mean[anchor]) ? 0 : upstream_[anchor]; }
-  void write_numbers(int64_t anchor, const KeyUnits& units, double, int64_t, float* log_total, float* mean) const {
-    *log_total = static_cast<float>(side_.log_total[anchor] - (side_.pivot[anchor] - units.offset()));
-    *mean = static_cast<float>(side_.mean[anchor] - units.offset());
+  // Zeros where the slopes are multiplied by zero: the numbers of an anchor without a pair are NaN.
+  void write_numbers(int64_t anchor, const KeyUnits& units, double, int64_t step, float* surely, float* perhaps) const {
+    const bool still = upstream(anchor) == 0;
+    const double pivot = side_.sign * (side_.pivot[anchor] - units.offset());
+    const float rounded = static_cast<float>(pivot);
+    const double rest = pivot - static_cast<double>(rounded);
+    surely[0] = still ? 0 : static_cast<float>(side_.log_total[anchor] + rest);
+    surely[step] = still ? 0 : rounded;
+    perhaps[0] = still ? 0 : static_cast<float>(side_.sign * side_.above_pivot[anchor] + rest);
+    perhaps[step] = 0;
   }
   double own(int64_t anchor, double score, DenseSums&) const { return slope(anchor, score); }
   double other(int64_t anchor, double score, DenseSums&) const { return slope(anchor, score); }
@@ -101,7 +103,12 @@ class Weighted {
 
  private:
   double slope(int64_t anchor, double score) const {
-    return upstream(anchor) == 0 ? 0 : upstream_[anchor] * slope_of(side_, anchor, score, -1);
+    if (upstream(anchor) == 0) return 0;  // where distances may be infinite
+    const double above = side_.sign * (score - side_.pivot[anchor]);
+    // Of an exact score beside a sum of keys the weight can come out above 1, and by any factor where distances are
+    // large: it is none then.
+    const double weight = std::exp(std::min(above - side_.log_total[anchor], 0.0));
+    return upstream_[anchor] * (weight * (1 + (above - side_.sign * side_.above_pivot[anchor])));
   }
 
   const double* upstream_;
@@ -118,22 +125,8 @@ void weighted_distances(const Batch<T>& batch, const PairingInput& input, const 
   const int64_t n = pairing.anchors();
   std::fill_n(values, kWeightedValues * n, kNan);
   if (!pairing.all_finite()) return;
-  const PositivePairs pairs = positive_pairs(batch, survey, pairing, parallel);
-  const Side<double> positives(values, n, 0), negatives(values, n, 1);
-  for (int64_t i = 0; i < n; ++i) {
-    if (pairs.count(i) == 0) continue;
-    const double* const distances = pairs.distances.data() + pairs.begin[i];
-    double total = 0, moment = 0;
-    for (int64_t k = 0; k < pairs.count(i); ++k) {
-      const double above = distances[k] - distances[0];  // the first is the largest
-      const double weight = std::exp(above);
-      total += weight;
-      moment += weight * above;
-    }
-    put(positives, i, distances[0], total, moment);
-  }
-  Softmax policy(negatives);
-  DenseWalk<T, Softmax>(batch, survey, pairing, parallel, policy).run(nullptr, nullptr);
+  Softmax negatives(Side<double>::negatives(values, n)), positives(Side<double>::positives(values, n));
+  DenseWalk<T, Softmax>(batch, survey, pairing, parallel, negatives, &positives).run(nullptr, nullptr);
 }
 
 template <typename T>
@@ -154,15 +147,9 @@ void weighted_backward(const Batch<T>& batch, const PairingInput& input, const d
   std::fill_n(gradient, batch.split * batch.d, filler);
   std::fill_n(reference_gradient, (batch.n - batch.split) * batch.d, filler);
   if (!known) return;
-  const Side<const double> positives(values, n, 0), negatives(values, n, 1);
-  Weighted policy(upstream + n, negatives);
-  DenseWalk<T, Weighted>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
-  const PositivePairs pairs = positive_pairs(batch, survey, pairing, parallel);
-  std::vector<double> slopes(pairs.candidates.size());
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t at = pairs.begin[i]; at < pairs.begin[i + 1]; ++at)
-      slopes[at] = upstream[i] == 0 ? 0 : upstream[i] * slope_of(positives, i, pairs.distances[at], 1);
-  add_positives_gradient(batch, pairing, pairs, slopes, parallel, gradient, reference_gradient);
+  Weighted negatives(upstream + n, Side<const double>::negatives(values, n));
+  Weighted positives(upstream, Side<const double>::positives(values, n));
+  DenseWalk<T, Weighted>(batch, survey, pairing, parallel, negatives, &positives).run(gradient, reference_gradient);
 }
 
 template void weighted_distances(const Batch<float>&, const PairingInput&, const Parallel&, double*);

@@ -1,5 +1,5 @@
 // Softmax-weighted distances: for every anchor the mean distance of its positives, far ones weighing more, and that of
-// its negatives, near ones weighing more. O(N^2 D) operations, O(N * D) memory beside the ordered positive pairs.
+// its negatives, near ones weighing more. O(N^2 D) operations, O(N * D) memory.
 //
 //   d_ap = sum w d,  w = softmax(d) over the positives       slope of d_ap for a d: w (1 + d - d_ap)
 //   d_an = sum w d,  w = softmax(-d) over the negatives      slope of d_an for a d: w (1 - d + d_an)
@@ -23,7 +23,8 @@ inline constexpr int64_t kWeightedValues = 8;
 //   mean less pivot    d_ap - pivot, d_an - pivot: distances may be far larger than they differ by
 //
 // NaN where an anchor has none, all NaN where a row that takes part is not finite. float64 rows: all exact. float32
-// rows: distances of negatives have the error of their keys.
+// rows: distances of negatives, and of positives where an anchor has more than kPairwiseClass, have the error of their
+// keys.
 template <typename T>
 void weighted_distances(const Batch<T>& batch, const PairingInput& input, const Parallel& parallel, double* values);
 

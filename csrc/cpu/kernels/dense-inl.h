@@ -1,5 +1,6 @@
-// Sums over all negatives of a row, a whole row of keys at a time: the slope of every pair, and the product of the
-// slopes with the rows. Neither is ever [N, N]. Compiled once per instruction set that screens in float32.
+// Sums over all negatives or all positives of a row, a whole row of keys at a time: the slope of every pair, and the
+// product of the slopes with the rows. Neither is ever [N, N]. Compiled once per instruction set that screens in
+// float32.
 
 namespace fasttriplet::cpu::FT_TIER {
 
@@ -28,12 +29,13 @@ FT_INLINE Lanes power_of_two(Lanes n) {
 // 2^-22.
 FT_INLINE Lanes exp_of_negative(Lanes x) {
   x = Vec::larger(x, Vec::set1(-87.0f));
-  const Lanes shifted = x * Vec::set1(1.44269504f) + Vec::set1(12582912.0f);  // 1.5 * 2^23: the sum's last bits are n
-  const Lanes n = shifted - Vec::set1(12582912.0f);
-  const Lanes rest = (x - n * Vec::set1(0.693359375f)) - n * Vec::set1(-2.12194440e-4f);
+  const Lanes whole = Vec::set1(12582912.0f);  // 1.5 * 2^23: a sum with it has no place for a fraction
+  const Lanes n = Vec::multiply_add(x, Vec::set1(1.44269504f), whole) - whole;
+  const Lanes high = Vec::multiply_add(n, Vec::set1(-0.693359375f), x);  // exact: ln 2 in two parts, the first short
+  const Lanes rest = Vec::multiply_add(n, Vec::set1(2.12194440e-4f), high);
   Lanes sum = Vec::set1(1.0f / 720);
   for (const float coefficient : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-    sum = sum * rest + Vec::set1(coefficient);
+    sum = Vec::multiply_add(sum, rest, Vec::set1(coefficient));
   return sum * power_of_two(n);
 }
 
@@ -117,19 +119,21 @@ FT_INLINE Lanes soft_slopes(const DenseTask& task, DenseRow& row, int64_t j, Lan
   return Vec::negate(mine * Vec::set1(row.upstream) + theirs * Vec::load(task.upstreams + j));
 }
 
-// Slopes of sum w d, w = softmax(-d): w (1 - (d - the sum)).
+// Slopes of sum w d, w = softmax(s), s = sign d: w (1 + (s - sum w s)). Everything is less the pivot: distances may be
+// far larger than they differ by, and near it the difference is exact.
 FT_INLINE Lanes weighted_slopes(const DenseTask& task, const DenseRow& row, int64_t j, Lanes distance) {
-  const Lanes one = Vec::set1(1.0f), zero = Vec::zero();
-  const auto slope = [&](Lanes log_total, Lanes mean) FT_INLINE_LAMBDA {
-    const Lanes weight = exp_of_negative(Vec::smaller(Vec::negate(distance) - log_total, zero));
-    return weight * (one - (distance - mean));
+  const Lanes one = Vec::set1(1.0f), zero = Vec::zero(), s = distance * Vec::set1(task.sign);
+  const auto slope = [&](Lanes pivot, Lanes log_total, Lanes mean) FT_INLINE_LAMBDA {
+    const Lanes above = s - pivot, weight = exp_of_negative(Vec::smaller(above - log_total, zero));
+    return weight * (one + (above - mean));
   };
   Lanes total = zero;
-  if (row.upstream != 0) total = Vec::set1(row.upstream) * slope(Vec::set1(row.log_total), Vec::set1(row.mean));
+  if (row.upstream != 0)
+    total = Vec::set1(row.upstream) * slope(Vec::set1(row.pivot), Vec::set1(row.log_total), Vec::set1(row.mean));
   if (task.column_thresholds == 0) return total;
-  const Lanes upstream = Vec::load(task.upstreams + j);  // zero where the column's numbers mean nothing
-  const Lanes theirs = slope(Vec::load(task.surely + j), Vec::load(task.perhaps + j));
-  return total + Vec::choose(Vec::at_least(upstream * upstream, Vec::set1(__FLT_MIN__)), upstream * theirs, zero);
+  const Lanes pivot = Vec::load(task.surely + task.stride + j);
+  const Lanes theirs = slope(pivot, Vec::load(task.surely + j), Vec::load(task.perhaps + j));
+  return total + Vec::load(task.upstreams + j) * theirs;
 }
 
 template <DenseKind kKind, bool kRoot>
@@ -145,9 +149,13 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
   const Lanes row_term = Vec::set1(row.term), close = Vec::set1(task.close);
   Lanes largest_key = Vec::set1(-__builtin_inff());
   int64_t until_flush = kFlush;
-  for (int64_t j = 0; j < task.stride; j += kLanes) {
+  for (int64_t j = row.begin; j < row.end; j += kLanes) {
     const Lanes key = Vec::load(row.keys + j);
     const Mask valid = Vec::at_least(key, key);
+    if (Vec::bits(valid) == 0) {  // amid a large class
+      Vec::store(row.keys + j, zero);
+      continue;
+    }
     // Too close for its terms' difference: its distance would have few digits, and so would its slope.
     Mask unsure = Vec::both(valid, Vec::at_least((row_term + Vec::load(task.terms + j)) * close, key));
     Lanes distance = key * scale;
@@ -192,38 +200,44 @@ inline void dense_row(const DenseTask& task, DenseRow& row) {
   }
 }
 
-// What softmax(-d) of a row needs: the smallest distance, sum exp(smallest - d), and that sum with each term times
-// d - smallest. What is too close goes to `unsure`.
+// What softmax(s) of a row needs, s = sign d: the largest s, sum exp(s - largest), and that sum with each term times s
+// - largest. What is too close goes to `unsure`.
 template <bool kRoot>
 inline void softmax_row(const DenseTask& task, DenseRow& row) {
-  const Lanes zero = Vec::zero(), scale = Vec::set1(task.key_scale);
-  const Lanes row_term = Vec::set1(row.term), close = Vec::set1(task.close), infinity = Vec::set1(__builtin_inff());
-  Lanes smallest = infinity;
-  for (int64_t j = 0; j < task.stride; j += kLanes) {
+  const Lanes zero = Vec::zero(), scale = Vec::set1(task.key_scale), sign = Vec::set1(task.sign);
+  const Lanes row_term = Vec::set1(row.term), close = Vec::set1(task.close), none = Vec::set1(-__builtin_inff());
+  Lanes largest = none;
+  for (int64_t j = row.begin; j < row.end; j += kLanes) {
     const Lanes key = Vec::load(row.keys + j);
     const Mask valid = Vec::at_least(key, key);
+    if (Vec::bits(valid) == 0) {  // amid a large class
+      Vec::store(row.keys + j, none);
+      continue;
+    }
     const Mask unsure = Vec::both(valid, Vec::at_least((row_term + Vec::load(task.terms + j)) * close, key));
     for (unsigned bits = Vec::bits(unsure); __builtin_expect(bits != 0, 0); bits &= bits - 1)
       row.unsure[row.unsure_count++] = static_cast<int32_t>(j + __builtin_ctz(bits));
     Lanes distance = key * scale;
     if constexpr (kRoot) distance = Vec::root(Vec::larger(distance, zero));
-    distance = Vec::choose(Vec::except(valid, unsure), distance, infinity);
-    Vec::store(row.keys + j, distance);
-    smallest = Vec::smaller(distance, smallest);
+    const Lanes s = Vec::choose(Vec::except(valid, unsure), distance * sign, none);
+    Vec::store(row.keys + j, s);
+    largest = Vec::larger(s, largest);
   }
-  float least = __builtin_inff(), lanes[kLanes];
-  Vec::store(lanes, smallest);
-  for (const float lane : lanes) least = lane < least ? lane : least;
-  row.mean = least;
+  float most = -__builtin_inff(), lanes[kLanes];
+  Vec::store(lanes, largest);
+  for (const float lane : lanes) most = lane > most ? lane : most;
+  row.largest = most;
   FlushedSum total, moment;
-  if (least < __builtin_inff()) {
+  if (most > -__builtin_inff()) {
     int64_t until_flush = kFlush;
-    for (int64_t j = 0; j < task.stride; j += kLanes) {
-      const Lanes distance = Vec::load(row.keys + j);
-      const Mask kept = Vec::at_least(Vec::set1(__FLT_MAX__), distance);
-      const Lanes weight = Vec::choose(kept, exp_of_negative(Vec::set1(least) - distance), zero);
+    for (int64_t j = row.begin; j < row.end; j += kLanes) {
+      const Lanes s = Vec::load(row.keys + j);
+      const Mask kept = Vec::at_least(s, Vec::set1(-__FLT_MAX__));
+      if (Vec::bits(kept) == 0) continue;
+      const Lanes below = Vec::choose(kept, s - Vec::set1(most), zero);
+      const Lanes weight = Vec::choose(kept, exp_of_negative(below), zero);
       total.lanes = total.lanes + weight;
-      moment.lanes = moment.lanes + weight * Vec::choose(kept, distance - Vec::set1(least), zero);
+      moment.lanes = moment.lanes + weight * below;
       if (--until_flush == 0) {
         total.flush();
         moment.flush();

@@ -85,7 +85,7 @@ struct ScanKernels {
   int64_t (*collect)(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found);
 };
 
-// Sums over all negatives (cpu/kernels/dense-inl.h): how the slope of a pair follows from its distance.
+// Sums over all negatives or positives (cpu/kernels/dense-inl.h): how the slope of a pair follows from its distance.
 //   hinge     how many of an anchor's positives are farther than the distance less the margin
 //   softplus  the sum of their slopes
 //   weighted  the slope of the softmax-weighted mean distance
@@ -96,8 +96,10 @@ inline constexpr int kDenseKinds = 3;
 // [column_thresholds, stride] numbers and an upstream gradient each, zero where they are none.
 //   hinge     surely, perhaps: a distance is below the k-th threshold where key + width <= surely, and may be where
 //             key - width <= perhaps; the column's own width is in them
-//   softplus  perhaps: the k-th positive's distance; surely, looked at by no kernel: as of a hinge,
-//   DenseRow::largest_key weighted  surely: log sum exp(-d); perhaps: the mean
+//   softplus  perhaps: the k-th positive's distance; surely, looked at by no kernel: as of a hinge, for
+//             DenseRow::largest_key
+//   weighted  of s = sign * distance, surely: log sum exp(s - pivot), and then the pivot; perhaps: the mean of s -
+//   pivot
 struct DenseTask {
   int64_t stride;
   const float* terms;
@@ -109,24 +111,28 @@ struct DenseTask {
   float close;         // a key at most this times the sum of its terms is too close
   float key_scale;     // distance = key * scale, or its root; for inner products up to a constant of the batch
   float weight_scale;  // edge weight = slope * this, or slope / distance
+  float sign;          // weighted: +1 where softmax weights grow with the distance, as of positives, else -1
 };
 
 struct DenseRow {
   float* keys;  // [stride] NaN where a pair is none; replaced by edge weights (core/distance.h), zero where left out
+  int64_t begin, end;  // columns to look at, whole vectors
   float term, width, upstream;
   int64_t thresholds;  // likewise of the row as an anchor, 0 where it is none
   const float* surely;
   const float* perhaps;
-  float log_total, mean;
+  float log_total, mean, pivot;
   int64_t* counts;  // [thresholds] added to: pairs below each threshold
   double* slopes;   // [thresholds] added to: slopes of each positive
   int32_t* unsure;  // columns left out, to be scored exactly
   int64_t unsure_count;
-  double own_total;     // hinge: sum of distances, each as often as counted; softplus: the loss; softmax: sum exp
-  double others_total;  // hinge: how often a column as an anchor counts the row; softmax: sum exp (d - least)
+  double own_total;     // hinge: sum of distances, each as often as counted; softplus: the loss; softmax: sum exp(s -
+                        // largest)
+  double others_total;  // hinge: how often a column as an anchor counts the row; softmax: that sum times s - largest
   double weight_total;  // of the edge weights
   double shrink;        // of edge weight times distance
   float largest_key;    // softplus: of the row's pairs, or -infinity
+  float largest;        // softmax: of the pairs' s, or -infinity
 };
 
 // sums [count, depth] += weights [count, stride] times rows [columns, depth], depth a multiple of the lanes.
@@ -141,7 +147,7 @@ struct WeightedSums {
 struct DenseKernels {
   int64_t lanes;
   void (*row[kDenseKinds][2])(const DenseTask& task, DenseRow& row);  // the second where the distance is a root
-  void (*softmax[2])(const DenseTask& task, DenseRow& row);           // mean: the smallest distance, or infinity
+  void (*softmax[2])(const DenseTask& task, DenseRow& row);
   void (*weighted_sums)(const WeightedSums& task);
 };
 

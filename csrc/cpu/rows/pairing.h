@@ -53,6 +53,8 @@ class Pairing {
     for (int32_t at = copies_begin_[sample(anchor)]; at < copies_begin_[sample(anchor) + 1]; ++at)
       if (copies_[at] != own) f(int64_t{copies_[at]});
   }
+  // Class of columns(), -1 where no candidate is of the anchor's kind.
+  int32_t kind_of(int64_t anchor) const { return kind_of_[anchor]; }
   Role role(int64_t anchor, int32_t kind) const;  // of the kind's candidates, `kind` a class of columns()
 
   // Calls f(begin, end) for runs of the kinds of positives, ascending.
@@ -125,7 +127,7 @@ class Pairing {
   bool plain_;                        // one word, no groups: a kind is a label
   KindIndex index_;                   // where labels are not plain
   std::vector<uint8_t> takes_part_;   // [N]
-  std::vector<int32_t> kind_of_;      // [N] class of columns_, -1 where no candidate is of that kind
+  std::vector<int32_t> kind_of_;      // [anchors] class of columns_, -1 where no candidate is of that kind
   std::vector<int64_t> row_of_kind_;  // [kinds] a row of the batch
   std::vector<int64_t> members_;      // [kinds + 1] candidates that take part, of all kinds before
   Groups columns_;
