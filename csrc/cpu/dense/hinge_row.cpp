@@ -14,12 +14,14 @@ namespace {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kLanesAtMost = 16;
+constexpr int64_t kAhead = 4;  // scores of 20 ns, which a line from the third cache takes some 60 for
 
-// Eight steps of the table a positive leave one negative in eight or so near one. At most 128 KB of the second cache.
-constexpr int64_t kStepsOfPositive = 8, kFewestSteps = 1 << 10, kMostSteps = 1 << 15;
+// Sixteen steps of the table a positive leave one negative in ten or so near one. At most 128 KB of the second cache.
+constexpr int64_t kStepsOfPositive = 16, kFewestSteps = 1 << 10, kMostSteps = 1 << 15;
+constexpr int64_t kRun = 16;  // entries written at once, without a branch on how many are meant
 
-// Positives that lie in one bucket are few, unless some lie far off; then they are sorted.
-constexpr int64_t kFewInBucket = 16;
+// With four buckets a positive few share one, unless some positives lie far off; then they are sorted as they are.
+constexpr int64_t kBucketsOfPositive = 4, kFewInBucket = 16;
 
 // The first number of ascending ones from `from` on that is at least `bound`; mostly one of the next.
 int64_t first_at_least(const std::vector<float>& ascending, int64_t from, float bound) {
@@ -34,9 +36,10 @@ int64_t first_at_least(const std::vector<float>& ascending, int64_t from, float 
 struct Slots {
   float base, inverse, last;
 
-  int64_t of(float key) const {
+  int32_t of(float key) const {
     const float slot = (key - base) * inverse;
-    return static_cast<int64_t>(slot > 1 ? std::min(slot, last) : 1.0f);
+    const float from_one = slot > 1 ? slot : 1.0f;
+    return static_cast<int32_t>(from_one < last ? from_one : last);
   }
 };
 
@@ -67,33 +70,32 @@ void HingeRow<T>::take_positives(int64_t anchor, float* keys) {
   });
 }
 
-// Writes `order_`, the positives by their keys: each into one of as many equal buckets, and those of a bucket sorted.
+// Writes `order_`, the positives by their keys: each into one of several buckets a positive, which leaves them nearly in
+// order.
 template <typename T>
 void HingeRow<T>::order_positives() {
-  const int64_t count = positives();
+  const int64_t count = positives(), buckets = kBucketsOfPositive * count;
   const auto [least, most] = std::minmax_element(keys_.begin(), keys_.begin() + count);
-  const float base = *least;
-  const float inverse = *most > base ? std::min(static_cast<float>(count) / (*most - base), 0x1p100f) : 0;
-  const auto bucket_of = [&](float key) {
-    return std::min(static_cast<int64_t>((key - base) * inverse), count - 1);
-  };
-  buckets_.assign(count + 1, 0);
-  order_.resize(count);
-  for (int64_t p = 0; p < count; ++p) ++buckets_[bucket_of(keys_[p]) + 1];
-  for (int64_t b = 0; b < count; ++b) buckets_[b + 1] += buckets_[b];
-  for (int64_t p = 0; p < count; ++p) order_[buckets_[bucket_of(keys_[p])]++] = static_cast<int32_t>(p);
+  const Slots slots = {*least, std::min(static_cast<float>(buckets) / (*most - *least), 0x1p100f),
+                       static_cast<float>(buckets)};
   const auto before = [&](int32_t a, int32_t b) { return keys_[a] < keys_[b] || (keys_[a] == keys_[b] && a < b); };
-  for (int64_t begin = 0, b = 0; b < count; begin = buckets_[b++]) {  // each now ends where the next begins
-    if (buckets_[b] - begin > kFewInBucket) {
-      std::sort(order_.begin() + begin, order_.begin() + buckets_[b], before);
-      continue;
-    }
-    for (int64_t at = begin + 1; at < buckets_[b]; ++at) {
-      const int32_t moved = order_[at];
-      int64_t to = at;
-      for (; to > begin && before(moved, order_[to - 1]); --to) order_[to] = order_[to - 1];
-      order_[to] = moved;
-    }
+  places_.resize(count);
+  order_.resize(count);
+  buckets_.assign(buckets + 2, 0);
+  for (int64_t p = 0; p < count; ++p) places_[p] = *most > *least ? slots.of(keys_[p]) : 1;
+  for (int64_t p = 0; p < count; ++p) ++buckets_[places_[p] + 1];
+  int32_t fullest = 0;
+  for (int64_t b = 0; b <= buckets; ++b) {
+    fullest = std::max(fullest, buckets_[b + 1]);
+    buckets_[b + 1] += buckets_[b];
+  }
+  for (int64_t p = 0; p < count; ++p) order_[buckets_[places_[p]]++] = static_cast<int32_t>(p);
+  if (fullest > kFewInBucket) return std::sort(order_.begin(), order_.end(), before);
+  for (int64_t at = 1; at < count; ++at) {
+    const int32_t moved = order_[at];
+    int64_t to = at;
+    for (; to > 0 && before(moved, order_[to - 1]); --to) order_[to] = order_[to - 1];
+    order_[to] = moved;
   }
 }
 
@@ -149,25 +151,38 @@ void HingeRow<T>::write_table(const HingeKeys& shared, HingeCounts& task) {
   const int64_t count = positives();
   const int64_t never = std::upper_bound(perhaps_.begin(), perhaps_.end(), -kInfinity) - perhaps_.begin();
   const int64_t steps = std::clamp(kStepsOfPositive * count, kFewestSteps, kMostSteps);
-  table_.assign(steps + 1, 1);
-  table_[0] = -1;
+  table_.resize(steps + 1 + kRun);
   Slots slots = {0, 0, static_cast<float>(steps)};
+  int64_t next = 1;
   if (never < count) {
     const double wide = shared.wide, low = std::isinf(surely_[never]) ? perhaps_[never] : surely_[never],
-                 high = perhaps_[count - 1];
-    const double beside = 3 * (high - low + 2 * wide) / static_cast<double>(steps) +
-                          0x1p-20 * (std::fabs(low) + std::fabs(high)) + static_cast<double>(0x1p-100f);
+                 high = perhaps_[count - 1], size = std::fabs(low) + std::fabs(high);
+    const double beside = 3 * (high - low + 2 * wide) / static_cast<double>(steps) + 0x1p-20 * size + 0x1p-100;
     slots.base = static_cast<float>(low - wide - beside);
     slots.inverse = static_cast<float>(static_cast<double>(steps) / (high - low + 2 * (wide + beside)));
-    int64_t next = 1;
+    const float reach = float_above(wide + 0x1p-22 * (size + wide));  // and the rounding of what it is added to
+    from_.resize(count);
+    to_.resize(count);
     for (int64_t at = never; at < count; ++at) {
-      const int64_t from =
-          std::isinf(surely_[at]) ? 1 : slots.of(float_below(static_cast<double>(surely_[at]) - wide));
-      const int64_t to = slots.of(float_above(static_cast<double>(perhaps_[at]) + wide));
-      for (; next < from; ++next) table_[next] = static_cast<int32_t>(count - at + 1);
-      for (; next <= to; ++next) table_[next] = static_cast<int32_t>(-1 - at);
+      from_[at] = slots.of(surely_[at] - reach);
+      to_[at] = slots.of(perhaps_[at] + reach);
+    }
+    const auto write = [&](int64_t end, int64_t entry) {
+      int64_t at = next;
+      do {
+        std::fill_n(table_.begin() + at, kRun, static_cast<int32_t>(entry));
+        at += kRun;
+      } while (at < end && at + kRun <= static_cast<int64_t>(table_.size()));
+      if (at < end) std::fill(table_.begin() + at, table_.begin() + end, static_cast<int32_t>(entry));
+      next = std::max(next, end);
+    };
+    for (int64_t at = never; at < count; ++at) {
+      write(from_[at], count - at + 1);
+      write(to_[at] + 1, -1 - at);
     }
   }
+  std::fill(table_.begin() + next, table_.begin() + steps + 1, 1);
+  table_[0] = -1;
   task.base = slots.base;
   task.inverse = slots.inverse;
   task.last_slot = slots.last;
@@ -191,15 +206,30 @@ int64_t HingeRow<T>::place_of(double score, int64_t from, int64_t to) const {
          ordered_.begin();
 }
 
-// Positives [begin, end) by their scores. What keys could tell, on which side of them a negative lies, stays so.
+// Rows that are scored lie all over the batch: while one is scored, that which comes kAhead later is fetched.
 template <typename T>
-void HingeRow<T>::score_run(int64_t anchor, int64_t begin, int64_t end) {
-  for (int64_t at = begin; at < end; ++at) {
-    Positive& positive = ordered_[at];
-    if (positive.scored) continue;
-    positive.score = rows_.score(anchor, rows_.columns[positive.column]);
-    positive.scored = true;
+void HingeRow<T>::fetch(int32_t column) const {
+  constexpr int64_t kLine = 64, kMost = 32;  // bytes; lines, beyond which the machine fetches by itself
+  const char* const row = reinterpret_cast<const char*>(rows_.batch.row(rows_.columns[column]));
+  const int64_t bytes = rows_.batch.d * static_cast<int64_t>(sizeof(T));
+  for (int64_t line = 0; line < std::min(bytes, kMost * kLine); line += kLine) __builtin_prefetch(row + line);
+}
+
+// The exact scores of columns, in their order.
+template <typename T>
+void HingeRow<T>::score_columns(int64_t anchor) {
+  const auto count = static_cast<int64_t>(to_score_.size());
+  found_scores_.resize(count);
+  for (int64_t at = 0; at < count; ++at) {
+    if (at + kAhead < count) fetch(to_score_[at + kAhead]);
+    found_scores_[at] = rows_.score(anchor, rows_.columns[to_score_[at]]);
   }
+}
+
+// Positives [begin, end), all scored, by their scores. What keys could tell, on which side of them a negative lies,
+// stays so.
+template <typename T>
+void HingeRow<T>::sort_run(int64_t begin, int64_t end) {
   std::sort(ordered_.begin() + begin, ordered_.begin() + end, [](const Positive& a, const Positive& b) {
     return goes_before(a.score, a.column, b.score, b.column);
   });
@@ -246,14 +276,27 @@ void HingeRow<T>::settle(const HingeKeys& shared, int64_t anchor, const AnchorKe
     weigh(from, unsure.column, d, close);
   }
   if (pending_.empty()) return;
-  int32_t covered = 0;
-  for (int64_t at = 0, begin = 0; at <= positives(); ++at) {
-    if (covered == 0) begin = at;
-    covered += cover_[at];
-    if (covered == 0 && begin < at) score_run(anchor, begin, at);
+  for (int64_t at = 0; at < positives(); ++at) cover_[at + 1] += cover_[at];
+  to_score_.clear();
+  for (int64_t at = 0; at < positives(); ++at)
+    if (cover_[at] > 0 && !ordered_[at].scored) to_score_.push_back(ordered_[at].column);
+  score_columns(anchor);
+  for (int64_t at = 0, begin = 0, next = 0; at <= positives(); ++at) {
+    if (at < positives() && cover_[at] > 0) {
+      if (ordered_[at].scored) continue;
+      ordered_[at].score = found_scores_[next++];
+      ordered_[at].scored = true;
+      continue;
+    }
+    if (begin < at) sort_run(begin, at);
+    begin = at + 1;
   }
-  for (const Pending& pending : pending_) {
-    const double score = rows_.score(anchor, rows_.columns[pending.column]);
+  to_score_.clear();
+  for (const Pending& pending : pending_) to_score_.push_back(pending.column);
+  score_columns(anchor);
+  for (size_t at = 0; at < pending_.size(); ++at) {
+    const Pending& pending = pending_[at];
+    const double score = found_scores_[at];
     const int64_t place = place_of(score, pending.from, pending.to);
     count(place, pending.column, task.column_counts);
     task.total += static_cast<double>(positives() - place) * (score - offset);
@@ -326,8 +369,10 @@ HingeSums HingeRow<T>::from_scores(int64_t anchor, double upstream, int32_t* col
   take_positives(anchor, marks_.data());
   if (positives() == 0) return {};
   ordered_.clear();
-  for (const int32_t column : columns_) ordered_.push_back({0, 0, column, false, false});
-  score_run(anchor, 0, positives());
+  to_score_ = columns_;
+  score_columns(anchor);
+  for (int64_t p = 0; p < positives(); ++p) ordered_.push_back({found_scores_[p], 0, columns_[p], true, false});
+  sort_run(0, positives());
   histogram_.assign(2 * (positives() + 2), 0);
   const double first = ordered_.front().score, last = ordered_.back().score;
   const double offset = std::isfinite(first) ? first : 0;  // of sums that cancel

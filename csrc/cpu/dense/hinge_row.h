@@ -76,7 +76,9 @@ class HingeRow {
   void write_table(const HingeKeys& shared, HingeCounts& task);
   void settle(const HingeKeys& shared, int64_t anchor, const AnchorKeys& keys, double upstream, HingeCounts& task,
               std::vector<ColumnEdge>& edges);
-  void score_run(int64_t anchor, int64_t begin, int64_t end);
+  void fetch(int32_t column) const;
+  void score_columns(int64_t anchor);
+  void sort_run(int64_t begin, int64_t end);
   int64_t place_of(double score, int64_t from, int64_t to) const;
   void count(int64_t place, int32_t column, int32_t* column_counts);
   HingeSums finish(double offset, double total, double upstream, float* weights, std::vector<ColumnEdge>& edges) const;
@@ -88,12 +90,14 @@ class HingeRow {
   std::vector<float> keys_, widths_, distances_;             // [P] up to whole vectors, likewise
   std::vector<float> unordered_surely_, unordered_perhaps_;  // likewise
   std::vector<double> scores_;                               // [P] likewise, NaN where not scored
-  std::vector<int32_t> order_, buckets_;
+  std::vector<int32_t> order_, places_, buckets_;
   std::vector<Positive> ordered_;       // [P] ascending
   std::vector<float> surely_, perhaps_; // [P] of the ordered ones, ascending
-  std::vector<int32_t> table_, histogram_, cover_;
+  std::vector<int32_t> table_, from_, to_, histogram_, cover_;
   std::vector<UnsureCount> unsure_;
   std::vector<Pending> pending_;
+  std::vector<int32_t> to_score_;     // columns
+  std::vector<double> found_scores_;  // of these
   std::vector<float> marks_;  // [columns] of from_scores
 };
 

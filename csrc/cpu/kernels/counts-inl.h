@@ -5,11 +5,11 @@
 namespace fasttriplet::cpu::FT_TIER {
 
 // With x = sqrt(2 key), a distance in units of the prepared rows, a root's threshold has the key (x + m)^2 / 2; others
-// are key + m. Ends of an interval go to ends of an interval. A step here is wrong by a few roundings of the numbers it
-// is made of; 16 are allowed for all.
+// are key + m. Ends of an interval go to ends of an interval. With r = x + |m| all roundings
+// on the way are below 4 u r^2, of a root, and 4 u (|key| + |m|); twice as much is allowed.
 template <bool kRoot>
 inline void hinge_limits(const HingeLimits& task) {
-  constexpr float kRoundings = 16 * 0x1p-24f;
+  constexpr float kRoundings = 8 * 0x1p-24f;
   const Lanes zero = Vec::zero(), margin = Vec::set1(task.margin), half = Vec::set1(0.5f), two = Vec::set1(2.0f);
   const Lanes size = Vec::set1(task.margin < 0 ? -task.margin : task.margin), width = Vec::set1(task.width);
   const Lanes never = Vec::set1(-__builtin_inff()), rounding = Vec::set1(kRoundings);

@@ -33,27 +33,26 @@ FT_INLINE void multiply_block(const float* weights, int64_t across, int64_t alon
     }
 }
 
+template <int kWide>
+FT_INLINE void multiply_columns(const float* weights, int64_t across, int64_t along, int64_t count, const float* rows,
+                                int64_t depth, int64_t columns, double* sums) {
+  int64_t r = 0;
+  for (; r + kTall <= count; r += kTall)
+    multiply_block<kTall, kWide>(weights + r * across, across, along, rows, depth, columns, sums + r * depth);
+  for (; r < count; ++r)
+    multiply_block<1, kWide>(weights + r * across, across, along, rows, depth, columns, sums + r * depth);
+}
+
 // `count` rows of weights with up to kDeep rows of entries.
 FT_INLINE void multiply_blocks(const float* weights, int64_t across, int64_t along, int64_t count, const float* rows,
                                int64_t depth, int64_t columns, double* sums) {
-  for (int64_t k = 0; k < depth;) {
-    const bool wide = k + 3 * kLanes <= depth;
-    const float* const entries = rows + k;
-    int64_t r = 0;
-    for (; r + kTall <= count; r += kTall) {
-      if (wide)
-        multiply_block<kTall, 3>(weights + r * across, across, along, entries, depth, columns, sums + r * depth + k);
-      else
-        multiply_block<kTall, 1>(weights + r * across, across, along, entries, depth, columns, sums + r * depth + k);
-    }
-    for (; r < count; ++r) {
-      if (wide)
-        multiply_block<1, 3>(weights + r * across, across, along, entries, depth, columns, sums + r * depth + k);
-      else
-        multiply_block<1, 1>(weights + r * across, across, along, entries, depth, columns, sums + r * depth + k);
-    }
-    k += wide ? 3 * kLanes : kLanes;
-  }
+  int64_t k = 0;
+  for (; k + 3 * kLanes <= depth; k += 3 * kLanes)
+    multiply_columns<3>(weights, across, along, count, rows + k, depth, columns, sums + k);
+  if (k + 2 * kLanes == depth)  // two at once: one vector's sums alone would wait for each other
+    multiply_columns<2>(weights, across, along, count, rows + k, depth, columns, sums + k);
+  else if (k < depth)
+    multiply_columns<1>(weights, across, along, count, rows + k, depth, columns, sums + k);
 }
 
 inline void weighted_sums(const WeightedSums& task) {
