@@ -45,14 +45,20 @@ class Bound:
 
 
 class Batch:
-    """Exact distances, and by how much those of an engine may be wrong."""
+    """Exact distances, and by how much those of an engine may be wrong.
 
-    def __init__(self, rows: Tensor, labels: Tensor, distance: str, quality: Quality) -> None:
+    ``keyed_positives``: distances to positives are made of keys too, as the kernels do where classes are large.
+    """
+
+    def __init__(
+        self, rows: Tensor, labels: Tensor, distance: str, quality: Quality, keyed_positives: bool = False
+    ) -> None:
         self.quality, self.distance = quality, distance
         x = rows.double()
         n, d = x.shape
         same = labels[:, None] == labels
         self.positive, self.negative = same & ~torch.eye(n, dtype=torch.bool), ~same
+        self.keyed = self.negative | self.positive if keyed_positives else self.negative
         self.d = reference.pairwise_distances(x, distance)
         exact = Quality.of_float64(n, d)
         prepared = survey(rows, DISTANCES.index(distance))
@@ -89,7 +95,7 @@ class Batch:
 
     def gradient(self, slopes: Tensor, errors: Tensor) -> Tensor:
         """[N] of slopes [N, N] by anchor and candidate, positives' and negatives', that are wrong by ``errors``."""
-        slopes, lost = slopes.abs(), torch.where(self.negative, self.lost, 0)
+        slopes, lost = slopes.abs(), torch.where(self.keyed, self.lost, 0)
 
         def share(pull: Tensor) -> Tensor:
             each = errors * pull + slopes * (lost + self.quality.A * (self.slope + pull))
@@ -103,7 +109,8 @@ def batch_all(batch: Batch, margin: float, soft_margin: bool) -> Bound:
     A, d, size = batch.quality.A, batch.d, batch.size
     there = batch.positive[:, :, None] & batch.negative[:, None, :]  # [anchor, positive, negative]
     constant = 1.0 if soft_margin else abs(margin)
-    each = batch.error[:, None, :] + A * (size[:, :, None] + size[:, None, :] + constant)
+    error = torch.where(batch.keyed, batch.error, 0)
+    each = error[:, :, None] + error[:, None, :] + A * (size[:, :, None] + size[:, None, :] + constant)
     difference = d[:, :, None] - d[:, None, :]
     if soft_margin:
         slopes, errors = difference.sigmoid(), each / 4

@@ -19,23 +19,25 @@ if engine.ENGINE != "cpu":
 
 N, D, MARGIN = 48, 24, 0.3
 LABELS = torch.arange(N) // 4
+#: Classes that kernels take by whole rows of keys, positives too.
+LARGE = torch.arange(128) % 2
 
 
-def random() -> Tensor:
-    return torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+def random(n: int = N) -> Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(0))
 
 
-def offset() -> Tensor:
-    return random() + 1000
+def offset(n: int = N) -> Tensor:
+    return random(n) + 1000
 
 
-def clustered() -> Tensor:
+def clustered(n: int = N) -> Tensor:
     """Four tight clusters far apart, with rows of every class in each: near negatives, and far ones of one distance."""
     places = torch.randn(4, D, generator=torch.Generator().manual_seed(1))
-    return 4 * places[torch.arange(N) % 4] + 0.02 * random()
+    return 4 * places[torch.arange(n) // 2 % 4] + 0.02 * random(n)
 
 
-BATCHES: dict[str, Callable[[], Tensor]] = {"random": random, "offset": offset, "clustered": clustered}
+BATCHES: dict[str, Callable[[int], Tensor]] = {"random": random, "offset": offset, "clustered": clustered}
 #: The engine and the dtype of the rows.
 ENGINES = {
     "kernels, float32": (False, torch.float32),
@@ -47,11 +49,11 @@ LOSSES = {"batch_all": dense_bound.batch_all, "weighted": dense_bound.weighted}
 
 
 def loss_and_gradient(
-    module: object, loss: str, rows: Tensor, distance: str, soft_margin: bool
+    module: object, loss: str, rows: Tensor, distance: str, soft_margin: bool, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     leaf = rows.clone().requires_grad_()
     keywords = {"margin": MARGIN, "distance": distance, "soft_margin": soft_margin, "reduction": "sum"}
-    value = getattr(module, f"{loss}_triplet_loss")(leaf, LABELS, **keywords)
+    value = getattr(module, f"{loss}_triplet_loss")(leaf, labels, **keywords)
     return value.detach().double(), torch.autograd.grad(value, leaf)[0].double()
 
 
@@ -64,6 +66,7 @@ def shares(
     k: float = 1,
     a: float = 1,
     given: Tensor | None = None,
+    labels: Tensor = LABELS,
 ) -> tuple[float, float]:
     """The error of the loss and the largest of a row's gradient, as shares of their bounds.
 
@@ -72,15 +75,15 @@ def shares(
     portable, dtype = ENGINES[which]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "forced", portable)
-        found = loss_and_gradient(
-            fasttriplet, loss, (rows if given is None else given).to(dtype), distance, soft_margin
-        )
-    right = loss_and_gradient(reference, loss, rows.double(), distance, soft_margin)
+        chosen = (rows if given is None else given).to(dtype)
+        found = loss_and_gradient(fasttriplet, loss, chosen, distance, soft_margin, labels)
+    right = loss_and_gradient(reference, loss, rows.double(), distance, soft_margin, labels)
     if which == "kernels, float32":
         quality = dense_bound.Quality.of_float32_kernels(*rows.shape)
     else:
         quality = dense_bound.Quality.of_float64(*rows.shape)
-    batch = dense_bound.Batch(rows.to(dtype), LABELS, distance, quality.times(k, a))
+    keyed = which == "kernels, float32" and loss == "batch_all" and labels is LARGE
+    batch = dense_bound.Batch(rows.to(dtype), labels, distance, quality.times(k, a), keyed)
     bound = LOSSES[loss](batch, MARGIN, soft_margin)
     assert right[0] > 0, "nothing to be wrong about"
     returned = 2.0**-24 if dtype == torch.float32 else 2.0**-53  # a rounding of what is returned
@@ -97,7 +100,14 @@ def shares(
 @pytest.mark.parametrize("which", ENGINES)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_errors_are_within_the_bound(batch, which, loss, distance, soft_margin):
-    assert max(shares(which, loss, BATCHES[batch](), distance, soft_margin)) <= 1
+    assert max(shares(which, loss, BATCHES[batch](N), distance, soft_margin)) <= 1
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("which", ENGINES)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_errors_of_large_classes_are_within_the_bound(batch, which, distance):
+    assert max(shares(which, "batch_all", BATCHES[batch](len(LARGE)), distance, False, labels=LARGE)) <= 1
 
 
 @pytest.mark.parametrize("which", ["kernels, float32", "portable, float64"])
@@ -119,3 +129,7 @@ def test_products_of_half_precision_fail():
     for loss in LOSSES:
         for distance in DISTANCES:
             assert max(shares("kernels, float32", loss, random(), distance, False, given=rounded)) > 1
+    rows = random(len(LARGE))
+    for distance in DISTANCES:
+        given = rows.bfloat16().float()
+        assert max(shares("kernels, float32", "batch_all", rows, distance, False, given=given, labels=LARGE)) > 1

@@ -48,3 +48,25 @@ def test_more_pairs_than_two_to_the_31():
         assert mined.negatives[i] == torch.where(same, torch.inf, distances).argmin()
         same[i] = False
         assert mined.positives[i] == (torch.where(same, distances, -torch.inf).argmax() if same.any() else -1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_batch_all_keeps_nothing_per_positive_pair():
+    """Two classes of 2048 rows have 8.4 million ordered positive pairs: a byte for each would not fit."""
+    code = """
+import torch
+from benchmarks.peak_memory import added_by
+import fasttriplet
+
+def step(n):
+    rows, labels = torch.randn(n, 32).requires_grad_(), torch.arange(n) % 2
+    return lambda: fasttriplet.batch_all_triplet_loss(rows, labels).backward()
+
+step(64)()
+print(added_by(step(4096)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if "Permission" in run.stderr or "Read-only" in run.stderr:
+        pytest.skip("this kernel does not let a process reset its peak memory")
+    assert run.returncode == 0, run.stderr
+    assert 0.5 <= float(run.stdout) < (100 if engine.ENGINE == "portable" else 8)

@@ -70,8 +70,8 @@ void HingeRow<T>::take_positives(int64_t anchor, float* keys) {
   });
 }
 
-// Writes `order_`, the positives by their keys: each into one of several buckets a positive, which leaves them nearly in
-// order.
+// Writes `order_`, the positives by their keys: each into one of several buckets a positive, which leaves them nearly
+// in order.
 template <typename T>
 void HingeRow<T>::order_positives() {
   const int64_t count = positives(), buckets = kBucketsOfPositive * count;
@@ -200,9 +200,8 @@ void HingeRow<T>::count(int64_t place, int32_t column, int32_t* column_counts) {
 // Where a negative of this score begins to be in active triplets, by the loss's own arithmetic.
 template <typename T>
 int64_t HingeRow<T>::place_of(double score, int64_t from, int64_t to) const {
-  return std::partition_point(
-             ordered_.begin() + from, ordered_.begin() + to,
-             [&](const Positive& p) { return !(hinge(p.score - score, rows_.margin).loss > 0); }) -
+  return std::partition_point(ordered_.begin() + from, ordered_.begin() + to,
+                              [&](const Positive& p) { return !(hinge(p.score - score, rows_.margin).loss > 0); }) -
          ordered_.begin();
 }
 
@@ -230,9 +229,8 @@ void HingeRow<T>::score_columns(int64_t anchor) {
 // stays so.
 template <typename T>
 void HingeRow<T>::sort_run(int64_t begin, int64_t end) {
-  std::sort(ordered_.begin() + begin, ordered_.begin() + end, [](const Positive& a, const Positive& b) {
-    return goes_before(a.score, a.column, b.score, b.column);
-  });
+  std::sort(ordered_.begin() + begin, ordered_.begin() + end,
+            [](const Positive& a, const Positive& b) { return goes_before(a.score, a.column, b.score, b.column); });
 }
 
 // The negatives that the table could not tell.

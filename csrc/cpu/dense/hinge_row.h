@@ -27,9 +27,9 @@ struct HingeRows {
 struct HingeKeys {
   KeyUnits units;
   const DenseKernels* kernels;
-  int64_t stride;      // padded columns
-  const float* terms;  // [stride] of the columns
-  float wide;          // columns of this width or more are not looked up in the table
+  int64_t stride;                        // padded columns
+  const float* terms;                    // [stride] of the columns
+  float wide;                            // columns of this width or more are not looked up in the table
   float close, key_scale, weight_scale;  // as in DenseTask
 };
 
@@ -91,14 +91,14 @@ class HingeRow {
   std::vector<float> unordered_surely_, unordered_perhaps_;  // likewise
   std::vector<double> scores_;                               // [P] likewise, NaN where not scored
   std::vector<int32_t> order_, places_, buckets_;
-  std::vector<Positive> ordered_;       // [P] ascending
-  std::vector<float> surely_, perhaps_; // [P] of the ordered ones, ascending
+  std::vector<Positive> ordered_;        // [P] ascending
+  std::vector<float> surely_, perhaps_;  // [P] of the ordered ones, ascending
   std::vector<int32_t> table_, from_, to_, histogram_, cover_;
   std::vector<UnsureCount> unsure_;
   std::vector<Pending> pending_;
   std::vector<int32_t> to_score_;     // columns
   std::vector<double> found_scores_;  // of these
-  std::vector<float> marks_;  // [columns] of from_scores
+  std::vector<float> marks_;          // [columns] of from_scores
 };
 
 }  // namespace fasttriplet::cpu

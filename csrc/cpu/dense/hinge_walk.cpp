@@ -205,7 +205,8 @@ class HingeWalk {
                        for (int64_t k = 0; k < batch_.d; ++k)
                          row[k] = static_cast<float>(prepared_entry(scan.prepared(), row_of(place), k));
                        row[batch_.d] = 1;
-                       if (batch_.distance == Distance::kCosine) row[batch_.d + 1] = static_cast<float>(term(scan, place));
+                       if (batch_.distance == Distance::kCosine)
+                         row[batch_.d + 1] = static_cast<float>(term(scan, place));
                      }
                    });
     return tables;
@@ -278,30 +279,31 @@ class HingeWalk {
     exact_.resize(places() * batch_.d, 0.0);
     const Prepared& prepared = scan.prepared();
     const double scale = prepared.scale;
-    for_each_range(
-        parallel_, places(), 64, 8.0 * static_cast<double>(places() * batch_.d), [&](int64_t first, int64_t last) {
-          for (int64_t place = first; place < last; ++place) {
-            const double* const sums = sums_.data() + place * depth_;
-            const float* const prepared_row = tables.rows.data() + place * depth_;
-            double* const out = exact_.data() + place * batch_.d;
-            const double weights = sums[batch_.d];
-            const int32_t row = row_of(place);
-            const double factor = survey_.factors.empty() ? 1 : survey_.factors[row];
-            double shrink = 0;
-            if (batch_.distance == Distance::kCosine) {
-              for (int64_t k = 0; k < batch_.d; ++k) shrink -= static_cast<double>(prepared_row[k]) * sums[k];
-              shrink = (shrink + weights * term(scan, place) + sums[batch_.d + 1]) / (scale * scale);
-            }
-            for (int64_t k = 0; k < batch_.d; ++k) {
-              if (batch_.distance == Distance::kInnerProduct) {
-                out[k] -= sums[k] / scale + prepared.centre(k) * weights;
-                continue;
-              }
-              const double share = (weights * prepared_entry(prepared, row, k) - sums[k]) / scale;
-              out[k] += (share - static_cast<double>(batch_.row(row)[k]) * factor * shrink) * factor;
-            }
-          }
-        });
+    for_each_range(parallel_, places(), 64, 8.0 * static_cast<double>(places() * batch_.d),
+                   [&](int64_t first, int64_t last) {
+                     for (int64_t place = first; place < last; ++place) {
+                       const double* const sums = sums_.data() + place * depth_;
+                       const float* const prepared_row = tables.rows.data() + place * depth_;
+                       double* const out = exact_.data() + place * batch_.d;
+                       const double weights = sums[batch_.d];
+                       const int32_t row = row_of(place);
+                       const double factor = survey_.factors.empty() ? 1 : survey_.factors[row];
+                       double shrink = 0;
+                       if (batch_.distance == Distance::kCosine) {
+                         for (int64_t k = 0; k < batch_.d; ++k)
+                           shrink -= static_cast<double>(prepared_row[k]) * sums[k];
+                         shrink = (shrink + weights * term(scan, place) + sums[batch_.d + 1]) / (scale * scale);
+                       }
+                       for (int64_t k = 0; k < batch_.d; ++k) {
+                         if (batch_.distance == Distance::kInnerProduct) {
+                           out[k] -= sums[k] / scale + prepared.centre(k) * weights;
+                           continue;
+                         }
+                         const double share = (weights * prepared_entry(prepared, row, k) - sums[k]) / scale;
+                         out[k] += (share - static_cast<double>(batch_.row(row)[k]) * factor * shrink) * factor;
+                       }
+                     }
+                   });
   }
 
   void write_gradient() {

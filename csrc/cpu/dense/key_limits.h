@@ -23,7 +23,8 @@ inline KeyLimits limits_of(double positive, double margin, const KeyUnits& units
   if (!product && threshold + rounding <= 0) return {kNever, kNever};
   const double low = product ? threshold - rounding : std::max(threshold - rounding, 0.0);
   const double least = units.key(low), most = units.key(threshold + rounding);
-  return {float_below(least - width - 0x1p-40 * std::fabs(least)), float_above(most + width + 0x1p-40 * std::fabs(most))};
+  return {float_below(least - width - 0x1p-40 * std::fabs(least)),
+          float_above(most + width + 0x1p-40 * std::fabs(most))};
 }
 
 }  // namespace fasttriplet::cpu

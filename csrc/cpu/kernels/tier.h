@@ -167,8 +167,8 @@ struct HingeCounts {
   double total;  // sum of count times distance
 };
 
-// sums [count, depth] += weights [count, stride] times rows [columns, depth], depth a multiple of the lanes. Transposed:
-// sums [columns, depth] += weights' [columns, count] times rows [count, depth].
+// sums [count, depth] += weights [count, stride] times rows [columns, depth], depth a multiple of the lanes.
+// Transposed: sums [columns, depth] += weights' [columns, count] times rows [count, depth].
 struct WeightedSums {
   const float* weights;
   int64_t count, stride;
