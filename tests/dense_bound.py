@@ -23,7 +23,8 @@ class Quality:
     """What a distance and a sum are good to.
 
     ``near``: pairs nearer than this share of their terms are scored; ``few``: and so are, by the weighted loss, all
-    positives of an anchor that has no more of them, itself among them.
+    positives of an anchor that has no more of them, itself among them; ``few_of_hinge``: likewise by batch-all with a
+    margin, where no anchor has more.
     """
 
     K: float
@@ -31,17 +32,18 @@ class Quality:
     near: float
     both_terms: bool  # whether the terms of both rows count for near, or the anchor's alone
     few: float = math.inf
+    few_of_hinge: float = math.inf
 
     @classmethod
     def of_float32_kernels(cls, n: int, d: int) -> Quality:
-        return cls((d + 40) * U, (2 * min(n, 256) + 64) * U, 2.0**-12, True, 48)
+        return cls((d + 40) * U, (2 * min(n, 256) + 64) * U, 2.0**-12, True, 48, 16)
 
     @classmethod
     def of_float64(cls, n: int, d: int) -> Quality:
         return cls((d + 16) * 2.0**-49, (2 * n + 64) * 2.0**-51, 2.0**-22, False)
 
     def times(self, k: float, a: float) -> Quality:
-        return Quality(self.K * k, self.A * a, self.near, self.both_terms, self.few)
+        return Quality(self.K * k, self.A * a, self.near, self.both_terms, self.few, self.few_of_hinge)
 
 
 @dataclass
@@ -113,7 +115,10 @@ def batch_all(batch: Batch, margin: float, soft_margin: bool) -> Bound:
     A, d, size = batch.quality.A, batch.d, batch.size
     there = batch.positive[:, :, None] & batch.negative[:, None, :]  # [anchor, positive, negative]
     constant = 1.0 if soft_margin else abs(margin)
-    each = batch.error[:, None, :] + A * (size[:, :, None] + size[:, None, :] + constant)
+    many = not soft_margin and int(batch.positive.sum(1).max()) > batch.quality.few_of_hinge
+    keyed = batch.negative | batch.positive if many else batch.negative
+    error = torch.where(keyed, batch.error, 0)
+    each = error[:, :, None] + error[:, None, :] + A * (size[:, :, None] + size[:, None, :] + constant)
     difference = d[:, :, None] - d[:, None, :]
     if soft_margin:
         slopes, errors = difference.sigmoid(), each / 4
@@ -122,7 +127,7 @@ def batch_all(batch: Batch, margin: float, soft_margin: bool) -> Bound:
         slopes, errors = torch.ones_like(difference), torch.zeros_like(each)
     slopes, errors, each = (torch.where(there, value, 0) for value in (slopes, errors, each))
     slopes, errors = slopes.sum(1) + slopes.sum(2), errors.sum(1) + errors.sum(2)
-    return Bound(each.sum(), batch.gradient(slopes, errors, batch.negative))
+    return Bound(each.sum(), batch.gradient(slopes, errors, keyed))
 
 
 def weighted(batch: Batch, margin: float, soft_margin: bool) -> Bound:

@@ -48,21 +48,3 @@ def test_more_pairs_than_two_to_the_31():
         assert mined.negatives[i] == torch.where(same, torch.inf, distances).argmin()
         same[i] = False
         assert mined.positives[i] == (torch.where(same, distances, -torch.inf).argmax() if same.any() else -1)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.skipif(engine.ENGINE == "portable", reason="holds the positives of a chunk of anchors")
-def test_large_classes_add_no_memory():
-    """At N = 4096, D = 32 of two classes there are 8 million positive pairs; a byte of each would be 8 MiB."""
-    code = """
-from benchmarks.cases import batch, step
-from benchmarks.peak_memory import added_by
-from fasttriplet import weighted_triplet_loss as loss
-step(loss, *batch(16, 32, 4))()  # the libraries are up
-print(added_by(step(loss, *batch(4096, 32, 2048))))
-"""
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    if "Permission" in run.stderr or "Read-only" in run.stderr:
-        pytest.skip("this kernel does not let a process reset its peak memory")
-    assert run.returncode == 0, run.stderr
-    assert 0.5 <= float(run.stdout) < 8  # the gradient alone is 0.5: less would mean nothing was measured

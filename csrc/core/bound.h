@@ -45,6 +45,12 @@ FT_SHARED inline double accumulation_error(int64_t d) {
   return nu / (1 - nu);
 }
 
+// g where sums of kSumPart products each are added up: a product is rounded with its part, and with the parts' sum.
+inline constexpr int64_t kSumPart = 32;
+inline double accumulation_error_of_parts(int64_t d) {
+  return accumulation_error(d <= kSumPart ? d : kSumPart + (d + kSumPart - 1) / kSumPart);
+}
+
 // g of NVIDIA's tensor cores, which add 16 exact products and the accumulator at once. Each of the 17 is cut off, not
 // rounded, one unit below the last place of the largest, and so is their sum (Fasi, Higham, Mikaitis and Pranesh 2021,
 // "Numerical behavior of NVIDIA tensor cores"). That is at most 18 * 2^-23 |x^| |y^| a step. D / 16 steps make it
@@ -144,7 +150,7 @@ struct KeyTerms {
 
 // The float32 roundings of a key: of both terms, their sum, the difference, and of key - width and key + width. Each is
 // of a number that is at most 2 (|x|^2 / 2 + |y|^2 / 2) for differences. Twice as much is allowed.
-inline constexpr double kKeyRoundings = 24 * kUnitRoundoff;
+inline constexpr double kKeyRoundings = 12 * kUnitRoundoff;
 
 FT_SHARED inline KeyTerms difference_key_terms(const RowNorms& row, double kappa) {
   const double reach = row.norm + kTiny;

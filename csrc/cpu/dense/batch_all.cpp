@@ -9,6 +9,8 @@
 
 #include "core/loss.h"
 #include "cpu/dense/dense.h"
+#include "cpu/dense/hinge_walk.h"
+#include "cpu/dense/key_limits.h"
 #include "cpu/dense/positives.h"
 #include "cpu/rows/lengthen.h"
 
@@ -27,22 +29,6 @@ struct BatchAllData {
 
   double upstream(int64_t anchor) const { return upstreams == nullptr ? uniform : upstreams[anchor]; }
   const double* distances(int64_t anchor) const { return pairs.distances.data() + pairs.begin[anchor]; }
-
-  // The keys up to which a distance surely is, and perhaps is, below that of a positive plus `margin`.
-  struct KeyLimits {
-    float surely, perhaps;
-  };
-  static KeyLimits limits_of(double positive, double margin, const KeyUnits& units, double width) {
-    const double threshold = positive + margin;
-    const double rounding = 0x1p-48 * (std::fabs(positive) + std::fabs(margin));  // of d_ap - d_an + margin, and more
-    const bool product = units.distance == Distance::kInnerProduct;
-    constexpr float kNever = -std::numeric_limits<float>::infinity();
-    if (!product && threshold + rounding <= 0) return {kNever, kNever};
-    const double low = product ? threshold - rounding : std::max(threshold - rounding, 0.0);
-    const double least = units.key(low), most = units.key(threshold + rounding);
-    return {float_below(least - width - 0x1p-40 * std::fabs(least)),
-            float_above(most + width + 0x1p-40 * std::fabs(most))};
-  }
 };
 
 class Hinge : private BatchAllData {
@@ -194,6 +180,32 @@ void count_softplus(const Batch<T>& batch, const Survey& survey, const Pairing& 
     if (output.active[i] == 0 && !std::isnan(output.sums[i])) output.sums[i] = 0;
 }
 
+// Where each pair is compared with each positive of both of its rows.
+template <typename T>
+void sum_by_positives(const Batch<T>& batch, const Survey& survey, const Pairing& pairing, double margin,
+                      bool soft_margin, const double* upstream, double uniform, const Parallel& parallel,
+                      const BatchAllOutput& output, T* gradient, T* reference_gradient) {
+  const PositivePairs pairs = positive_pairs(batch, survey, pairing, parallel);
+  std::vector<double> slopes(pairs.candidates.size(), 0.0);
+  const BatchAllData data{pairs, pairing, margin, upstream, uniform, output, slopes};
+  const auto walk = [&](auto policy) {
+    DenseWalk<T, decltype(policy)>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
+  };
+  std::atomic<bool> vanished{false};
+  if (soft_margin)
+    walk(Softplus(data, vanished));
+  else
+    walk(Hinge(data));
+  if (vanished)
+    count_softplus(batch, survey, pairing, pairs, parallel, output);
+  else if (soft_margin)
+    count_negatives(pairing, pairs, output.negative_counts);
+  if (gradient == nullptr && reference_gradient == nullptr) return;
+  for (int64_t i = 0; i < pairing.anchors(); ++i)
+    for (int64_t at = pairs.begin[i]; at < pairs.begin[i + 1]; ++at) slopes[at] *= data.upstream(i);
+  add_positives_gradient(batch, pairing, pairs, slopes, parallel, gradient, reference_gradient);
+}
+
 }  // namespace
 
 template <typename T>
@@ -218,8 +230,6 @@ bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, 
   for (int64_t i = 0; i < anchors; ++i)
     output.triplets[i] =
         pairing.takes_part(i) ? pairing.count(i, Role::kPositive) * pairing.count(i, Role::kNegative) : 0;
-  const PositivePairs pairs = positive_pairs(batch, survey, pairing, parallel);
-  std::vector<double> slopes(pairs.candidates.size(), 0.0);
   const auto fill_gradients = [&](T value) {
     if (!wanted) return;  // of one of the two alone that is null there are no rows
     std::fill_n(gradient, batch.split * batch.d, value);
@@ -228,24 +238,14 @@ bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, 
   fill_gradients(0);
   const int64_t triplets = std::accumulate(output.triplets, output.triplets + anchors, int64_t{0});
   const double uniform = 1 / static_cast<double>(std::max<int64_t>(triplets, 1));
-  const BatchAllData data{pairs, pairing, margin, upstream, uniform, output, slopes};
-  const auto walk = [&](auto policy) {
-    DenseWalk<T, decltype(policy)>(batch, survey, pairing, parallel, policy).run(gradient, reference_gradient);
-  };
-  std::atomic<bool> vanished{false};
-  if (soft_margin)
-    walk(Softplus(data, vanished));
+  int64_t most_positives = 0;
+  for (int64_t i = 0; i < anchors && !soft_margin; ++i)
+    if (output.triplets[i] > 0) most_positives = std::max(most_positives, pairing.count(i, Role::kPositive));
+  if (!soft_margin && most_positives > kFewPositives)
+    hinge_walk(batch, survey, pairing, margin, upstream, uniform, parallel, output, gradient, reference_gradient);
   else
-    walk(Hinge(data));
-  if (vanished)
-    count_softplus(batch, survey, pairing, pairs, parallel, output);
-  else if (soft_margin)
-    count_negatives(pairing, pairs, output.negative_counts);
-  if (wanted) {
-    for (int64_t i = 0; i < anchors; ++i)
-      for (int64_t at = pairs.begin[i]; at < pairs.begin[i + 1]; ++at) slopes[at] *= data.upstream(i);
-    add_positives_gradient(batch, pairing, pairs, slopes, parallel, gradient, reference_gradient);
-  }
+    sum_by_positives(batch, survey, pairing, margin, soft_margin, upstream, uniform, parallel, output, gradient,
+                     reference_gradient);
   const auto has_nan = [&](const double* values) {
     return std::any_of(values, values + anchors, [](double value) { return std::isnan(value); });
   };

@@ -1,5 +1,5 @@
-// Batch-all: for every anchor the sum of the losses of all its triplets, in O(N^2 D) operations and O(N * D) memory
-// beside the ordered positive pairs.
+// Batch-all: for every anchor the sum of the losses of all its triplets, in O(N^2 D) operations and O(N * D) memory.
+// Softplus losses, and hinge losses of few positives an anchor, keep the ordered positive pairs besides.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,8 @@ struct BatchAllOutput {
 // overflows, its anchor's sum is NaN and so are the gradients, as they are where `upstream` has a NaN.
 //
 // float64 rows: all exact. float32 rows: active triplets and counts are those of float64. A distance of a negative,
-// sqrt(2 key) / scale for euclidean, has the error of its key (core/bound.h, KeyTerms) unless it was scored exactly.
+// and of a positive of a large class (cpu/dense/hinge_walk.h), sqrt(2 key) / scale for euclidean, has the error of its
+// key (core/bound.h, KeyTerms) unless it was scored exactly.
 template <typename T>
 bool batch_all(const Batch<T>& batch, const PairingInput& input, double margin, bool soft_margin,
                const double* upstream, const Parallel& parallel, const BatchAllOutput& output, T* gradient,

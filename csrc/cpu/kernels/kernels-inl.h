@@ -17,6 +17,8 @@ constexpr int kLanes = Vec::kLanes;
 #include "cpu/kernels/scan-inl.h"
 #ifdef FT_DENSE
 #include "cpu/kernels/dense-inl.h"
+#include "cpu/kernels/counts-inl.h"
+#include "cpu/kernels/products-inl.h"
 #endif
 #include "cpu/kernels/exact-inl.h"
 #include "cpu/kernels/fork-inl.h"
@@ -37,5 +39,18 @@ constexpr RowKernels<T> row_kernels() {
           {pull<Difference, T>, pull<Difference, T>, pull<UnitDifference, T>, pull<Product, T>},
           narrow_pull_of<T>()};
 }
+
+#ifdef FT_DENSE
+constexpr DenseKernels kDenseKernels = {
+    kLanes,
+    {{dense_row<DenseKind::kHinge, false>, dense_row<DenseKind::kHinge, true>},
+     {dense_row<DenseKind::kSoftplus, false>, dense_row<DenseKind::kSoftplus, true>},
+     {dense_row<DenseKind::kWeighted, false>, dense_row<DenseKind::kWeighted, true>}},
+    {softmax_row<false>, softmax_row<true>},
+    {hinge_limits<false>, hinge_limits<true>},
+    {hinge_counts<false>, hinge_counts<true>},
+    weighted_sums,
+    transposed_sums};
+#endif
 
 }  // namespace fasttriplet::cpu::FT_TIER

@@ -135,7 +135,46 @@ struct DenseRow {
   float largest;        // softmax: of the pairs' s, or -infinity
 };
 
+// An anchor's positives, of a hinge (cpu/kernels/counts-inl.h): a negative at `key` is surely in an active triplet with
+// one where key + its width <= surely, and perhaps where key - its width <= perhaps. Minus infinity: never. Arrays are
+// read and written up to whole vectors.
+struct HingeLimits {
+  const float* keys;    // [count] of the positives
+  const float* widths;  // [count]
+  int64_t count;
+  float width, margin, slack;  // the anchor's own width; in keys; what the anchor's exact scores may be off by
+  float key_scale;             // as in DenseTask
+  float* surely;               // [count]
+  float* perhaps;              // [count]
+  float* distances;            // [count]
+};
+
+// A negative that its row's table cannot tell: the first of the positives, ascending, that it may be below.
+struct UnsureCount {
+  int32_t column, first;
+  float key;
+};
+
+// How many of an anchor's positives each of its negatives is in an active triplet with. Slot (key - base) * inverse of
+// the table, from 1 to last_slot, has that number plus one, or -1 - first where it depends; slot 0 has -1.
+struct HingeCounts {
+  float* keys;  // [stride] NaN where a pair is none; replaced by edge weights, zero where a pair is unsure
+  const float* terms;
+  const float* widths;
+  int64_t stride;
+  float term, close, wide;  // the anchor's; as in DenseTask; a width that is unsure by itself
+  float base, inverse, last_slot;
+  const int32_t* table;
+  float key_scale, weight_scale;  // edge weight = count * weight_scale, or that / distance
+  int32_t* histogram;             // [most positives + 2, 2] added to: by number plus one, in two chains
+  int32_t* column_counts;         // [stride] added to
+  UnsureCount* unsure;            // [stride] beginning at unsure_count
+  int64_t unsure_count;
+  double total;  // sum of count times distance
+};
+
 // sums [count, depth] += weights [count, stride] times rows [columns, depth], depth a multiple of the lanes.
+// Transposed: sums [columns, depth] += weights' [columns, count] times rows [count, depth].
 struct WeightedSums {
   const float* weights;
   int64_t count, stride;
@@ -148,7 +187,10 @@ struct DenseKernels {
   int64_t lanes;
   void (*row[kDenseKinds][2])(const DenseTask& task, DenseRow& row);  // the second where the distance is a root
   void (*softmax[2])(const DenseTask& task, DenseRow& row);
+  void (*hinge_limits[2])(const HingeLimits& task);
+  void (*hinge_counts[2])(HingeCounts& task);
   void (*weighted_sums)(const WeightedSums& task);
+  void (*transposed_sums)(const WeightedSums& task);
 };
 
 struct RowSurvey {

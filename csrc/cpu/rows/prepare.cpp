@@ -121,7 +121,8 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
       if (survey.factors[source[r]] == 0) prepared.norms[r].half_square += zero_row_half_square(task.scale);
-  prepared.kappa = kappa(rho, fixed_point ? kConversionError : accumulation_error(batch.d));
+  const double g = layout.per_word == 1 ? accumulation_error_of_parts(batch.d) : accumulation_error(batch.d);
+  prepared.kappa = kappa(rho, fixed_point ? kConversionError : g);
   prepared.too_coarse = fixed_point && prepared.kappa > kCoarsestFixedPoint;
   prepared.unit = step * step;
   prepared.scale = task.scale;

@@ -58,6 +58,8 @@ Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int
                         ? product_key_terms(row, prepared_.kappa, prepared_.product)
                         : difference_key_terms(row, prepared_.kappa);
   }
+  row_terms_.assign((rows_.size() + width - 1) / width * width, 0);
+  for (size_t at = 0; at < rows_.size(); ++at) row_terms_[at] = static_cast<float>(terms_[first_place_ + at].term);
   column_terms_.assign(padded_columns_, kNan);
   widths_.assign(padded_columns_, 0);
   for (int64_t column = 0; column < columns_; ++column) {
@@ -65,6 +67,31 @@ Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int
     // A scale of zero: nothing is known of any pair.
     widths_[column] = prepared_.scale == 0 ? kInfinity : float_above(terms_[column].candidate_width);
   }
+}
+
+template <typename T>
+void Scan<T>::write_keys(int64_t begin, int64_t count, float* keys) const {
+  StripTask strip;
+  strip.panels = prepared_.view();
+  strip.row_begin = first_place_ + begin;
+  strip.rows = count;
+  strip.columns = padded_columns_;
+  strip.row_terms = row_terms_.data() + begin;
+  strip.column_terms = column_terms_.data();
+  strip.keys = keys;
+  tier_.scan.strip(strip);
+}
+
+template <typename T>
+AnchorKeys Scan<T>::keys_of(int64_t at, float* keys) const {
+  return {keys,
+          widths_.data(),
+          columns_,
+          terms_[first_place_ + at],
+          prepared_.product.centre_norm,
+          prepared_.scale,
+          batch_.distance,
+          &tier_.scan};
 }
 
 template <typename T>
@@ -87,31 +114,12 @@ bool Scan<T>::run(int64_t first, int64_t last, const Visit& visit) const {
     ScanScratch scratch = pool.take();
     scratch.keys.resize((rows + height - 1) / height * height * padded_columns_);
     scratch.found.resize(padded_columns_);
-    scratch.row_terms.assign((rows + height - 1) / height * height, 0);
-    for (int64_t at = begin; at < end; ++at)
-      scratch.row_terms[at - begin] = static_cast<float>(terms_[first_place_ + at].term);
-    StripTask strip;
-    strip.panels = prepared_.view();
-    strip.row_begin = first_place_ + begin;
-    strip.rows = end - begin;
-    strip.columns = padded_columns_;
-    strip.row_terms = scratch.row_terms.data();
-    strip.column_terms = column_terms_.data();
-    strip.keys = scratch.keys.data();
-    tier_.scan.strip(strip);
-    const std::function<AnchorKeys(int64_t)> keys_of = [&](int64_t r) {
-      const KeyTerms& terms = terms_[first_place_ + begin + r];
-      return AnchorKeys{scratch.keys.data() + r * padded_columns_,
-                        widths_.data(),
-                        columns_,
-                        terms,
-                        prepared_.product.centre_norm,
-                        prepared_.scale,
-                        batch_.distance,
-                        &tier_.scan};
+    write_keys(begin, end - begin, scratch.keys.data());
+    const std::function<AnchorKeys(int64_t)> keys_of_row = [&](int64_t r) {
+      return keys_of(begin + r, scratch.keys.data() + r * padded_columns_);
     };
     const Strip visited = {rows_.data() + begin, end - begin,     begin, scratch.keys.data(),
-                           padded_columns_,      scratch.found, keys_of};
+                           padded_columns_,      scratch.found, keys_of_row};
     if (!visit(visited)) refused = true;
     pool.give(std::move(scratch));
   });

@@ -63,9 +63,8 @@ struct AnchorKeys {
 
 // What a thread keeps from strip to strip.
 struct ScanScratch {
-  std::vector<float> keys;       // [rows of a strip, padded columns]
-  std::vector<float> row_terms;  // [rows of a strip]
-  std::vector<int32_t> found;    // [padded columns]
+  std::vector<float> keys;     // [rows of a strip, padded columns]
+  std::vector<int32_t> found;  // [padded columns]
 };
 
 struct Strip {
@@ -95,10 +94,18 @@ class Scan {
 
   const std::vector<int32_t>& rows() const { return rows_; }
 
+  // For a visitor that keeps its own order: writes the keys of rows [begin, begin + count) to `keys` [count up to whole
+  // tiles, padded columns]. `begin` is a multiple of tile_rows().
+  void write_keys(int64_t begin, int64_t count, float* keys) const;
+  // What is known of the keys of row `at`, which are there.
+  AnchorKeys keys_of(int64_t at, float* keys) const;
+  int64_t tile_rows() const { return tier_.scan.height; }
+
   const Prepared& prepared() const { return prepared_; }
   int64_t padded_columns() const { return padded_columns_; }
   int64_t panel_width() const { return tier_.layout.width; }
   const KeyTerms& column_terms(int64_t column) const { return terms_[column]; }
+  const KeyTerms& row_terms(int64_t at) const { return terms_[first_place_ + at]; }
 
  private:
   const Batch<T>& batch_;
@@ -109,6 +116,7 @@ class Scan {
   int64_t first_place_ = 0;    // of the rows among the prepared ones
   Prepared prepared_;
   std::vector<KeyTerms> terms_;               // [prepared rows]
+  std::vector<float> row_terms_;              // [rows up to whole panels]
   std::vector<float> column_terms_, widths_;  // [padded columns]
 };
 
