@@ -51,16 +51,18 @@ def test_a_kernel_that_is_taken_away_is_noticed(monkeypatch):
 
 
 def test_what_a_kernel_serves_is_noticed(monkeypatch):
-    calls = generator.loss_calls(MEMBERS["semi-hard"], with_references)
+    calls = generator.loss_calls(MEMBERS["easy positive, semi-hard negative"], with_references)
     first = calls[0]
     assert first.name == "mine_triplets"
-    assert {"ref_embeddings", "the miner semi_hard"} <= set(first.uses)
+    assert {"ref_embeddings", "the miner easy_positive_semi_hard"} <= set(first.uses)
     for served, name in ((first.uses, "cuda"), (first.uses[1:], "portable"), ((), "portable")):
         monkeypatch.setattr(engines, "CUDA_KERNELS", {"mine_triplets": frozenset(served)})
         assert serving.engine_of(first, serving.CUDA).name == name
-    monkeypatch.setattr(engines, "CUDA_KERNELS", {"mine_triplets": frozenset({"groups", "the miner semi_hard"})})
+    monkeypatch.setattr(
+        engines, "CUDA_KERNELS", {"mine_triplets": frozenset({"groups", "the miner easy_positive_semi_hard"})}
+    )
     assert (
-        "| `mine_triplets` | kernel | the miner batch_hard, `groups`, the miner semi_hard |"
+        "| `mine_triplets` | kernel | the miner batch_hard, `groups`, the miner easy_positive_semi_hard |"
         in generator.operators_table()
     )
 

@@ -94,7 +94,10 @@ def test_semi_hard_where_nothing_counts():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_an_infinite_gradient_moves_only_what_is_pulled(reduction):
-    rows, labels = torch.tensor([[0.0], [1.0], [1.5], [100.0], [200.0]], requires_grad=True), torch.tensor([0, 0, 1, 2, 3])
+    rows, labels = (
+        torch.tensor([[0.0], [1.0], [1.5], [100.0], [200.0]], requires_grad=True),
+        torch.tensor([0, 0, 1, 2, 3]),
+    )
     loss = fasttriplet.semi_hard_triplet_loss(rows, labels, margin=1.0, reduction=reduction)
     loss.backward(torch.tensor(torch.inf))
     assert not rows.grad[3:].any() and not rows.grad[:3].isfinite().all()

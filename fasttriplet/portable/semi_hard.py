@@ -1,4 +1,4 @@
-"""The semi-hard loss of every anchor by the portable engine: mined, and then the edges of all pairs at once."""
+"""The semi-hard loss of every anchor by the portable engine: all pairs mined, and then the gradient of their distances."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import MINERS
+from fasttriplet.engines import operator
 from fasttriplet.pairing import poison_of
 from fasttriplet.portable.checks import check_anchor_values
-from fasttriplet.portable.edges import edge_gradients
 from fasttriplet.portable.losses import hinge, softplus
 from fasttriplet.portable.miners import mine_triplets
 from fasttriplet.portable.pairs import Given
@@ -44,7 +44,7 @@ def _semi_hard(
     losses, slopes = (torch.where(found, each, 0) for each in (losses, slopes))
 
     def by_anchor(values: Tensor) -> Tensor:
-        return values.new_zeros(n).index_add(0, anchors, values)
+        return values.new_zeros(n).index_put_((anchors,), values, accumulate=True)  # in one order on any device
 
     sums, counts = by_anchor(losses), torch.stack([by_anchor((losses != 0).long()), by_anchor(found.long())])
     poison = poison_of(*arguments[:5])
@@ -53,15 +53,9 @@ def _semi_hard(
         nothing = embeddings.new_empty(0)
         return sums, counts, nothing, nothing.clone()
     share = 1 / found.sum().clamp_min(1).double() if upstream is None else upstream[anchors]
-    both = torch.stack([slopes * share, -slopes * share]).T.flatten()
-    own, references = edge_gradients(
-        embeddings,
-        given.ref_embeddings,
-        anchors.repeat_interleave(2),
-        torch.where(found, triplets[1:], -1).T.flatten(),
-        both,
-        distances.T.flatten(),
-        given.distance,
-    )
-    own, references = (torch.where(poison.isnan(), torch.nan, each) for each in (own, references))
+    slopes = torch.stack([slopes * share, -slopes * share])
+    # By a kernel where the device has one.
+    backward = operator("_triplet_distances_backward", embeddings.device)
+    gradients = backward(slopes, embeddings, given.ref_embeddings, distances, triplets, given.distance)
+    own, references = (torch.where(poison.isnan(), torch.nan, each) for each in gradients)
     return sums, counts, own, references

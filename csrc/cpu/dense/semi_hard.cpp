@@ -42,7 +42,9 @@ class SemiHard {
     const int64_t pairs = std::accumulate(positives.begin(), positives.end(), int64_t{0});
     const Tier& tier = tier_for_thresholds(batch_.tier, pairs, pairing_.anchors());
     refine(batch_, survey_, pairing_, picker_, tier, parallel_,
-           [&](const Scan<T>& scan, const FineEnough& fine_enough) { return attempt(scan, positives, fine_enough, edges); });
+           [&](const Scan<T>& scan, const FineEnough& fine_enough) {
+             return attempt(scan, positives, fine_enough, edges);
+           });
   }
 
  private:

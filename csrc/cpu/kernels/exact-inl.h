@@ -52,8 +52,7 @@ inline void scores(const Rows<T>& rows, const double* factors, int64_t row, cons
   const double own_factor = Kind::kNormalised ? factors[row] : 1;
   if (d > kWidened || std::is_same_v<T, double>) {
     for (int64_t at = 0; at < count; ++at)
-      result[at] =
-          score<Kind>(own, rows(others[at]), d, own_factor, Kind::kNormalised ? factors[others[at]] : 1);
+      result[at] = score<Kind>(own, rows(others[at]), d, own_factor, Kind::kNormalised ? factors[others[at]] : 1);
     return;
   }
   alignas(64) double widened[kWidened];

@@ -175,7 +175,8 @@ void NegativesBeyond<T>::settle() {
     for (last = first; last < order_.size() && requests_[order_[last]].place == request.place; ++last)
       block_rows_.push_back(picker_.row_of(requests_[order_[last]].column));
     block_scores_.resize(block_rows_.size());
-    picker_.score_rows(anchors_[request.place].row, block_rows_.data(), static_cast<int64_t>(block_rows_.size()), block_scores_.data());
+    picker_.score_rows(anchors_[request.place].row, block_rows_.data(), static_cast<int64_t>(block_rows_.size()),
+                       block_scores_.data());
     for (size_t at = first; at < last; ++at)
       scored_[order_[at]] = {picker_.candidate_of(requests_[order_[at]].column), block_scores_[at - first]};
   }
@@ -220,9 +221,8 @@ void NegativesBeyond<T>::rank_all(const Query& query, int64_t twins, const Pick*
   picker_.count_work(0, static_cast<int64_t>(ranked_.size()));
   const auto no_number = [](const Pick& pick) { return std::isnan(pick.score); };
   ranked_.erase(std::remove_if(ranked_.begin(), ranked_.end(), no_number), ranked_.end());
-  std::sort(ranked_.begin(), ranked_.end(), [](const Pick& a, const Pick& b) {
-    return goes_before(a.score, a.candidate, b.score, b.candidate);
-  });
+  std::sort(ranked_.begin(), ranked_.end(),
+            [](const Pick& a, const Pick& b) { return goes_before(a.score, a.candidate, b.score, b.candidate); });
 }
 
 template class NegativesBeyond<float>;

@@ -1,5 +1,5 @@
-// For many thresholds of an anchor the nearest negative above each, exactly. Two looks at each key, whatever the number of
-// thresholds, leave a threshold the few columns about it, and those of several anchors are scored together, block by
+// For many thresholds of an anchor the nearest negative above each, exactly. Two looks at each key, whatever the number
+// of thresholds, leave a threshold the few columns about it, and those of several anchors are scored together, block by
 // block of columns: rows come from memory once for all of them. What is scored for one threshold of an anchor is not
 // scored again for another.
 #pragma once
@@ -87,7 +87,7 @@ class NegativesBeyond {
 
   // Of one anchor. A column is above, for sure, as many of the ascending thresholds as it is counted for.
   std::vector<Threshold> thresholds_, unsorted_;
-  std::vector<float> sure_;  // theirs, and NaN behind them
+  std::vector<float> sure_;                  // theirs, and NaN behind them
   float low_ = 0, per_unit_ = 0, last_ = 0;  // of equal steps over the thresholds' range; the last one's number
   std::vector<int32_t> step_begin_;          // [steps + 1] thresholds before a step
   std::vector<int32_t> below_;               // [columns] thresholds that a column is above

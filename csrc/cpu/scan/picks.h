@@ -86,7 +86,9 @@ class Picker {
   void score_rows(int64_t anchor, const int32_t* rows, int64_t count, double* scores) const {
     score_.many(anchor, rows, count, scores);
   }
-  int32_t row_of(int32_t column) const { return static_cast<int32_t>(pairing_.first_candidate() + candidate_of(column)); }
+  int32_t row_of(int32_t column) const {
+    return static_cast<int32_t>(pairing_.first_candidate() + candidate_of(column));
+  }
   int64_t candidate_of(int32_t column) const { return pairing_.columns().source[column]; }  // the lowest
   Pick pick_of(const Query& query, int32_t column) const {
     const int64_t candidate = candidate_of(column);

@@ -118,7 +118,7 @@ bool Scan<T>::run(int64_t first, int64_t last, const Visit& visit) const {
     const std::function<AnchorKeys(int64_t)> keys_of_row = [&](int64_t r) {
       return keys_of(begin + r, scratch.keys.data() + r * padded_columns_);
     };
-    const Strip visited = {rows_.data() + begin, end - begin,     begin, scratch.keys.data(),
+    const Strip visited = {rows_.data() + begin, end - begin,   begin,      scratch.keys.data(),
                            padded_columns_,      scratch.found, keys_of_row};
     if (!visit(visited)) refused = true;
     pool.give(std::move(scratch));

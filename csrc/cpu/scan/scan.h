@@ -71,7 +71,7 @@ struct Strip {
   const int32_t* rows;  // [count] rows of the batch
   int64_t count;
   int64_t first;  // place of rows[0] among those of the scan
-  float* keys;  // [count, stride]
+  float* keys;    // [count, stride]
   int64_t stride;
   std::vector<int32_t>& found;                          // [stride], for a visitor's use
   const std::function<AnchorKeys(int64_t r)>& keys_of;  // of rows[r]

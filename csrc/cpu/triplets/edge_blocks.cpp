@@ -6,9 +6,9 @@
 namespace fasttriplet::cpu {
 namespace {
 
-constexpr double kLargest = 0x1p60, kSmallest = 0x1p-60;       // entries of rows that are gathered in float32
-constexpr double kHeaviest = 0x1p60, kLightest = 0x1p-60;      // and weights
-constexpr int64_t kRange = 64;                                 // targets a task
+constexpr double kLargest = 0x1p60, kSmallest = 0x1p-60;   // entries of rows that are gathered in float32
+constexpr double kHeaviest = 0x1p60, kLightest = 0x1p-60;  // and weights
+constexpr int64_t kRange = 64;                             // targets a task
 
 template <typename T>
 bool narrow_rows(const Batch<T>& batch, const Survey& survey) {
@@ -24,7 +24,11 @@ bool narrow_rows(const Batch<T>& batch, const Survey& survey) {
 
 template <typename T>
 EdgeBlocks<T>::EdgeBlocks(const Batch<T>& batch, const Survey& survey, const Parallel& parallel)
-    : batch_(batch), survey_(survey), parallel_(parallel), narrow_(narrow_rows(batch, survey)), sums_(batch.n * batch.d) {}
+    : batch_(batch),
+      survey_(survey),
+      parallel_(parallel),
+      narrow_(narrow_rows(batch, survey)),
+      sums_(batch.n * batch.d) {}
 
 template <typename T>
 void EdgeBlocks<T>::clear() {

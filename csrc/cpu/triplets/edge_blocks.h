@@ -1,5 +1,5 @@
-// The gradient of edges that come block by block of anchors, so that no more than a block of them is ever kept. Each end
-// of an edge gathers what it pulls, in an order that the number of threads has no say in.
+// The gradient of edges that come block by block of anchors, so that no more than a block of them is ever kept. Each
+// end of an edge gathers what it pulls, in an order that the number of threads has no say in.
 #pragma once
 
 #include <cstdint>
