@@ -1,4 +1,4 @@
-"""The semi-hard loss of every anchor by the portable engine: all pairs mined, and then the gradient of their distances."""
+"""The semi-hard loss of every anchor by the portable engine: all pairs are mined, then their distances differentiated."""
 
 from __future__ import annotations
 
