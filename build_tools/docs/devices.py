@@ -83,6 +83,7 @@ EXACT: dict[str, Callable[..., list[Tensor]]] = {
     "mine_batch_hard": lambda distances, positives, negatives: [distances, positives, negatives],
     "mine_triplets": lambda distances, triplets: [distances, triplets],
     "batch_hard_loss": lambda loss, values, pairs: [values[1:], pairs],
+    "semi_hard": lambda sums, counts, *_: [sums, counts],  # which hinges of other pairs would not have
     "batch_all": lambda sums, counts, negative_counts, *_: [counts, negative_counts],
     "triplet_margin_loss": lambda loss, values: [values[1:3]],
 }

@@ -1,4 +1,4 @@
-"""The semi-hard loss of every anchor by the portable engine: all pairs are mined, then their distances differentiated."""
+"""The semi-hard loss of every anchor by the portable engine: all pairs mined, and their distances differentiated."""
 
 from __future__ import annotations
 
