@@ -36,6 +36,7 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "all-equal": lambda x: x[:1].expand_as(x).clone(),
     "duplicates": lambda x: x[torch.arange(len(x)) % 7],
     "integers": lambda x: (2 * x).round(),
+    "almost-ties": lambda x: (2 * x).round() + 1e-6 * x,  # distances apart by less than keys tell, norms by far more
     "zero-rows": lambda x: _scaled(x, (torch.arange(len(x)) % 5 != 0).double()),
     "huge": lambda x: x * 2.0**100,
     "tiny": lambda x: x * 2.0**-100,

@@ -279,6 +279,7 @@ def test_losses_over_all_pairs_do_not_depend_on_threads(native, tier):
     calls = (
         lambda threads: native.batch_all_float32(rows, labels, EUCLIDEAN, 0.3, False, tier, threads),
         lambda threads: native.batch_all_float32(rows, labels, COSINE, 0.3, True, tier, threads),
+        lambda threads: native.batch_all_float32(rows, labels % 3, COSINE, 0.3, False, tier, threads),
         lambda threads: native.weighted_float32(rows, labels, EUCLIDEAN, upstream, tier, threads),
     )
     for call in calls:
@@ -288,16 +289,25 @@ def test_losses_over_all_pairs_do_not_depend_on_threads(native, tier):
                 assert value.tobytes() == reference[name].tobytes(), name
 
 
-def test_more_positives_than_the_tables_take(native, tier):
-    """An anchor with more than 128 positives has its pairs scored one by one: the same numbers."""
-    rows, labels = batch_of("gauss", 320, 12, 2)
-    found = native.batch_all_float32(rows, labels, EUCLIDEAN, 0.3, False, tier, 2)
-    matrix = scores(native, rows, EUCLIDEAN, tier)
-    for a in range(0, 320, 40):
-        same = labels == labels[a]
-        losses = matrix[a, same & (np.arange(320) != a)][:, None] - matrix[a, ~same] + 0.3
-        assert found["active"][a] == (losses > 0).sum()
-        assert found["sums"][a] == pytest.approx(losses[losses > 0].sum(), rel=1e-12)
+@pytest.mark.parametrize("shape", ["gauss", "lattice", "offset", "copies", "clusters"])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_large_classes_are_counted_exactly(native, tier, shape, distance):
+    """Positives and negatives by keys, on every instruction set; sums are of float32 quality."""
+    rows, labels = batch_of(shape, 161, 21, 2)
+    if distance == COSINE and shape == "lattice":
+        rows += 0.25  # no two cosines are equal but for a rounding
+    found = native.batch_all_float32(rows, labels, distance, 0.3, False, tier, 2)
+    sums, active = exact_sums(scores(native, rows, distance, tier), labels, 0.3, False)
+    np.testing.assert_array_equal(found["active"], active.sum((1, 2)))
+    np.testing.assert_array_equal(found["negative_counts"], active.sum((0, 1)))
+    np.testing.assert_allclose(found["sums"], sums, rtol=1e-4, atol=1e-4 * sums.max())
+    wide = native.batch_all_float64(rows.astype(np.float64), labels, distance, 0.3, False, tier, 2)
+    np.testing.assert_array_equal(wide["active"], active.sum((1, 2)))
+    np.testing.assert_allclose(wide["sums"], sums, rtol=1e-9, atol=1e-11 * sums.max())
+    if shape == "gauss":
+        np.testing.assert_allclose(
+            found["gradient"], wide["gradient"], rtol=1e-4, atol=1e-5 * np.abs(wide["gradient"]).max()
+        )
 
 
 def test_negatives_that_nearly_coincide_are_scored_exactly(native, tier):
