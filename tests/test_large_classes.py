@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import fasttriplet
 from fasttriplet import reference
 from fasttriplet.check import DISTANCES
 from tests import engine
+from tests.engine import host_only
 from tests.family import NAMES, assert_as_reference
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +135,32 @@ def test_semi_hard_has_the_same_bits_for_any_number_of_threads(distance):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@host_only
+def test_semi_hard_has_the_same_bits_on_every_instruction_set():
+    """More edges than a block of anchors has."""
+    code = """
+import hashlib, torch, fasttriplet
+x = torch.randn(1500, 13, generator=torch.Generator().manual_seed(0)).requires_grad_()
+loss = fasttriplet.semi_hard_triplet_loss(x, torch.arange(1500) % 2)
+loss.backward()
+print(loss.item().hex(), hashlib.sha256(x.grad.numpy().tobytes()).hexdigest())
+"""
+    tiers = fasttriplet.build_info()["tiers_available"].split(",")
+    assert len(tiers) > 1
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"FASTTRIPLET_ISA": tier},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for tier in tiers
+    }
+    assert len(found) == 1
 
 
 def test_the_gradient_of_short_and_of_long_rows():

@@ -14,8 +14,9 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Anchors of a block times columns. No thread's number is in it: sums over blocks must not depend on that.
-constexpr int64_t kBlockPairs = 1 << 21;
+// Edges of a block of anchors, about: 16 bytes each, twice. Blocks are whole panels of any tier. What a target's edges
+// add up to follows from the blocks, so that neither the tier nor the number of threads may have a say in them.
+constexpr int64_t kBlockEdges = 1 << 20, kBlockRows = 96;
 
 template <typename T>
 class SemiHard {
@@ -65,16 +66,16 @@ class SemiHard {
     std::fill_n(output_.triplets, pairing_.anchors(), 0);
     if (edges != nullptr) edges->clear();
     const std::vector<int32_t>& rows = scan.rows();
-    const int64_t count = static_cast<int64_t>(rows.size()), width = scan.panel_width();
-    const int64_t fit = kBlockPairs / std::max<int64_t>(scan.padded_columns(), 1) / width * width;
-    const int64_t step = edges == nullptr ? std::max(count, width) : std::max(fit, width);
-    for (int64_t begin = 0; begin < count; begin += step) {
-      const int64_t end = std::min(begin + step, count);
-      if (edges != nullptr) {
-        std::vector<int64_t> room;
-        for (int64_t at = begin; at < end; ++at) room.push_back(2 * positives[rows[at]]);
-        edges->begin(rows.data() + begin, end - begin, room);
+    const int64_t count = static_cast<int64_t>(rows.size());
+    std::vector<int64_t> room;
+    for (int64_t begin = 0, end; begin < count; begin = end) {
+      room.clear();
+      int64_t total = 0;
+      for (end = begin; end < count && (total < kBlockEdges || (end - begin) % kBlockRows != 0); ++end) {
+        room.push_back(edges == nullptr ? 0 : 2 * positives[rows[end]]);
+        total += room.back();
       }
+      if (edges != nullptr) edges->begin(rows.data() + begin, end - begin, room);
       const bool done = scan.run(begin, end, [&](const Strip& strip) {
         SemiHardMiner<T> miner(picker_, pairing_, miner_);
         Scratch scratch;

@@ -46,6 +46,7 @@ void NegativesBeyond<T>::ask(const Query& query, const double* thresholds, int64
   }
   query.for_each_twin(Role::kNegative,
                       [&](int64_t twin) { twins_.push_back({twin, picker_.score_of(query.anchor, twin)}); });
+  picker_.count_work(count, 0);
   const size_t first_request = requests_.size();
   anchors_.back().how = How::kLinks;
   if (find(query, anchor.first_question)) return;
@@ -180,7 +181,7 @@ void NegativesBeyond<T>::settle() {
     for (size_t at = first; at < last; ++at)
       scored_[order_[at]] = {picker_.candidate_of(requests_[order_[at]].column), block_scores_[at - first]};
   }
-  picker_.count_work(static_cast<int64_t>(questions_.size()), static_cast<int64_t>(requests_.size()));
+  picker_.count_work(0, static_cast<int64_t>(requests_.size()));
 }
 
 template <typename T>

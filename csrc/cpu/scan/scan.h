@@ -103,7 +103,6 @@ class Scan {
 
   const Prepared& prepared() const { return prepared_; }
   int64_t padded_columns() const { return padded_columns_; }
-  int64_t panel_width() const { return tier_.layout.width; }
   const KeyTerms& column_terms(int64_t column) const { return terms_[column]; }
   const KeyTerms& row_terms(int64_t at) const { return terms_[first_place_ + at]; }
 
