@@ -203,6 +203,9 @@ def test_opcheck(pairing, dtype):
     torch.library.opcheck(OPS._triplet_distances_backward.default, (grad, rows, references, distances, triplets, 0))
     torch.library.opcheck(OPS.batch_all.default, (*five, 1, 0.3, False, True))
     grad = torch.ones(12, dtype=torch.float64)
+    for with_gradient in (True, False):
+        torch.library.opcheck(OPS.semi_hard.default, (*five, 1, 0, True, 0.3, False, with_gradient))
+    torch.library.opcheck(OPS._semi_hard_backward.default, (grad, *five, 1, 0, True, 0.3, True))
     torch.library.opcheck(OPS._batch_all_backward.default, (grad, *five, 1, 0.3, True))
     torch.library.opcheck(OPS.weighted_distances.default, (*five, 2))
     distances = OPS.weighted_distances(*five, 2)
@@ -233,6 +236,17 @@ def test_semi_hard_compiles_around_its_length():
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         function = torch.compile(lambda rows: fasttriplet.mine_semi_hard(rows, LABELS).negatives, fullgraph=True)
         assert torch.equal(function(leaf().detach()), fasttriplet.mine_semi_hard(leaf().detach(), LABELS).negatives)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum"])
+def test_semi_hard_compiles_where_no_pair_is_listed(reduction):
+    torch.compiler.reset()
+    labels = LABELS
+    loss = function_of("semi_hard", labels, reduction=reduction)
+    rows, twin = leaf(dtype=torch.float32), leaf(dtype=torch.float32)
+    found, expected = torch.compile(loss, fullgraph=True)(rows), loss(twin)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(*pair)[0] for pair in ((found, rows), (expected, twin))))
 
 
 @pytest.mark.parametrize("k", [4, 10**5])
@@ -278,8 +292,10 @@ def test_meta_tensors_give_shapes():
         assert torch.autograd.grad(loss.sum(), rows)[0].shape == (7, 3)
     loss = function_of("k_hardest", labels, reduction="none", k=100)(rows)
     assert loss.shape == (7 * 7,)
+    loss = function_of("semi_hard", labels)(rows)
+    assert loss.shape == () and torch.autograd.grad(loss, rows)[0].shape == (7, 3)
     with pytest.raises(ValueError, match=r"embeddings must be on a device that has values, .* on meta"):
-        function_of("semi_hard", labels)(rows)
+        function_of("semi_hard", labels, reduction="none")(rows)
 
 
 def test_every_pairing_is_tested():
