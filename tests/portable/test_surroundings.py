@@ -86,8 +86,14 @@ def test_no_tensor_is_larger_than_the_rows_and_a_chunk(number, monkeypatch):
     monkeypatch.setattr(
         engines, "operator", lambda each, *_: _watched(getattr(operators, f"portable_{each}").default, largest)
     )
-    for module in (fasttriplet.autograd.batch_hard, fasttriplet.autograd.mined, fasttriplet.autograd.dense):
-        monkeypatch.setattr(module, "operator", engines.operator)
+    for module in (
+        "autograd.batch_hard",
+        "autograd.mined",
+        "autograd.semi_hard",
+        "autograd.dense",
+        "portable.semi_hard",
+    ):
+        monkeypatch.setattr(f"fasttriplet.{module}.operator", engines.operator)
     step(name, options, embeddings, labels)
     assert max(largest) > 2**14
     assert max(largest) <= 1.1 * 2**15
