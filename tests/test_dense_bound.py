@@ -134,9 +134,8 @@ def test_keys_off_by_a_billionth_fail(monkeypatch):
 
 
 def test_products_of_half_precision_fail():
-    for batch in RANDOM:
+    for loss, batch in (("batch_all", "random"), ("weighted", "random"), ("batch_all", "large classes")):
         given = BATCHES[batch]()
         rounded = given.rows.bfloat16().float()
-        for loss in LOSSES:
-            for distance in DISTANCES:
-                assert max(shares("kernels, float32", loss, given, distance, False, given=rounded)) > 1
+        for distance in DISTANCES:
+            assert max(shares("kernels, float32", loss, given, distance, False, given=rounded)) > 1
