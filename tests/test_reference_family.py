@@ -80,7 +80,8 @@ def triplets_by_definition(miner, d, kind, options):
             ordered = sorted(negatives, key=lambda i: (row[i], i))[
                 math.floor(options["skip_fraction"] * len(negatives)) :
             ]
-            taken = (ordered + [-1] * options["k"])[: options["k"]]
+            k = options["k"] if options["kth_only"] else min(options["k"], len(row))  # no more than candidates
+            taken = (ordered + [-1] * k)[:k]
             found += [(a, far, n) for n in (taken[-1:] if options["kth_only"] else taken)]
     return found
 
