@@ -49,16 +49,6 @@ class SemiHard {
   }
 
  private:
-  struct Negative {
-    int64_t candidate;
-    double distance, slope;
-  };
-  // What a thread keeps.
-  struct Scratch {
-    std::vector<int32_t> place_of;  // [candidates] among `negatives`, of one anchor; -1 for none
-    std::vector<Negative> negatives;
-  };
-
   bool attempt(const Scan<T>& scan, const std::vector<int64_t>& positives, const FineEnough& fine_enough,
                EdgeBlocks<T>* edges) {
     std::fill_n(output_.sums, pairing_.anchors(), 0.0);
@@ -78,12 +68,10 @@ class SemiHard {
       if (edges != nullptr) edges->begin(rows.data() + begin, end - begin, room);
       const bool done = scan.run(begin, end, [&](const Strip& strip) {
         SemiHardMiner<T> miner(picker_, pairing_, miner_);
-        Scratch scratch;
-        if (edges != nullptr) scratch.place_of.assign(pairing_.candidates(), -1);
         int64_t r = strip.first - begin;
         return miner.mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
           Pull* const own = edges == nullptr ? nullptr : edges->edges(r);
-          const int64_t pulls = add(anchor, pairs, scratch, own);
+          const int64_t pulls = add(anchor, pairs, own);
           if (edges != nullptr) edges->set_count(r, pulls);
           ++r;
           return fine_enough();
@@ -96,12 +84,11 @@ class SemiHard {
   }
 
   // An anchor's sum, and its edges where those are wanted; returns how many.
-  int64_t add(int32_t anchor, const std::vector<PositivePick>& pairs, Scratch& scratch, Pull* edges) const {
+  int64_t add(int32_t anchor, const std::vector<PositivePick>& pairs, Pull* edges) const {
     const double upstream = upstream_ == nullptr ? 1 : upstream_[anchor];
     const int64_t first = pairing_.first_candidate();
     double sum = 0;
     int64_t active = 0, triplets = 0, count = 0;
-    scratch.negatives.clear();
     for (const PositivePick& pair : pairs) {
       if (pair.negative.candidate < 0) continue;
       const double difference = pair.distance - pair.negative.score;
@@ -110,20 +97,12 @@ class SemiHard {
       active += loss.loss != 0;  // true for NaN
       sum += loss.loss;
       if (edges == nullptr || loss.slope == 0) continue;
-      const double slope = upstream * loss.slope;
-      const double weight = edge_weight(batch_.distance, slope, pair.distance);
-      if (weight != 0) edges[count++] = {weight, static_cast<int32_t>(first + pair.positive)};
-      int32_t& place = scratch.place_of[pair.negative.candidate];
-      if (place < 0) {
-        place = static_cast<int32_t>(scratch.negatives.size());
-        scratch.negatives.push_back({pair.negative.candidate, pair.negative.score, 0});
-      }
-      scratch.negatives[place].slope -= slope;
-    }
-    for (const Negative& negative : scratch.negatives) {
-      scratch.place_of[negative.candidate] = -1;
-      const double weight = edge_weight(batch_.distance, negative.slope, negative.distance);
-      if (weight != 0) edges[count++] = {weight, static_cast<int32_t>(first + negative.candidate)};
+      const auto pull = [&](double slope, const Pick& pick) {
+        const double weight = edge_weight(batch_.distance, slope, pick.score);
+        if (weight != 0) edges[count++] = {weight, static_cast<int32_t>(first + pick.candidate)};
+      };
+      pull(upstream * loss.slope, {pair.positive, pair.distance});
+      pull(-upstream * loss.slope, pair.negative);
     }
     output_.sums[anchor] = sum;
     output_.active[anchor] = active;

@@ -22,7 +22,7 @@ struct SemiHardOutput {
 // are where `upstream` has a NaN.
 //
 // Sums are those of float64, and have the same bits in every tier and with any number of threads. So have the
-// gradients; of float32 rows a few edges at a time are added up in float32 (cpu/kernels/pull-inl.h).
+// gradients.
 template <typename T>
 bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
                bool soft_margin, const double* upstream, const Parallel& parallel, const SemiHardOutput& output,

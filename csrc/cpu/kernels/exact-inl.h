@@ -236,6 +236,12 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
   }
 }
 
+// An edge's pull at one of its ends.
+template <typename Kind>
+FT_INLINE Wide pull_term(Wide own, Wide other, Wide weight) {
+  return Kind::kProduct ? -weight * other : weight * (own - other);
+}
+
 // gradient = sum over edges of weight (x - y) for differences; (sum weight (u - v) - u sum weight distance) / |x| for
 // cosine; -sum weight y for products.
 template <typename Kind, typename T>
@@ -258,8 +264,7 @@ inline void gather(const Rows<T>& rows, const double* factors, int64_t target, c
     for (int64_t e = 0; e < count; ++e) {
       Wide other = load(rows(edges[e].partner) + k);
       if constexpr (Kind::kNormalised) other = other * splat(factors[edges[e].partner]);
-      const Wide weight = splat(edges[e].weight);
-      total += Kind::kProduct ? -weight * other : weight * (own - other);
+      total += pull_term<Kind>(own, other, splat(edges[e].weight));
     }
     return Kind::kNormalised ? (total - splat(shrink) * own) * own_factor : total;
   };

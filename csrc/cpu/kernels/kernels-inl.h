@@ -36,8 +36,7 @@ constexpr RowKernels<T> row_kernels() {
           {gather<Difference, T>, gather<Difference, T>, gather<UnitDifference, T>, gather<Product, T>},
           {fork_gradient<Difference, T>, fork_gradient<Difference, T>, fork_gradient<UnitDifference, T>,
            fork_gradient<Product, T>},
-          {pull<Difference, T>, pull<Difference, T>, pull<UnitDifference, T>, pull<Product, T>},
-          narrow_pull_of<T>()};
+          {pull<Difference, T>, pull<Difference, T>, pull<UnitDifference, T>, pull<Product, T>}};
 }
 
 #ifdef FT_DENSE

@@ -269,10 +269,8 @@ struct RowKernels {
   Gather gather[kDistances];
   void (*fork_gradient[kDistances])(const Fork<T>& fork, int64_t d);
   // sums [D] += what the edges of row `target` pull it by, in their order, for cosine at its unit row.
-  using PullUp = void (*)(const Rows<T>& rows, const double* factors, int64_t target, const Pull* pulls, int64_t count,
-                          double* sums);
-  PullUp pull[kDistances];
-  PullUp narrow_pull;  // of differences, a few edges at a time in float32; null for float64 rows
+  void (*pull[kDistances])(const Rows<T>& rows, const double* factors, int64_t target, const Pull* pulls, int64_t count,
+                           double* sums);
 };
 
 struct Tier {

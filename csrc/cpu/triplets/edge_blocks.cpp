@@ -6,29 +6,13 @@
 namespace fasttriplet::cpu {
 namespace {
 
-constexpr double kLargest = 0x1p60, kSmallest = 0x1p-60;   // entries of rows that are gathered in float32
-constexpr double kHeaviest = 0x1p60, kLightest = 0x1p-60;  // and weights
-constexpr int64_t kRange = 64;                             // targets a task
-
-template <typename T>
-bool narrow_rows(const Batch<T>& batch, const Survey& survey) {
-  if (batch.kernels().narrow_pull == nullptr) return false;
-  if (batch.distance != Distance::kEuclidean && batch.distance != Distance::kSquaredEuclidean) return false;
-  double largest = 0;
-  for (const RowSurvey& row : survey.rows)
-    if (row.largest > largest) largest = row.largest;
-  return largest >= kSmallest && largest <= kLargest;
-}
+constexpr int64_t kRange = 64;  // targets a task
 
 }  // namespace
 
 template <typename T>
 EdgeBlocks<T>::EdgeBlocks(const Batch<T>& batch, const Survey& survey, const Parallel& parallel)
-    : batch_(batch),
-      survey_(survey),
-      parallel_(parallel),
-      narrow_(narrow_rows(batch, survey)),
-      sums_(batch.n * batch.d) {}
+    : batch_(batch), survey_(survey), parallel_(parallel), sums_(batch.n * batch.d) {}
 
 template <typename T>
 void EdgeBlocks<T>::clear() {
@@ -51,14 +35,8 @@ void EdgeBlocks<T>::begin(const int32_t* anchors, int64_t count, const std::vect
 
 template <typename T>
 void EdgeBlocks<T>::gather(int64_t target, const Pull* pulls, int64_t count) {
-  const auto kept = [](const Pull& pull) {
-    const double size = std::fabs(pull.weight);
-    return size >= kLightest && size <= kHeaviest;
-  };
-  const RowKernels<T>& kernels = batch_.kernels();
-  const bool narrow = narrow_ && std::all_of(pulls, pulls + count, kept);
-  const auto pull = narrow ? kernels.narrow_pull : kernels.pull[static_cast<int>(batch_.distance)];
-  pull(batch_.source(), survey_.factors.data(), target, pulls, count, sums_.data() + target * batch_.d);
+  batch_.kernels().pull[static_cast<int>(batch_.distance)](batch_.source(), survey_.factors.data(), target, pulls,
+                                                           count, sums_.data() + target * batch_.d);
 }
 
 template <typename T>

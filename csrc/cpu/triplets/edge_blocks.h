@@ -18,7 +18,7 @@ class EdgeBlocks {
   void clear();
   // A block of anchors, rows of the batch; anchor r has at most room[r] edges.
   void begin(const int32_t* anchors, int64_t count, const std::vector<int64_t>& room);
-  // Where the edges of anchor r are to be written, by any thread; a partner occurs once.
+  // Where the edges of anchor r are to be written, by any thread.
   Pull* edges(int64_t r) { return edges_.data() + begin_[r]; }
   void set_count(int64_t r, int64_t count) { count_[r] = count; }
   // Gathers the block's edges.
@@ -35,7 +35,6 @@ class EdgeBlocks {
   const Batch<T>& batch_;
   const Survey& survey_;
   const Parallel& parallel_;
-  const bool narrow_;         // rows are of a size that float32 differences keep
   std::vector<double> sums_;  // [N, D]
   const int32_t* anchors_ = nullptr;
   int64_t anchor_count_ = 0;
