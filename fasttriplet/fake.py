@@ -126,30 +126,9 @@ def _(
     margin: float,
     soft_margin: bool,
     with_gradient: bool,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n = embeddings.shape[0]
-    counts = embeddings.new_empty((2, n), dtype=torch.int64)
-    gradients = _gradients(embeddings, ref_embeddings)
-    if not with_gradient:
-        gradients = embeddings.new_empty(0), embeddings.new_empty(0)
-    return embeddings.new_empty(n, dtype=torch.float64), counts, *gradients
-
-
-@_fake_of("_semi_hard_backward")
-def _(
-    grad: Tensor,
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None,
-    pairing: list[Tensor | None],
-    numbers: list[int],
-    distance: int,
-    otherwise: int,
-    within_margin: bool,
-    margin: float,
-    soft_margin: bool,
-) -> tuple[Tensor, Tensor]:
-    return _gradients(embeddings, ref_embeddings)
+    return *_sums(embeddings), *_gradients(embeddings, ref_embeddings, with_gradient)
 
 
 @_fake_of("batch_all")
@@ -164,14 +143,9 @@ def _(
     soft_margin: bool,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n = embeddings.shape[0]
-    candidates = n if ref_embeddings is None else ref_embeddings.shape[0]
-    counts = embeddings.new_empty((2, n), dtype=torch.int64)
-    gradients = _gradients(embeddings, ref_embeddings)
-    if not with_gradient:
-        gradients = embeddings.new_empty(0), embeddings.new_empty(0)
-    sums = embeddings.new_empty(n, dtype=torch.float64)
-    return sums, counts, embeddings.new_empty(candidates, dtype=torch.int64), *gradients
+    candidates = embeddings.shape[0] if ref_embeddings is None else ref_embeddings.shape[0]
+    often = embeddings.new_empty(candidates, dtype=torch.int64)
+    return *_sums(embeddings), often, *_gradients(embeddings, ref_embeddings, with_gradient)
 
 
 @_fake_of("_batch_all_backward")
@@ -252,7 +226,16 @@ def _(
     return gradient(wants_anchor), gradient(wants_positive), gradient(wants_negative)
 
 
-def _gradients(embeddings: Tensor, ref_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As the rows; [0] without references."""
-    references = embeddings.new_empty(0 if ref_embeddings is None else ref_embeddings.shape)
-    return embeddings.new_empty(embeddings.shape), references
+def _sums(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Of losses by anchor [N], and counts [2, N]."""
+    n = embeddings.shape[0]
+    return embeddings.new_empty(n, dtype=torch.float64), embeddings.new_empty((2, n), dtype=torch.int64)
+
+
+def _gradients(embeddings: Tensor, ref_embeddings: Tensor | None, wanted: bool = True) -> tuple[Tensor, Tensor]:
+    """As the rows; [0] without references, and of both where they are not wanted."""
+    none = embeddings.new_empty(0)
+    own = embeddings.new_empty(embeddings.shape) if wanted else none
+    return own, torch.empty_like(none) if ref_embeddings is None or not wanted else embeddings.new_empty(
+        ref_embeddings.shape
+    )

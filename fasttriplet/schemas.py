@@ -43,13 +43,11 @@ SCHEMAS = {
     "Tensor distances, Tensor triplets, Tensor poison, float margin, bool soft_margin, int reduction, "
     "int on_missing) -> (Tensor, Tensor)",
     # Of every ordered positive pair with its semi-hard negative: sums [N] float64 of the losses, counts [2, N] int64 of
-    # pairs with a loss above zero and of pairs with a negative, both by anchor; gradients of the sums' sum divided by
-    # the number of pairs with a negative [N, D] and [M, D], [0] where not asked for or without references.
-    "semi_hard": f"({_BATCH}, int otherwise, bool within_margin, float margin, bool soft_margin, bool with_gradient) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-    # Gradients [N, D] and [M, D], [0] without references; grad [N] is that of the sums.
-    "_semi_hard_backward": f"(Tensor grad, {_BATCH}, int otherwise, bool within_margin, float margin, bool "
-    "soft_margin) -> (Tensor, Tensor)",
+    # pairs with a loss above zero and of pairs with a negative, both by anchor; gradients [N, D] and [M, D] of the sum
+    # of weights times sums, divided by the number of pairs with a negative, [0] where not asked for or without
+    # references. weights [N] float64; ones where there are none.
+    "semi_hard": f"({_BATCH}, int otherwise, bool within_margin, float margin, bool soft_margin, bool with_gradient, "
+    "Tensor? weights) -> (Tensor, Tensor, Tensor, Tensor)",
     # Of every triplet: sums [N] float64 of the losses, counts [2, N] int64 of active and of all triplets, both by
     # anchor; of each candidate how often it is the negative of an active one, [N or M] int64; gradients of the sums'
     # sum divided by the number of triplets [N, D] and [M, D], [0] where not asked for or without references.

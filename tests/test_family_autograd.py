@@ -203,9 +203,8 @@ def test_opcheck(pairing, dtype):
     torch.library.opcheck(OPS._triplet_distances_backward.default, (grad, rows, references, distances, triplets, 0))
     torch.library.opcheck(OPS.batch_all.default, (*five, 1, 0.3, False, True))
     grad = torch.ones(12, dtype=torch.float64)
-    for with_gradient in (True, False):
-        torch.library.opcheck(OPS.semi_hard.default, (*five, 1, 0, True, 0.3, False, with_gradient))
-    torch.library.opcheck(OPS._semi_hard_backward.default, (grad, *five, 1, 0, True, 0.3, True))
+    for with_gradient, weights in ((True, None), (True, grad), (False, None)):
+        torch.library.opcheck(OPS.semi_hard.default, (*five, 1, 0, True, 0.3, False, with_gradient, weights))
     torch.library.opcheck(OPS._batch_all_backward.default, (grad, *five, 1, 0.3, True))
     torch.library.opcheck(OPS.weighted_distances.default, (*five, 2))
     distances = OPS.weighted_distances(*five, 2)

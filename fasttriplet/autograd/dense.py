@@ -49,7 +49,7 @@ class BatchAllSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        arguments, factor, gradients = _saved(ctx)
+        arguments, factor, gradients = saved(ctx)
         if ctx.uniform:
             triplets, *gradients = gradients
             factor = factor * (grad[:1].sum() * triplets)  # the same number everywhere; 0 in an empty batch
@@ -82,7 +82,7 @@ class WeightedDistances(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        arguments, poison, (values,) = _saved(ctx)
+        arguments, poison, (values,) = saved(ctx)
         backward = operator("_weighted_distances_backward", grad.device)
         gradients = backward(grad, *arguments, ctx.distance, values)
         return *_results("weighted_triplet_loss", grad, arguments, poison, *gradients), *[None] * 3
@@ -108,7 +108,7 @@ class DifferentiableOnce(torch.autograd.Function):
         )
 
 
-def _saved(ctx: Any) -> tuple[tuple[Any, ...], Tensor, list[Tensor]]:
+def saved(ctx: Any) -> tuple[tuple[Any, ...], Tensor, list[Tensor]]:
     """The first five arguments of the operators, the poison, and what the way forward made."""
     embeddings, labels, ref_embeddings, poison, *rest = ctx.saved_tensors
     return (embeddings, labels, ref_embeddings, rest[ctx.kept :], ctx.numbers), poison, rest[: ctx.kept]

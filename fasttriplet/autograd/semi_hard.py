@@ -1,7 +1,7 @@
-"""Semi-hard losses by anchor over their operators, differentiable twice.
+"""Semi-hard losses by anchor over their operator, differentiable twice.
 
-Nothing of a positive pair is kept: the gradient is made on the way forward or by mining again. What a second derivative
-needs is mined again as well, pair by pair.
+Nothing of a positive pair is kept: the gradient is made on the way forward. What a second derivative needs is mined
+again, pair by pair.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fasttriplet.autograd.dense import saved
 from fasttriplet.autograd.mined import MinedDistances
 from fasttriplet.check import MINERS
 from fasttriplet.engines import operator
@@ -22,8 +23,9 @@ class SemiHardSums(torch.autograd.Function):
     """Sums [N] of the losses of every anchor's positive pairs, counts [2, N] of those above zero and of all that have a
     negative, and the batch's poison [].
 
-    ``uniform``: the gradient that comes back is one number for all anchors, so that the gradient of the sums' sum,
-    divided by the number of pairs as a mean is, is made on the way forward.
+    The gradient that comes back must be a multiple of ``weights`` [N] float64, or of ones, as that of any reduction is:
+    so the gradient of the embeddings, but for that factor, is made on the way forward. It is where a graph is
+    ``recorded``.
     """
 
     @staticmethod
@@ -34,40 +36,46 @@ class SemiHardSums(torch.autograd.Function):
         ref_embeddings: Tensor | None,
         pairing: tuple[Tensor | None, ...],
         numbers: tuple[int, ...],
+        weights: Tensor | None,
         distance: int,
         otherwise: int,
         within_margin: bool,
         margin: float,
         soft_margin: bool,
-        uniform: bool,
+        recorded: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch = embeddings, labels, ref_embeddings, pairing, numbers
-        ctx.uniform = uniform and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
+        wanted = recorded and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
         ctx.numbers, ctx.options = numbers, (distance, otherwise, within_margin, margin, soft_margin)
-        sums, counts, *gradients = operator("semi_hard", embeddings.device)(*batch, *ctx.options, ctx.uniform)
+        sums, counts, *gradients = operator("semi_hard", embeddings.device)(*batch, *ctx.options, wanted, weights)
         poison = poison_of(*batch)
         ctx.mark_non_differentiable(counts, poison)
-        kept = (counts[1].sum(), *gradients) if ctx.uniform else ()
-        ctx.kept = len(kept)
-        ctx.save_for_backward(embeddings, labels, ref_embeddings, poison, *kept, *pairing)
+        ctx.kept = 4
+        ctx.save_for_backward(
+            embeddings, labels, ref_embeddings, poison, weights, counts[1].sum(), *gradients, *pairing
+        )
         return sums, counts, poison
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings, labels, ref_embeddings, poison, *rest = ctx.saved_tensors
-        batch = embeddings, labels, ref_embeddings, tuple(rest[ctx.kept :]), ctx.numbers
+        batch, poison, (weights, pairs, *gradients) = saved(ctx)
         if torch.is_grad_enabled():  # create_graph=True
-            gradients = _with_graph(grad, batch, ctx.options, ctx.needs_input_grad[:3:2])
-            return gradients[0], None, gradients[1], *[None] * 8
-        factor = poison
-        if ctx.uniform:
-            pairs, *gradients = rest[: ctx.kept]
-            factor = factor * (grad[:1].sum() * pairs)  # the same number everywhere; 0 in an empty batch
+            own, references = _with_graph(grad, batch, ctx.options, ctx.needs_input_grad[:3:2])
         else:
-            gradients = operator("_semi_hard_backward", grad.device)(grad, *batch, *ctx.options)
-        # What no pair pulls is not moved by an infinite gradient either, but NaN where the batch is not finite.
-        own, references = (torch.where(each == 0, 0 * poison, each * factor).to(each.dtype) for each in gradients)
-        return own, None, None if ref_embeddings is None else references, *[None] * 8
+            factor = poison * pairs * _multiple(grad, weights)
+            # What no pair pulls is not moved by an infinite gradient either, but NaN where the batch is not finite.
+            own, references = (torch.where(each == 0, 0 * poison, each * factor).to(each.dtype) for each in gradients)
+        return own, None, None if batch[2] is None else references, *[None] * 9
+
+
+def _multiple(grad: Tensor, weights: Tensor | None) -> Tensor:
+    """[]: of the weights, what ``grad`` is; 0 of none, or of weights that are all 0."""
+    if weights is None:
+        return grad[:1].sum()
+    if len(weights) == 0:
+        return weights.sum()
+    largest = weights.abs().argmax()  # a NaN before all
+    return torch.where(weights[largest] == 0, 0, grad[largest] / weights[largest])
 
 
 def _with_graph(

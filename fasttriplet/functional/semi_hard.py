@@ -90,14 +90,12 @@ def semi_hard_triplet_loss(
     miner = _miner(within_margin, options.margin, otherwise)
     if batch.return_stats or reduction == "none" or transforms.active():  # which need every pair
         return loss_of_mined(batch, miner, options)
-    # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
-    uniform = batch.weights is None and torch.is_grad_enabled()
-    sums, (active, counted), poison = SemiHardSums.apply(
-        *batch.arguments, options.distance, *miner[1:4], options.soft_margin, uniform
-    )
+    weights = None if batch.weights is None else batch.weights.double()
+    shares = None if weights is None else weights.detach()
+    told = options.distance, *miner[1:4], options.soft_margin, torch.is_grad_enabled()
+    sums, (active, counted), poison = SemiHardSums.apply(*batch.arguments, shares, *told)
     if on_missing == "error":
         refuse_missing(batch, counted > 0, poison)
-    weights = None if batch.weights is None else batch.weights.double()
     return reduced(Losses(sums, counted, active), weights, poison, reduction).to(batch.embeddings.dtype)
 
 

@@ -18,23 +18,9 @@ from fasttriplet.portable.pairs import Given
 
 def semi_hard(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator: sums [N], counts [2, N], gradients."""
-    *others, with_gradient = arguments
-    sums, counts, own, references = _semi_hard(tuple(others), None, with_gradient)
-    return sums, counts, own, references
-
-
-def semi_hard_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """The operator: gradients, ``grad`` [N] being that of the sums."""
-    check_anchor_values(grad, "grad", 0, arguments[0])
-    *_, own, references = _semi_hard(arguments, grad, True)
-    return own, references
-
-
-def _semi_hard(
-    arguments: tuple[Any, ...], upstream: Tensor | None, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Without ``upstream`` the gradients are those of the sums' sum divided by the number of pairs with a negative."""
-    given, (otherwise, within_margin, margin, soft_margin) = Given.checked(arguments)
+    given, (otherwise, within_margin, margin, soft_margin, with_gradient, weights) = Given.checked(arguments)
+    if weights is not None:
+        check_anchor_values(weights, "weights", 0, given.embeddings)
     embeddings, n = given.embeddings, len(given.embeddings)
     miner = MINERS.index("semi_hard"), otherwise, within_margin, margin, 1, False, 0.0
     distances, triplets = mine_triplets(*arguments[:6], *miner)
@@ -52,7 +38,9 @@ def _semi_hard(
     if not with_gradient:
         nothing = embeddings.new_empty(0)
         return sums, counts, nothing, nothing.clone()
-    share = 1 / found.sum().clamp_min(1).double() if upstream is None else upstream[anchors]
+    share = 1 / found.sum().clamp_min(1).double()
+    if weights is not None:
+        share = share * weights[anchors]
     slopes = torch.stack([slopes * share, -slopes * share])
     # By a kernel where the device has one.
     backward = operator("_triplet_distances_backward", embeddings.device)

@@ -188,7 +188,7 @@ class DenseWalk {
       for (int64_t column = first; column < last; ++column)
         for (int64_t k = 0; k < batch_.d; ++k)
           columns.rows[column * columns.depth + k] =
-              static_cast<float>(prepared_entry(scan.prepared(), pass.columns[column], k));
+              static_cast<float>(prepared_entry(batch_, survey_, scan.prepared(), pass.columns[column], k));
     });
     return tables;
   }
@@ -214,12 +214,6 @@ class DenseWalk {
     half.task.surely = half.surely.data();
     half.task.perhaps = half.perhaps.data();
     half.task.upstreams = half.upstreams.data();
-  }
-
-  // As the scan sees it: normalised, centred and scaled.
-  double prepared_entry(const Prepared& prepared, int32_t row, int64_t k) const {
-    const double factor = survey_.factors.empty() ? 1 : survey_.factors[row];
-    return (static_cast<double>(batch_.row(row)[k]) * factor - prepared.centre(k)) * prepared.scale;
   }
 
   // Leaves slopes in place of `keys`, of which the columns of `hull` alone are looked at; nothing where there are none.
@@ -310,7 +304,7 @@ class DenseWalk {
         if (batch_.distance == Distance::kInnerProduct) {
           share = -(product[k] / prepared.scale + prepared.centre(k) * total);
         } else {
-          share = (total * prepared_entry(prepared, row, k) - product[k]) / prepared.scale;
+          share = (total * prepared_entry(batch_, survey_, prepared, row, k) - product[k]) / prepared.scale;
           if (batch_.distance == Distance::kCosine)
             share = (share - static_cast<double>(batch_.row(row)[k]) * factor * shrink) * factor;
         }

@@ -4,18 +4,19 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <type_traits>
 #include <vector>
 
 #include "cpu/dense/dense.h"
 #include "cpu/dense/hinge_row.h"
 #include "cpu/scan/scan.h"
+#include "cpu/threads/scratch_pool.h"
+#include "cpu/triplets/edge_blocks.h"
 
 namespace fasttriplet::cpu {
 namespace {
 
-// Weights of a block: 2 MB stay in the outer caches. Scored pairs are edges of 24 bytes, twice.
+// Weights of a block: 2 MB stay in the outer caches. Scored pairs are edges of 16 bytes, twice.
 constexpr int64_t kBlockWeights = 1 << 19, kBlockEdges = 1 << 17;
 // Up to as many anchors are summed in float32 (docs/numerics.md).
 constexpr int64_t kMostAnchors = 256;
@@ -41,7 +42,8 @@ class HingeWalk {
         columns_(pairing.column_rows()),
         anchors_(pairing.has_references() ? pairing.anchor_rows() : columns_),
         first_anchor_(pairing.has_references() ? static_cast<int64_t>(columns_.size()) : 0),
-        rows_{batch, pairing, score_, columns_, margin} {}
+        rows_{batch, pairing, score_, columns_, margin},
+        edges_(batch, survey, parallel) {}
 
   void run() {
     if (anchors_.empty() || columns_.empty()) return;
@@ -54,11 +56,11 @@ class HingeWalk {
                             std::fabs(rows_.margin) * scale <= 0x1p50;
       if (in_range) {
         screen(scan, tier);
-        return write_gradient();
+        return add_counts();
       }
     }
     score_all();
-    write_gradient();
+    add_counts();
   }
 
  private:
@@ -72,32 +74,31 @@ class HingeWalk {
   // What a thread keeps from task to task.
   struct Scratch {
     HingeRow<T> row;
-    std::vector<int32_t> counts;  // [stride] of active triplets, by negative
+    std::vector<int32_t> counts;  // [stride] of active triplets, by negative, of a task
+    std::vector<int64_t> totals;  // [columns] of all tasks
   };
 
-  // Calls f(scratch, at) for the anchors of a block, `grain` of them a task, and adds up what they count.
+  // Calls f(scratch, first, last) for the anchors of a block, `grain` of them a task.
   template <typename F>
   void for_anchors(int64_t begin, int64_t end, int64_t grain, int64_t stride, double operations, F&& f) {
     for_each_range(parallel_, end - begin, grain, operations, [&](int64_t first, int64_t last) {
-      std::unique_ptr<Scratch> scratch = take(stride);
+      std::unique_ptr<Scratch> scratch = pool_.take([&] {
+        return std::unique_ptr<Scratch>(
+            new Scratch{HingeRow<T>(rows_), std::vector<int32_t>(stride), std::vector<int64_t>(columns_.size())});
+      });
       f(*scratch, begin + first, begin + last);
-      give(std::move(scratch));
+      for (size_t column = 0; column < columns_.size(); ++column) {
+        scratch->totals[column] += scratch->counts[column];
+        scratch->counts[column] = 0;
+      }
+      pool_.give(std::move(scratch));
     });
   }
-  std::unique_ptr<Scratch> take(int64_t stride) {
-    const std::lock_guard<std::mutex> guard(lock_);
-    if (free_.empty()) return std::unique_ptr<Scratch>(new Scratch{HingeRow<T>(rows_), std::vector<int32_t>(stride)});
-    std::unique_ptr<Scratch> scratch = std::move(free_.back());
-    free_.pop_back();
-    return scratch;
-  }
-  void give(std::unique_ptr<Scratch> scratch) {
-    const std::lock_guard<std::mutex> guard(lock_);
-    for (size_t column = 0; column < columns_.size(); ++column) {
-      output_.negative_counts[columns_[column] - pairing_.first_candidate()] += scratch->counts[column];
-      scratch->counts[column] = 0;
-    }
-    free_.push_back(std::move(scratch));
+  void add_counts() {
+    pool_.for_each([&](const Scratch& scratch) {
+      for (size_t column = 0; column < columns_.size(); ++column)
+        output_.negative_counts[columns_[column] - pairing_.first_candidate()] += scratch.totals[column];
+    });
   }
 
   void put(int32_t anchor, const HingeSums& sums) {
@@ -115,20 +116,18 @@ class HingeWalk {
     const int64_t grain = (share + tile - 1) / tile * tile;
     Tables tables = tables_of(scan, tier);
     std::vector<float> weights(block * stride);
-    edges_.resize(block);
     const double products = 2.0 * static_cast<double>(std::min(block, count)) * static_cast<double>(stride) *
                             static_cast<double>(batch_.d + 16) / 8;
     for (int64_t begin = 0; begin < count; begin += block) {
       const int64_t end = std::min(begin + block, count);
+      edges_.begin(anchors_.data() + begin, end - begin);
       for_anchors(begin, end, grain, stride, products, [&](Scratch& scratch, int64_t first, int64_t last) {
         float* const strip = weights.data() + (first - begin) * stride;
         scan.write_keys(first, last - first, strip);
         for (int64_t at = first; at < last; ++at) {
           const AnchorKeys keys = scan.keys_of(at, strip + (at - first) * stride);
-          std::vector<ColumnEdge>& edges = edges_[at - begin];
-          edges.clear();
           put(anchors_[at], scratch.row.from_keys(tables.keys, anchors_[at], keys, upstream(anchors_[at]),
-                                                  scratch.counts.data(), edges));
+                                                  scratch.counts.data(), edges_.edges(at - begin)));
         }
         if (wanted_)
           tier.dense->weighted_sums({strip, last - first, stride, tables.rows.data(),
@@ -142,73 +141,64 @@ class HingeWalk {
                        tier.dense->transposed_sums({weights.data() + first, end - begin, stride, anchors, last - first,
                                                     depth_, sums_.data() + first * depth_});
                      });
-      add_edges(begin, end);
+      edges_.finish();
     }
-    if (wanted_) add_products(scan, tables);
+    if (wanted_) add_gradient(&scan, &tables);
   }
 
   // Pairs by their scores.
   void score_all() {
     const auto count = static_cast<int64_t>(anchors_.size()), columns = static_cast<int64_t>(columns_.size());
     const int64_t block = std::clamp<int64_t>(kBlockEdges / columns, 1, kMostAnchors);
-    edges_.resize(block);
     for (int64_t begin = 0; begin < count; begin += block) {
       const int64_t end = std::min(begin + block, count);
+      edges_.begin(anchors_.data() + begin, end - begin);
       const double operations =
           4.0 * static_cast<double>(end - begin) * static_cast<double>(columns) * static_cast<double>(batch_.d + 8);
       for_anchors(begin, end, 1, columns, operations, [&](Scratch& scratch, int64_t first, int64_t last) {
-        for (int64_t at = first; at < last; ++at) {
-          std::vector<ColumnEdge>& edges = edges_[at - begin];
-          edges.clear();
-          put(anchors_[at],
-              scratch.row.from_scores(anchors_[at], upstream(anchors_[at]), scratch.counts.data(), edges));
-        }
+        for (int64_t at = first; at < last; ++at)
+          put(anchors_[at], scratch.row.from_scores(anchors_[at], upstream(anchors_[at]), scratch.counts.data(),
+                                                    edges_.edges(at - begin)));
       });
-      if (wanted_) add_edges(begin, end);
+      if (wanted_) edges_.finish();
     }
+    if (wanted_) add_gradient(nullptr, nullptr);
   }
 
   struct Tables {
+    ColumnTables<T> columns;
     HingeKeys keys;
-    std::vector<float> terms;  // [stride]
-    std::vector<float> rows;   // [places, depth] the prepared rows, a one, and by cosine their terms
+    std::vector<float> rows;  // [places, depth] the prepared rows, a one, and by cosine their terms
   };
 
   // Of the products with these rows follow those with the rows, the sum of weights and, by cosine, that of weight times
   // distance.
   Tables tables_of(const Scan<T>& scan, const Tier& tier) {
-    Tables tables;
-    const int64_t stride = scan.padded_columns();
-    const auto columns = static_cast<int64_t>(columns_.size());
-    const double scale = scan.prepared().scale;
-    tables.terms.assign(stride, std::numeric_limits<float>::quiet_NaN());
-    for (int64_t column = 0; column < columns; ++column)
-      tables.terms[column] = static_cast<float>(scan.column_terms(column).term);
-    const bool square = batch_.distance == Distance::kEuclidean || batch_.distance == Distance::kSquaredEuclidean;
+    Tables tables = {ColumnTables<T>(batch_, scan, static_cast<int64_t>(columns_.size())), {}, {}};
+    const DenseTask task = tables.columns.task();
     HingeKeys& keys = tables.keys;
-    keys.units = {batch_.distance, scan.prepared().product.centre_norm, scale};
+    keys.units = tables.columns.units;
     keys.kernels = tier.dense;
-    keys.stride = stride;
-    keys.terms = tables.terms.data();
+    keys.stride = task.stride;
+    keys.terms = task.terms;
     keys.wide = usual_width(scan);
-    keys.close = batch_.distance == Distance::kInnerProduct ? std::numeric_limits<float>::quiet_NaN() : kClose;
-    keys.key_scale = static_cast<float>((square ? 2 : 1) / (scale * scale));
-    keys.weight_scale = static_cast<float>(edge_weight(batch_.distance, 1, 1));
+    keys.close = task.close;
+    keys.key_scale = task.key_scale;
+    keys.weight_scale = task.weight_scale;
     if (!wanted_) return tables;
     depth_ = (batch_.d + 2 + tier.dense->lanes - 1) / tier.dense->lanes * tier.dense->lanes;
     sums_.assign(places() * depth_, 0.0);
     tables.rows.assign(places() * depth_, 0.0f);
-    for_each_range(parallel_, places(), 64, 4.0 * static_cast<double>(places() * batch_.d),
-                   [&](int64_t first, int64_t last) {
-                     for (int64_t place = first; place < last; ++place) {
-                       float* const row = tables.rows.data() + place * depth_;
-                       for (int64_t k = 0; k < batch_.d; ++k)
-                         row[k] = static_cast<float>(prepared_entry(scan.prepared(), row_of(place), k));
-                       row[batch_.d] = 1;
-                       if (batch_.distance == Distance::kCosine)
-                         row[batch_.d + 1] = static_cast<float>(term(scan, place));
-                     }
-                   });
+    for_each_range(
+        parallel_, places(), 64, 4.0 * static_cast<double>(places() * batch_.d), [&](int64_t first, int64_t last) {
+          for (int64_t place = first; place < last; ++place) {
+            float* const row = tables.rows.data() + place * depth_;
+            for (int64_t k = 0; k < batch_.d; ++k)
+              row[k] = static_cast<float>(prepared_entry(batch_, survey_, scan.prepared(), row_of(place), k));
+            row[batch_.d] = 1;
+            if (batch_.distance == Distance::kCosine) row[batch_.d + 1] = static_cast<float>(term(scan, place));
+          }
+        });
     return tables;
   }
 
@@ -227,93 +217,42 @@ class HingeWalk {
     return place < columns ? scan.column_terms(place).term : scan.row_terms(place - columns).term;
   }
 
-  // As the scan sees it: normalised, centred and scaled.
-  double prepared_entry(const Prepared& prepared, int32_t row, int64_t k) const {
-    const double factor = survey_.factors.empty() ? 1 : survey_.factors[row];
-    return (static_cast<double>(batch_.row(row)[k]) * factor - prepared.centre(k)) * prepared.scale;
-  }
-
-  // The exact pairs' share of a block, at the anchors and then at the columns, each by one thread and in order.
-  void add_edges(int64_t begin, int64_t end) {
-    const auto columns = static_cast<int64_t>(columns_.size());
-    std::vector<int64_t> at_column(columns + 1, 0);
-    for (int64_t at = begin; at < end; ++at)
-      for (const ColumnEdge& edge : edges_[at - begin]) ++at_column[edge.column + 1];
-    for (int64_t column = 0; column < columns; ++column) at_column[column + 1] += at_column[column];
-    const int64_t count = at_column[columns];
-    if (count == 0) return;
-    exact_.resize(places() * batch_.d, 0.0);
-    std::vector<Edge> to_columns(count);
-    std::vector<int64_t> next(at_column.begin(), at_column.end() - 1);
-    for (int64_t at = begin; at < end; ++at)
-      for (const ColumnEdge& edge : edges_[at - begin])
-        to_columns[next[edge.column]++] = {anchors_[at], edge.weight, edge.distance};
-    const double operations = 4.0 * static_cast<double>(count) * static_cast<double>(batch_.d);
-    for_each_range(parallel_, end - begin, 4, operations, [&](int64_t first, int64_t last) {
-      std::vector<Edge> edges;
-      for (int64_t at = begin + first; at < begin + last; ++at) {
-        edges.clear();
-        for (const ColumnEdge& edge : edges_[at - begin])
-          edges.push_back({columns_[edge.column], edge.weight, edge.distance});
-        gather(first_anchor_ + at, edges.data(), static_cast<int64_t>(edges.size()));
+  // The exact pairs' share, and of the others, where there are keys, sum w (x - y) = x sum w - sum w y, of prepared
+  // rows, whose centre keeps both small. By cosine a distance is term + term - x.y, and so are sums of it.
+  void add_gradient(const Scan<T>* scan, const Tables* tables) {
+    const int64_t d = batch_.d;
+    for_each_range(parallel_, places(), 64, 8.0 * static_cast<double>(places() * d), [&](int64_t first, int64_t last) {
+      std::vector<double> share(d);
+      for (int64_t place = first; place < last; ++place) {
+        const int32_t row = row_of(place);
+        edges_.gradient_of(row, share.data());
+        if (scan != nullptr) add_products(*scan, *tables, place, share.data());
+        T* const out = row < batch_.split ? gradient_ + row * d : reference_gradient_ + (row - batch_.split) * d;
+        for (int64_t k = 0; k < d; ++k) out[k] += static_cast<T>(share[k]);
       }
     });
-    for_each_range(parallel_, columns, kTargets, operations, [&](int64_t first, int64_t last) {
-      for (int64_t column = first; column < last; ++column)
-        gather(column, to_columns.data() + at_column[column], at_column[column + 1] - at_column[column]);
-    });
   }
 
-  void gather(int64_t place, const Edge* edges, int64_t count) {
-    if (count == 0) return;
-    std::vector<T> share(batch_.d);
-    batch_.kernels().gather[static_cast<int>(batch_.distance)](batch_.source(), survey_.factors.data(), row_of(place),
-                                                               edges, count, share.data());
-    double* const to = exact_.data() + place * batch_.d;
-    for (int64_t k = 0; k < batch_.d; ++k) to[k] += static_cast<double>(share[k]);
-  }
-
-  // The others' share: sum w (x - y) = x sum w - sum w y, of prepared rows, whose centre keeps both small. By cosine a
-  // distance is term + term - x.y, and so are sums of it.
-  void add_products(const Scan<T>& scan, const Tables& tables) {
-    exact_.resize(places() * batch_.d, 0.0);
+  void add_products(const Scan<T>& scan, const Tables& tables, int64_t place, double* out) const {
     const Prepared& prepared = scan.prepared();
     const double scale = prepared.scale;
-    for_each_range(parallel_, places(), 64, 8.0 * static_cast<double>(places() * batch_.d),
-                   [&](int64_t first, int64_t last) {
-                     for (int64_t place = first; place < last; ++place) {
-                       const double* const sums = sums_.data() + place * depth_;
-                       const float* const prepared_row = tables.rows.data() + place * depth_;
-                       double* const out = exact_.data() + place * batch_.d;
-                       const double weights = sums[batch_.d];
-                       const int32_t row = row_of(place);
-                       const double factor = survey_.factors.empty() ? 1 : survey_.factors[row];
-                       double shrink = 0;
-                       if (batch_.distance == Distance::kCosine) {
-                         for (int64_t k = 0; k < batch_.d; ++k)
-                           shrink -= static_cast<double>(prepared_row[k]) * sums[k];
-                         shrink = (shrink + weights * term(scan, place) + sums[batch_.d + 1]) / (scale * scale);
-                       }
-                       for (int64_t k = 0; k < batch_.d; ++k) {
-                         if (batch_.distance == Distance::kInnerProduct) {
-                           out[k] -= sums[k] / scale + prepared.centre(k) * weights;
-                           continue;
-                         }
-                         const double share = (weights * prepared_entry(prepared, row, k) - sums[k]) / scale;
-                         out[k] += (share - static_cast<double>(batch_.row(row)[k]) * factor * shrink) * factor;
-                       }
-                     }
-                   });
-  }
-
-  void write_gradient() {
-    if (exact_.empty()) return;
-    for (int64_t place = 0; place < places(); ++place) {
-      const int32_t row = row_of(place);
-      T* const out =
-          row < batch_.split ? gradient_ + row * batch_.d : reference_gradient_ + (row - batch_.split) * batch_.d;
-      const double* const from = exact_.data() + place * batch_.d;
-      for (int64_t k = 0; k < batch_.d; ++k) out[k] += static_cast<T>(from[k]);
+    const double* const sums = sums_.data() + place * depth_;
+    const float* const prepared_row = tables.rows.data() + place * depth_;
+    const double weights = sums[batch_.d];
+    const int32_t row = row_of(place);
+    const double factor = survey_.factors.empty() ? 1 : survey_.factors[row];
+    double shrink = 0;
+    if (batch_.distance == Distance::kCosine) {
+      for (int64_t k = 0; k < batch_.d; ++k) shrink -= static_cast<double>(prepared_row[k]) * sums[k];
+      shrink = (shrink + weights * term(scan, place) + sums[batch_.d + 1]) / (scale * scale);
+    }
+    for (int64_t k = 0; k < batch_.d; ++k) {
+      if (batch_.distance == Distance::kInnerProduct) {
+        out[k] -= sums[k] / scale + prepared.centre(k) * weights;
+        continue;
+      }
+      const double share = (weights * prepared_entry(batch_, survey_, prepared, row, k) - sums[k]) / scale;
+      out[k] += (share - static_cast<double>(batch_.row(row)[k]) * factor * shrink) * factor;
     }
   }
 
@@ -332,11 +271,9 @@ class HingeWalk {
   const int64_t first_anchor_;                    // place
   const HingeRows<T> rows_;
   int64_t depth_ = 0;
-  std::vector<double> sums_;                    // [places, depth] of weights times prepared rows, from both ends
-  std::vector<double> exact_;                   // [places, D] the gradient
-  std::vector<std::vector<ColumnEdge>> edges_;  // [block]
-  std::mutex lock_;
-  std::vector<std::unique_ptr<Scratch>> free_;
+  std::vector<double> sums_;  // [places, depth] of weights times prepared rows, from both ends
+  EdgeBlocks<T> edges_;       // exact pairs
+  ScratchPool<Scratch> pool_;
 };
 
 }  // namespace

@@ -14,15 +14,15 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Edges of a block of anchors, about: 16 bytes each, twice. Blocks are whole panels of any tier. What a target's edges
-// add up to follows from the blocks, so that neither the tier nor the number of threads may have a say in them.
-constexpr int64_t kBlockEdges = 1 << 20, kBlockRows = 96;
+// Edges of a block of anchors, about: 16 bytes each, twice. What a target's edges add up to follows from the blocks, so
+// that neither the tier nor the number of threads may have a say in them.
+constexpr int64_t kBlockEdges = 1 << 20;
 
 template <typename T>
 class SemiHard {
  public:
   SemiHard(const Batch<T>& batch, const Survey& survey, const Pairing& pairing, const MinerOptions& miner,
-           double margin, bool soft_margin, const double* upstream, const Parallel& parallel,
+           double margin, bool soft_margin, const double* weights, const Parallel& parallel,
            const SemiHardOutput& output)
       : batch_(batch),
         survey_(survey),
@@ -30,7 +30,7 @@ class SemiHard {
         miner_(miner),
         margin_(margin),
         soft_margin_(soft_margin),
-        upstream_(upstream),
+        weights_(weights),
         parallel_(parallel),
         output_(output),
         picker_(batch, survey, pairing) {}
@@ -57,22 +57,16 @@ class SemiHard {
     if (edges != nullptr) edges->clear();
     const std::vector<int32_t>& rows = scan.rows();
     const int64_t count = static_cast<int64_t>(rows.size());
-    std::vector<int64_t> room;
     for (int64_t begin = 0, end; begin < count; begin = end) {
-      room.clear();
       int64_t total = 0;
-      for (end = begin; end < count && (total < kBlockEdges || (end - begin) % kBlockRows != 0); ++end) {
-        room.push_back(edges == nullptr ? 0 : 2 * positives[rows[end]]);
-        total += room.back();
-      }
-      if (edges != nullptr) edges->begin(rows.data() + begin, end - begin, room);
+      for (end = begin; end < count && (total < kBlockEdges || (end - begin) % kPanelRows != 0); ++end)
+        if (edges != nullptr) total += 2 * positives[rows[end]];
+      if (edges != nullptr) edges->begin(rows.data() + begin, end - begin);
       const bool done = scan.run(begin, end, [&](const Strip& strip) {
         SemiHardMiner<T> miner(picker_, pairing_, miner_);
         int64_t r = strip.first - begin;
         return miner.mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
-          Pull* const own = edges == nullptr ? nullptr : edges->edges(r);
-          const int64_t pulls = add(anchor, pairs, own);
-          if (edges != nullptr) edges->set_count(r, pulls);
+          add(anchor, pairs, edges == nullptr ? nullptr : &edges->edges(r));
           ++r;
           return fine_enough();
         });
@@ -83,12 +77,12 @@ class SemiHard {
     return true;
   }
 
-  // An anchor's sum, and its edges where those are wanted; returns how many.
-  int64_t add(int32_t anchor, const std::vector<PositivePick>& pairs, Pull* edges) const {
-    const double upstream = upstream_ == nullptr ? 1 : upstream_[anchor];
+  // An anchor's sum, and its edges where those are wanted.
+  void add(int32_t anchor, const std::vector<PositivePick>& pairs, std::vector<Pull>* edges) const {
+    const double weight_of_anchor = weights_ == nullptr ? 1 : weights_[anchor];
     const int64_t first = pairing_.first_candidate();
     double sum = 0;
-    int64_t active = 0, triplets = 0, count = 0;
+    int64_t active = 0, triplets = 0;
     for (const PositivePick& pair : pairs) {
       if (pair.negative.candidate < 0) continue;
       const double difference = pair.distance - pair.negative.score;
@@ -99,15 +93,14 @@ class SemiHard {
       if (edges == nullptr || loss.slope == 0) continue;
       const auto pull = [&](double slope, const Pick& pick) {
         const double weight = edge_weight(batch_.distance, slope, pick.score);
-        if (weight != 0) edges[count++] = {weight, static_cast<int32_t>(first + pick.candidate)};
+        if (weight != 0) edges->push_back({weight, static_cast<int32_t>(first + pick.candidate)});
       };
-      pull(upstream * loss.slope, {pair.positive, pair.distance});
-      pull(-upstream * loss.slope, pair.negative);
+      pull(weight_of_anchor * loss.slope, {pair.positive, pair.distance});
+      pull(-weight_of_anchor * loss.slope, pair.negative);
     }
     output_.sums[anchor] = sum;
     output_.active[anchor] = active;
     output_.triplets[anchor] = triplets;
-    return count;
   }
 
   const Batch<T>& batch_;
@@ -116,7 +109,7 @@ class SemiHard {
   const MinerOptions& miner_;
   const double margin_;
   const bool soft_margin_;
-  const double* const upstream_;
+  const double* const weights_;
   const Parallel& parallel_;
   const SemiHardOutput& output_;
   Picker<T> picker_;
@@ -133,17 +126,17 @@ double size_of(const double* values, int64_t count) {
 
 template <typename T>
 bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
-               bool soft_margin, const double* upstream, const Parallel& parallel, const SemiHardOutput& output,
+               bool soft_margin, const double* weights, const Parallel& parallel, const SemiHardOutput& output,
                T* gradient, T* reference_gradient) {
   const KeepDenormals mode;
   const Survey survey = survey_rows(batch, parallel);
   const Pairing pairing(batch, survey, input, EqualRows::kMerged);
   const int64_t anchors = pairing.anchors();
   const bool wanted = gradient != nullptr || reference_gradient != nullptr;
-  const double size = upstream == nullptr ? 1 : size_of(upstream, anchors);
-  std::vector<double> scaled(upstream == nullptr ? 0 : anchors);
-  for (size_t i = 0; i < scaled.size(); ++i) scaled[i] = upstream[i] / size;
-  SemiHard<T> loss(batch, survey, pairing, miner, margin, soft_margin, upstream == nullptr ? nullptr : scaled.data(),
+  const double size = weights == nullptr ? 1 : size_of(weights, anchors);
+  std::vector<double> scaled(weights == nullptr ? 0 : anchors);
+  for (size_t i = 0; i < scaled.size(); ++i) scaled[i] = weights[i] / size;
+  SemiHard<T> loss(batch, survey, pairing, miner, margin, soft_margin, weights == nullptr ? nullptr : scaled.data(),
                    parallel, output);
   const bool finite = pairing.all_finite();
   const auto has_nan = [&](const double* values) {
@@ -153,8 +146,8 @@ bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOpti
     EdgeBlocks<T> edges(batch, survey, parallel);
     loss.run(&edges);
     const int64_t triplets = std::accumulate(output.triplets, output.triplets + anchors, int64_t{0});
-    double factor = upstream == nullptr ? 1 / static_cast<double>(std::max<int64_t>(triplets, 1)) : size;
-    if (!finite || has_nan(output.sums) || (upstream != nullptr && has_nan(upstream)))
+    double factor = size / static_cast<double>(std::max<int64_t>(triplets, 1));
+    if (!finite || has_nan(output.sums) || (weights != nullptr && has_nan(weights)))
       factor = std::numeric_limits<double>::quiet_NaN();
     edges.write(factor, gradient, reference_gradient);
   } else {

@@ -16,16 +16,16 @@ struct SemiHardOutput {
   int64_t* triplets;  // [anchors] pairs that have a negative
 };
 
-// The gradients, both null where none are wanted, are those of sum upstream[i] sums[i]; where `upstream` is null, of
-// the sums' sum divided by the number of triplets. Returns whether every row that takes part is finite. Where one is
-// not, sums and gradients are NaN. Where a loss overflows, its anchor's sum is NaN and so are the gradients, as they
-// are where `upstream` has a NaN.
+// The gradients, both null where none are wanted, are those of sum weights[i] sums[i] divided by the number of
+// triplets; null weights are ones. Returns whether every row that takes part is finite. Where one is not, sums and
+// gradients are NaN. Where a loss overflows, its anchor's sum is NaN and so are the gradients, as they are where a
+// weight is.
 //
 // Sums are those of float64, and have the same bits in every tier and with any number of threads. So have the
 // gradients.
 template <typename T>
 bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
-               bool soft_margin, const double* upstream, const Parallel& parallel, const SemiHardOutput& output,
+               bool soft_margin, const double* weights, const Parallel& parallel, const SemiHardOutput& output,
                T* gradient, T* reference_gradient);
 
 }  // namespace fasttriplet::cpu

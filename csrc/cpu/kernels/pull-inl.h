@@ -21,6 +21,7 @@ inline void pull(const Rows<T>& rows, const double* factors, int64_t target, con
     for (int64_t e = 0; e < some; ++e) {
       const Pull& edge = pulls[first + e];
       ready[e] = {rows(edge.partner), edge.weight, Kind::kNormalised ? factors[edge.partner] : 1.0};
+      if (ready[e].factor == 0) ready[e].weight = 0;  // whatever turns there, a row of norm zero is at distance 1
     }
     return some;
   };

@@ -115,6 +115,8 @@ inline int64_t collect(const RowOfKeys& row, const KeyWindow* windows, int count
   }
 }
 
+static_assert(kPanelRows % kWidth == 0, "whoever scans some rows and then the next begins at a panel");
+
 constexpr ScanKernels kScanKernels = {kHeight, strip, smallest_above, largest, collect};
 
 }  // namespace fasttriplet::cpu::FT_TIER

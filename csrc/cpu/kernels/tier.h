@@ -27,6 +27,9 @@ struct Layout {
   int64_t panel_words(int64_t d) const { return copies * width * depth(d); }
 };
 
+// A number of rows that are whole panels in every tier.
+inline constexpr int64_t kPanelRows = 96;
+
 struct Panels {
   const float* data;  // [panels, panel words]
   int64_t depth;      // words of a row, padding among them

@@ -3,7 +3,6 @@
 
 #include <optional>
 #include <tuple>
-#include <vector>
 
 #include "check.h"
 #include "cpu/dense/semi_hard.h"
@@ -15,18 +14,21 @@
 namespace fasttriplet::cpu {
 namespace {
 
-MinerOptions semi_hard_options(int64_t otherwise, bool within_margin, double margin) {
-  return miner_options_of(static_cast<int64_t>(MinerKind::kSemiHard), otherwise, within_margin, margin, 1, false, 0);
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> semi_hard_operator(const Tensor& embeddings, const Tensor& labels,
                                                               std::optional<Tensor> ref_embeddings,
                                                               const PairingList& list, const PairingNumbers& numbers,
                                                               int64_t distance, int64_t otherwise, bool within_margin,
-                                                              double margin, bool soft_margin, bool with_gradient) {
+                                                              double margin, bool soft_margin, bool with_gradient,
+                                                              std::optional<Tensor> weights) {
   const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
   check_pairing(tensors);
-  const MinerOptions miner = semi_hard_options(otherwise, within_margin, margin);
+  std::optional<Tensor> shares;
+  if (weights) {
+    check_anchor_values(*weights, "weights", 0, embeddings);
+    shares = packed(*weights);
+  }
+  const MinerOptions miner =
+      miner_options_of(static_cast<int64_t>(MinerKind::kSemiHard), otherwise, within_margin, margin, 1, false, 0);
   const PackedPairing pairing(tensors);
   const int64_t n = embeddings.size(0);
   Tensor sums = new_tensor({n}, ScalarType::Double, embeddings);
@@ -36,32 +38,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> semi_hard_operator(const Tensor& embe
   const SemiHardOutput output = {sums.mutable_data_ptr<double>(), count, count + n};
   with_rows(pairing, distance, gradients,
             [&](const auto& batch, const PairingInput& input, auto* own, auto* references) {
-              semi_hard(batch, input, miner, margin, soft_margin, nullptr, TorchParallel(), output,
-                        with_gradient ? own : nullptr, with_gradient ? references : nullptr);
+              semi_hard(batch, input, miner, margin, soft_margin, shares ? shares->const_data_ptr<double>() : nullptr,
+                        TorchParallel(), output, with_gradient ? own : nullptr, with_gradient ? references : nullptr);
             });
   return {sums, counts, gradients.own, gradients.references};
-}
-
-std::tuple<Tensor, Tensor> semi_hard_backward_operator(const Tensor& grad, const Tensor& embeddings,
-                                                       const Tensor& labels, std::optional<Tensor> ref_embeddings,
-                                                       const PairingList& list, const PairingNumbers& numbers,
-                                                       int64_t distance, int64_t otherwise, bool within_margin,
-                                                       double margin, bool soft_margin) {
-  const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
-  check_pairing(tensors);
-  check_anchor_values(grad, "grad", 0, embeddings);
-  const MinerOptions miner = semi_hard_options(otherwise, within_margin, margin);
-  const PackedPairing pairing(tensors);
-  const Tensor upstream = packed(grad);
-  std::vector<double> sums(embeddings.size(0));
-  std::vector<int64_t> counts(2 * sums.size());
-  Gradients gradients(tensors, true);
-  with_rows(pairing, distance, gradients,
-            [&](const auto& batch, const PairingInput& input, auto* own, auto* references) {
-              semi_hard(batch, input, miner, margin, soft_margin, upstream.const_data_ptr<double>(), TorchParallel(),
-                        {sums.data(), counts.data(), counts.data() + sums.size()}, own, references);
-            });
-  return {gradients.own, gradients.references};
 }
 
 }  // namespace
@@ -69,5 +49,4 @@ std::tuple<Tensor, Tensor> semi_hard_backward_operator(const Tensor& grad, const
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CPU, m) {
   m.impl("semi_hard", TORCH_BOX(&fasttriplet::cpu::semi_hard_operator));
-  m.impl("_semi_hard_backward", TORCH_BOX(&fasttriplet::cpu::semi_hard_backward_operator));
 }

@@ -35,6 +35,13 @@ template <typename T>
 Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& survey, const std::vector<int32_t>& source,
                       Centres centres, const Parallel& parallel);
 
+// Entry k of a row of the batch before it is rounded: normalised, centred and scaled.
+template <typename T>
+double prepared_entry(const Batch<T>& batch, const Survey& survey, const Prepared& prepared, int64_t row, int64_t k) {
+  const double factor = survey.factors.empty() ? 1 : survey.factors[row];
+  return (static_cast<double>(batch.row(row)[k]) * factor - prepared.centre(k)) * prepared.scale;
+}
+
 // A prepared row's share of the bound, for the nearest or the farthest.
 RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bool farthest);
 

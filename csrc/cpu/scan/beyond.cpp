@@ -10,9 +10,7 @@ namespace {
 // Columns linked to a threshold, on average, from which on it is less to score all of them and sort the scores.
 constexpr size_t kLinks = 16;
 
-constexpr size_t kStepsPerThreshold = 4;
-
-constexpr int32_t kBlock = 32;  // columns whose rows stay in the first cache
+constexpr size_t kStepsPerThreshold = 4, kMostSteps = 1 << 20;
 
 }  // namespace
 
@@ -34,13 +32,14 @@ typename NegativesBeyond<T>::Anchor NegativesBeyond<T>::end_of(int64_t place) co
 }
 
 template <typename T>
-void NegativesBeyond<T>::ask(const Query& query, const double* thresholds, int64_t count) {
+void NegativesBeyond<T>::ask(const Query& query, const std::vector<double>& thresholds) {
+  const auto count = static_cast<int64_t>(thresholds.size());
   Anchor anchor = end_of(static_cast<int64_t>(anchors_.size()) - 1);
   anchor.row = query.anchor;
   anchors_.push_back(anchor);
-  for (int64_t at = 0; at < count; ++at) questions_.push_back({thresholds[at], {}});
+  for (const double threshold : thresholds) questions_.push_back({threshold, {}});
   if (count <= kFewThresholds) {
-    picker_.nearest_negatives(query, {thresholds, thresholds + count}, picks_);
+    picker_.nearest_negatives(query, thresholds, picks_);
     for (int64_t at = 0; at < count; ++at) questions_[anchor.first_question + at].pick = picks_[at];
     return;
   }
@@ -70,7 +69,7 @@ void NegativesBeyond<T>::list_thresholds(const AnchorKeys& keys, int64_t first_q
     least = std::min(least, above.surely);
     most = std::max(most, above.surely);
   }
-  const size_t count = unsorted_.size(), steps = kStepsPerThreshold * count + 1;
+  const size_t count = unsorted_.size(), steps = std::min(kStepsPerThreshold * count + 1, kMostSteps);
   last_ = static_cast<float>(steps - 1);
   low_ = least;
   per_unit_ = last_ / (most - least);
@@ -159,8 +158,8 @@ void NegativesBeyond<T>::settle() {
   order_.resize(requests_.size());
   int32_t columns = 0;
   for (const Request& request : requests_) columns = std::max(columns, request.column);
-  block_end_.assign(columns / kBlock + 1, 0);
-  for (const Request& request : requests_) ++block_end_[request.column / kBlock];
+  block_end_.assign(columns / kScoredTogether + 1, 0);
+  for (const Request& request : requests_) ++block_end_[request.column / kScoredTogether];
   int32_t before = 0;
   for (int32_t& end : block_end_) {
     const int32_t size = end;
@@ -168,7 +167,7 @@ void NegativesBeyond<T>::settle() {
     before += size;
   }
   for (size_t at = 0; at < requests_.size(); ++at)
-    order_[block_end_[requests_[at].column / kBlock]++] = static_cast<int32_t>(at);
+    order_[block_end_[requests_[at].column / kScoredTogether]++] = static_cast<int32_t>(at);
   // Those of one anchor in a block follow each other.
   for (size_t first = 0, last; first < order_.size(); first = last) {
     const Request& request = requests_[order_[first]];
@@ -217,9 +216,17 @@ void NegativesBeyond<T>::answer(int64_t place, const Query& query, std::vector<P
 template <typename T>
 void NegativesBeyond<T>::rank_all(const Query& query, int64_t twins, const Pick* own) {
   ranked_.assign(own, own + twins);
-  for (int32_t column = 0; column < query.keys.count; ++column)
-    if (!std::isnan(query.keys.keys[column])) ranked_.push_back(picker_.pick_of(query, column));
-  picker_.count_work(0, static_cast<int64_t>(ranked_.size()));
+  block_rows_.clear();
+  for (int32_t column = 0; column < query.keys.count; ++column) {
+    if (std::isnan(query.keys.keys[column])) continue;
+    ranked_.push_back({picker_.candidate_of(column), 0});
+    block_rows_.push_back(picker_.row_of(column));
+  }
+  const auto count = static_cast<int64_t>(block_rows_.size());
+  block_scores_.resize(count);
+  picker_.score_rows(query.anchor, block_rows_.data(), count, block_scores_.data());
+  for (int64_t at = 0; at < count; ++at) ranked_[twins + at].score = block_scores_[at];
+  picker_.count_work(0, count);
   const auto no_number = [](const Pick& pick) { return std::isnan(pick.score); };
   ranked_.erase(std::remove_if(ranked_.begin(), ranked_.end(), no_number), ranked_.end());
   std::sort(ranked_.begin(), ranked_.end(),

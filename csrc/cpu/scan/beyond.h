@@ -22,7 +22,7 @@ class NegativesBeyond {
   explicit NegativesBeyond(Picker<T>& picker) : picker_(picker) {}
 
   void clear();
-  void ask(const Query& query, const double* thresholds, int64_t count);
+  void ask(const Query& query, const std::vector<double>& thresholds);
   void settle();
   // Of the anchor that was asked for as number `place`: picks by threshold.
   void answer(int64_t place, const Query& query, std::vector<Pick>& picks);

@@ -54,6 +54,9 @@ inline bool above(double score, double threshold) { return threshold == kNoThres
 // pass beside the few candidates is sorted out by its keys. Short rows are not worth it.
 inline constexpr int64_t kSampleStep = 8, kSampledColumns = 2048;
 
+// Columns that are scored for several anchors before the next ones: their rows stay in the first cache.
+inline constexpr int32_t kScoredTogether = 32;
+
 // Whether the column's key may lie in the window.
 inline bool in_window(const AnchorKeys& keys, int32_t column, const KeyWindow& window) {
   return keys.keys[column] + keys.widths[column] >= window.floor &&

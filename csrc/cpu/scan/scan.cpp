@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
-#include <mutex>
+#include <memory>
+
+#include "cpu/threads/scratch_pool.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -14,26 +16,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Keys of a strip: 4 MB stay in the outer caches, and a strip of several tiles reads each column's panel once for all.
 constexpr int64_t kStripFloats = 1 << 20;
-
-// Scratch of each thread, kept from task to task: fresh memory costs a page fault every 4 KB.
-class ScratchPool {
- public:
-  ScanScratch take() {
-    const std::lock_guard<std::mutex> guard(lock_);
-    if (free_.empty()) return {};
-    ScanScratch scratch = std::move(free_.back());
-    free_.pop_back();
-    return scratch;
-  }
-  void give(ScanScratch scratch) {
-    const std::lock_guard<std::mutex> guard(lock_);
-    free_.push_back(std::move(scratch));
-  }
-
- private:
-  std::mutex lock_;
-  std::vector<ScanScratch> free_;
-};
 
 }  // namespace
 
@@ -105,13 +87,14 @@ bool Scan<T>::run(int64_t first, int64_t last, const Visit& visit) const {
   const int64_t strips_of_panel = (width + rows - 1) / rows, panels = (count + width - 1) / width;
   const double operations =
       static_cast<double>(count) * static_cast<double>(padded_columns_) * static_cast<double>(prepared_.depth + 16) / 8;
-  ScratchPool pool;
+  ScratchPool<ScanScratch> pool;
   std::atomic<bool> refused{false};
   for_each_task(parallel_, panels * strips_of_panel, operations, [&](int64_t task) {
     const int64_t panel = first + task / strips_of_panel * width, begin = panel + task % strips_of_panel * rows;
     const int64_t end = std::min({begin + rows, panel + width, last});
     if (begin >= end || refused.load(std::memory_order_relaxed)) return;
-    ScanScratch scratch = pool.take();
+    std::unique_ptr<ScanScratch> taken = pool.take([] { return std::make_unique<ScanScratch>(); });
+    ScanScratch& scratch = *taken;
     scratch.keys.resize((rows + height - 1) / height * height * padded_columns_);
     scratch.found.resize(padded_columns_);
     write_keys(begin, end - begin, scratch.keys.data());
@@ -121,7 +104,7 @@ bool Scan<T>::run(int64_t first, int64_t last, const Visit& visit) const {
     const Strip visited = {rows_.data() + begin, end - begin,   begin,      scratch.keys.data(),
                            padded_columns_,      scratch.found, keys_of_row};
     if (!visit(visited)) refused = true;
-    pool.give(std::move(scratch));
+    pool.give(std::move(taken));
   });
   return !refused;
 }

@@ -3,12 +3,6 @@
 #include <algorithm>
 
 namespace fasttriplet::cpu {
-namespace {
-
-constexpr int32_t kBlock = 32;  // columns whose rows stay in the first cache
-
-}  // namespace
-
 template <typename T>
 Pick SemiHardRule<T>::operator()(const Query& query, double threshold, const Pick& nearest) {
   const bool fits = nearest.candidate >= 0 && (!options_.within_margin || nearest.score < threshold + options_.margin);
@@ -75,9 +69,9 @@ void SemiHardMiner<T>::score_positives() {
     const int32_t kind = kinds_[first].kind, column = columns.representative_begin[kind];
     const int32_t size = columns.representative_begin[kind + 1] - column;
     for (last = first; last < kinds_.size() && kinds_[last].kind == kind;) ++last;
-    for (int32_t begin = 0; begin < size; begin += kBlock) {
-      const int32_t count = std::min(kBlock, size - begin);
-      int32_t rows[kBlock];
+    for (int32_t begin = 0; begin < size; begin += kScoredTogether) {
+      const int32_t count = std::min(kScoredTogether, size - begin);
+      int32_t rows[kScoredTogether];
       for (int32_t k = 0; k < count; ++k) rows[k] = picker_.row_of(column + begin + k);
       for (size_t at = first; at < last; ++at)
         picker_.score_rows(kinds_[at].anchor, rows, count, scores_.data() + kinds_[at].first + begin);
@@ -89,7 +83,7 @@ template <typename T>
 void SemiHardMiner<T>::ask(Query& query, int64_t first) {
   thresholds_.clear();
   for_each_threshold(query, first, [&](int32_t, double score) { thresholds_.push_back(score); });
-  beyond_.ask(query, thresholds_.data(), static_cast<int64_t>(thresholds_.size()));
+  beyond_.ask(query, thresholds_);
 }
 
 template <typename T>

@@ -1,7 +1,6 @@
 #include "cpu/triplets/edge_blocks.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace fasttriplet::cpu {
 namespace {
@@ -11,26 +10,11 @@ constexpr int64_t kRange = 64;  // targets a task
 }  // namespace
 
 template <typename T>
-EdgeBlocks<T>::EdgeBlocks(const Batch<T>& batch, const Survey& survey, const Parallel& parallel)
-    : batch_(batch), survey_(survey), parallel_(parallel), sums_(batch.n * batch.d) {}
-
-template <typename T>
-void EdgeBlocks<T>::clear() {
-  std::fill(sums_.begin(), sums_.end(), 0.0);
-}
-
-template <typename T>
-void EdgeBlocks<T>::begin(const int32_t* anchors, int64_t count, const std::vector<int64_t>& room) {
+void EdgeBlocks<T>::begin(const int32_t* anchors, int64_t count) {
   anchors_ = anchors;
   anchor_count_ = count;
-  begin_.assign(count, 0);
-  count_.assign(count, 0);
-  int64_t total = 0;
-  for (int64_t r = 0; r < count; ++r) {
-    begin_[r] = total;
-    total += room[r];
-  }
-  if (static_cast<int64_t>(edges_.size()) < total) edges_.resize(total);
+  if (static_cast<int64_t>(edges_.size()) < count) edges_.resize(count);
+  for (std::vector<Pull>& edges : edges_) edges.clear();
 }
 
 template <typename T>
@@ -41,14 +25,16 @@ void EdgeBlocks<T>::gather(int64_t target, const Pull* pulls, int64_t count) {
 
 template <typename T>
 void EdgeBlocks<T>::finish() {
-  int64_t edges = 0;
-  for (const int64_t count : count_) edges += count;
-  if (edges == 0) return;
-  const double operations = static_cast<double>(edges) * static_cast<double>(batch_.d);
+  int64_t count = 0;
+  for (const std::vector<Pull>& edges : edges_) count += static_cast<int64_t>(edges.size());
+  if (count == 0) return;
+  sums_.resize(batch_.n * batch_.d, 0.0);
+  const double operations = static_cast<double>(count) * static_cast<double>(batch_.d);
   for_each_range(parallel_, anchor_count_, 8, operations, [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; ++r) gather(anchors_[r], edges_.data() + begin_[r], count_[r]);
+    for (int64_t r = first; r < last; ++r)
+      gather(anchors_[r], edges_[r].data(), static_cast<int64_t>(edges_[r].size()));
   });
-  sort_by_target();
+  sort_by_target(count);
   for_each_range(parallel_, batch_.n, kRange, operations, [&](int64_t first, int64_t last) {
     for (int64_t target = first; target < last; ++target) {
       const int64_t begin = target == 0 ? 0 : place_[target * kParts - 1];
@@ -60,25 +46,23 @@ void EdgeBlocks<T>::finish() {
 
 // By counting; of one target in the order of the anchors.
 template <typename T>
-void EdgeBlocks<T>::sort_by_target() {
+void EdgeBlocks<T>::sort_by_target(int64_t count) {
   place_.assign(batch_.n * kParts, 0);
   const auto for_each_edge_of = [&](int64_t part, auto&& f) {
     for (int64_t r = part * anchor_count_ / kParts; r < (part + 1) * anchor_count_ / kParts; ++r)
-      for (int64_t at = begin_[r]; at < begin_[r] + count_[r]; ++at) f(r, edges_[at]);
+      for (const Pull& edge : edges_[r]) f(r, edge);
   };
-  int64_t edges = 0;
-  for (const int64_t count : count_) edges += count;
-  const double operations = 16.0 * static_cast<double>(edges);
+  const double operations = 16.0 * static_cast<double>(count);
   for_each_task(parallel_, kParts, operations, [&](int64_t part) {
     for_each_edge_of(part, [&](int64_t, const Pull& edge) { ++place_[edge.partner * kParts + part]; });
   });
   int32_t before = 0;
   for (int32_t& place : place_) {
-    const int32_t count = place;
+    const int32_t size = place;
     place = before;
-    before += count;
+    before += size;
   }
-  if (static_cast<int64_t>(incoming_.size()) < edges) incoming_.resize(edges);
+  if (static_cast<int64_t>(incoming_.size()) < count) incoming_.resize(count);
   for_each_task(parallel_, kParts, operations, [&](int64_t part) {
     for_each_edge_of(part, [&](int64_t r, const Pull& edge) {
       incoming_[place_[edge.partner * kParts + part]++] = {edge.weight, anchors_[r]};
@@ -87,28 +71,37 @@ void EdgeBlocks<T>::sort_by_target() {
 }
 
 template <typename T>
+void EdgeBlocks<T>::gradient_of(int64_t i, double* gradient) const {
+  const int64_t d = batch_.d;
+  std::fill_n(gradient, d, 0.0);
+  if (!any()) return;
+  const double* const sums = sums_.data() + i * d;
+  if (survey_.factors.empty()) {
+    std::copy_n(sums, d, gradient);
+    return;
+  }
+  // Along the sphere: less what points along the unit row. At |x| the gradient is 1 / |x| of that. A row that nothing
+  // pulls may be anything.
+  const double factor = survey_.factors[i];
+  if (factor == 0 || std::all_of(sums, sums + d, [](double sum) { return sum == 0; })) return;
+  const T* const row = batch_.row(i);
+  double along = 0;
+  for (int64_t k = 0; k < d; ++k) along += static_cast<double>(row[k]) * factor * sums[k];
+  for (int64_t k = 0; k < d; ++k) gradient[k] = (sums[k] - along * (static_cast<double>(row[k]) * factor)) * factor;
+}
+
+template <typename T>
 void EdgeBlocks<T>::write(double factor, T* gradient, T* reference_gradient) const {
   const int64_t d = batch_.d;
-  for_each_range(parallel_, batch_.n, 64, 4.0 * static_cast<double>(batch_.n * d), [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const double* const sums = sums_.data() + i * d;
-      T* const out = i < batch_.split ? gradient + i * d : reference_gradient + (i - batch_.split) * d;
-      if (survey_.factors.empty()) {
-        for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(factor * sums[k]);
-        continue;
-      }
-      // Along the sphere: less what points along the unit row u. At |x| the gradient is 1 / |x| of that at u.
-      const T* const row = batch_.row(i);
-      const double shrink = survey_.factors[i];
-      double along = 0;
-      for (int64_t k = 0; k < d; ++k) along += static_cast<double>(row[k]) * shrink * sums[k];
-      const bool pulled = shrink != 0 && std::any_of(sums, sums + d, [](double sum) { return sum != 0; });
-      for (int64_t k = 0; k < d; ++k) {
-        const double unit = static_cast<double>(row[k]) * shrink;
-        out[k] = static_cast<T>(factor * (pulled ? (sums[k] - along * unit) * shrink : 0.0));
-      }
-    }
-  });
+  for_each_range(parallel_, batch_.n, kRange, 4.0 * static_cast<double>(batch_.n * d),
+                 [&](int64_t first, int64_t last) {
+                   std::vector<double> row(d);
+                   for (int64_t i = first; i < last; ++i) {
+                     gradient_of(i, row.data());
+                     T* const out = i < batch_.split ? gradient + i * d : reference_gradient + (i - batch_.split) * d;
+                     for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(factor * row[k]);
+                   }
+                 });
 }
 
 template class EdgeBlocks<float>;

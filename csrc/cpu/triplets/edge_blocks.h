@@ -12,36 +12,40 @@ namespace fasttriplet::cpu {
 template <typename T>
 class EdgeBlocks {
  public:
-  EdgeBlocks(const Batch<T>& batch, const Survey& survey, const Parallel& parallel);
+  EdgeBlocks(const Batch<T>& batch, const Survey& survey, const Parallel& parallel)
+      : batch_(batch), survey_(survey), parallel_(parallel) {}
 
   // Nothing was pulled so far.
-  void clear();
-  // A block of anchors, rows of the batch; anchor r has at most room[r] edges.
-  void begin(const int32_t* anchors, int64_t count, const std::vector<int64_t>& room);
-  // Where the edges of anchor r are to be written, by any thread.
-  Pull* edges(int64_t r) { return edges_.data() + begin_[r]; }
-  void set_count(int64_t r, int64_t count) { count_[r] = count; }
+  void clear() { sums_.clear(); }
+  // A block of anchors, rows of the batch.
+  void begin(const int32_t* anchors, int64_t count);
+  // The edges of anchor r, none yet; for one thread.
+  std::vector<Pull>& edges(int64_t r) { return edges_[r]; }
   // Gathers the block's edges.
   void finish();
-  // The sum of all blocks times `factor`, of the batch's own rows [split, D] and of the references [N - split, D].
+
+  // Whether there was any edge; else the gradient is zero.
+  bool any() const { return !sums_.empty(); }
+  // The gradient [D] of row i, of all blocks so far.
+  void gradient_of(int64_t i, double* gradient) const;
+  // Writes that of all rows times `factor`: of the batch's own [split, D] and of the references [N - split, D].
   void write(double factor, T* gradient, T* reference_gradient) const;
 
  private:
   static constexpr int64_t kParts = 8;  // of a block's anchors, for threads to sort the edges of
 
   void gather(int64_t target, const Pull* pulls, int64_t count);
-  void sort_by_target();
+  void sort_by_target(int64_t count);
 
   const Batch<T>& batch_;
   const Survey& survey_;
   const Parallel& parallel_;
-  std::vector<double> sums_;  // [N, D]
+  std::vector<double> sums_;  // [N, D] of what pulls a row, at its unit row for cosine
   const int32_t* anchors_ = nullptr;
   int64_t anchor_count_ = 0;
-  std::vector<int64_t> begin_, count_;  // [anchors] edges of each
-  std::vector<Pull> edges_;             // by anchor, the target as partner
-  std::vector<Pull> incoming_;          // by target, the anchor as partner
-  std::vector<int32_t> place_;          // [N, parts] where those of a part of the anchors begin, then end
+  std::vector<std::vector<Pull>> edges_;  // by anchor, the target as partner
+  std::vector<Pull> incoming_;            // by target, the anchor as partner
+  std::vector<int32_t> place_;            // [N, parts] where those of a part of the anchors begin, then end
 };
 
 }  // namespace fasttriplet::cpu
