@@ -108,7 +108,9 @@ class Other(NamedTuple):
 def losses_beside() -> dict[str, list[Other]]:
     """Who else mines each loss, of what is installed; formulas where sentence-transformers is not."""
     of_entries = {entry.name: entry.originals for entry in portable.entries()}
-    found = {name: [Other(each) for each in of_entries[name]] for name in ("batch-hard", "semi-hard", "batch-all")}
+    found = {name: [Other(each) for each in of_entries[name]] for name in ("batch-hard", "semi-hard")}
+    # All of them have a number for every triplet.
+    found["batch-all"] = [Other(each._replace(cubic=True)) for each in of_entries["batch-all"]]
     found["semi-hard"] += [Other(each, same=False) for each in of_entries["all semi-hard triplets"]]
     if originals.sentence_transformers_module("losses") is None:
         formula = peers.sentence_transformers_formula

@@ -237,11 +237,13 @@ def test_semi_hard_compiles_around_its_length():
         assert torch.equal(function(leaf().detach()), fasttriplet.mine_semi_hard(leaf().detach(), LABELS).negatives)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum"])
-def test_semi_hard_compiles_where_no_pair_is_listed(reduction):
+def test_semi_hard_compiles_where_no_pair_is_listed(reduction, weighted):
     torch.compiler.reset()
     labels = LABELS
-    loss = function_of("semi_hard", labels, reduction=reduction)
+    arguments = {"weights": torch.linspace(0.5, 2, len(LABELS))} if weighted else {}
+    loss = function_of("semi_hard", labels, reduction=reduction, **arguments)
     rows, twin = leaf(dtype=torch.float32), leaf(dtype=torch.float32)
     found, expected = torch.compile(loss, fullgraph=True)(rows), loss(twin)
     torch.testing.assert_close(found, expected)

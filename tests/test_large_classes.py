@@ -105,6 +105,60 @@ def test_an_infinite_gradient_moves_only_what_is_pulled(reduction):
     assert not rows.grad[3:].any() and not rows.grad[:3].isfinite().all()
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "mean_nonzero"])
+def test_derivatives_of_the_gradient_of_weights(reduction):
+    """It is the sums: what comes back through it is no multiple of the weights."""
+    rows, labels, direction = random(30, 4).double(), classes(30, 2), random(30, 2, 8).double()[:, 0]
+    for weights_first in (True, False):
+        found = []
+        for module in (fasttriplet, reference):
+            leaf, weights = rows.clone().requires_grad_(), random(30, 1, 9).double()[:, 0].exp().requires_grad_()
+            loss = module.semi_hard_triplet_loss(leaf, labels, weights=weights, reduction=reduction)
+            first, second = (weights, leaf) if weights_first else (leaf, weights)
+            (gradient,) = torch.autograd.grad(loss, first, create_graph=True)
+            along = direction if weights_first else rows
+            found.append((gradient.detach(), *torch.autograd.grad((gradient * along).sum(), second)))
+        torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-44, 1.0, 1e100, 1e300])
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero"])
+def test_means_do_not_see_the_size_of_weights(reduction, size):
+    rows, labels = random(60, 5), classes(60, 2)
+    weights = (0.5 + torch.rand(60, generator=torch.Generator().manual_seed(3))).double()
+    found = []
+    for scale in (1.0, size):
+        leaf = rows.clone().requires_grad_()
+        loss = fasttriplet.semi_hard_triplet_loss(leaf, labels, weights=scale * weights, reduction=reduction)
+        found.append(torch.autograd.grad(loss, leaf)[0])
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_of_anchors_without_a_pair_touch_no_gradient(value):
+    rows, labels = random(12, 3), torch.tensor([0] * 5 + [1] * 6 + [2])
+    weights = torch.ones(12)
+    weights[11] = value
+    found = []
+    for module in (fasttriplet, reference):
+        leaf = rows.clone().requires_grad_()
+        loss = module.semi_hard_triplet_loss(leaf, labels, weights=weights, reduction="sum")
+        found.append(torch.autograd.grad(loss, leaf)[0])
+    assert found[1].isfinite().all()
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_cosine_of_the_shortest_rows():
+    rows, labels = 1e-307 * random(40, 4).double(), classes(40, 2)
+    found = []
+    for module in (fasttriplet, reference):
+        leaf = rows.clone().requires_grad_()
+        loss = module.semi_hard_triplet_loss(leaf, labels, distance="cosine")
+        found.append(torch.autograd.grad(loss, leaf)[0])
+    assert found[0].isfinite().all() and found[0].any()
+    torch.testing.assert_close(found[0] * 1e-307, found[1] * 1e-307)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_second_derivatives_of_semi_hard(weighted):
     labels = classes(24, 2)
@@ -148,7 +202,8 @@ loss.backward()
 print(loss.item().hex(), hashlib.sha256(x.grad.numpy().tobytes()).hexdigest())
 """
     tiers = fasttriplet.build_info()["tiers_available"].split(",")
-    assert len(tiers) > 1
+    if len(tiers) == 1:
+        pytest.skip("this machine has one tier")
     found = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -170,7 +225,7 @@ def test_the_gradient_of_short_and_of_long_rows():
         assert_as_reference("semi_hard", size * random(60, 5), labels, margin=0.3 * size, reduction="sum")
 
 
-LIMITS = {"batch-hard": 8, "semi-hard": 160, "batch-all": 8, "weighted": 8}  # MiB
+LIMITS = {"batch-hard": 8, "semi-hard": 80, "batch-all": 8, "weighted": 8}  # MiB; 8 bytes a pair would be 64 more
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")

@@ -44,8 +44,8 @@ class Member(NamedTuple):
 FAMILY = (
     Member("batch-hard", "batch_hard_triplet_loss", {}, limit=3),
     Member("batch-hard, with statistics", "batch_hard_triplet_loss", {"return_stats": True}),
-    Member("semi-hard", "semi_hard_triplet_loss", {}),
-    Member("semi-hard within the margin", "semi_hard_triplet_loss", {"within_margin": True}),
+    Member("semi-hard", "semi_hard_triplet_loss", {}, limit=8),
+    Member("semi-hard within the margin", "semi_hard_triplet_loss", {"within_margin": True}, limit=8),
     Member("easy positive, hardest negative", "easy_positive_triplet_loss", {}),
     Member("easy positive, semi-hard negative", "easy_positive_triplet_loss", {"negatives": "semi_hard"}),
     Member("k hardest negatives, k = 4", "k_hardest_triplet_loss", {"k": 4}),

@@ -6,8 +6,8 @@
 //   |x.y - fl(x^.y^)| <= |x^| r_y + |y^| r_x + r_x r_y + g |x^| |y^|        (Cauchy-Schwarz)
 //
 // where g bounds the relative error of the sum of D products. With rho = max r / (|x^| + tiny) this is at most
-// E = kappa (|x^| + tiny) (|y^| + tiny), kappa = 2 rho + rho^2 + g. `tiny` keeps rows that vanish beside the largest
-// one, and products that fall below the normal float32 range or are flushed to zero, inside the bound.
+// kappa (|x^| + tiny) (|y^| + tiny), kappa = 2 rho + rho^2 + g. `tiny` keeps rows that vanish beside the largest one,
+// and products that fall below the normal float32 range or are flushed to zero, inside the bound.
 //
 // The scan looks for the smallest key of each anchor; a policy says which:
 //   nearest   key = h              h = |x|^2 / 2 + |y|^2 / 2 - x.y, or -c.y - x.y for inner products
@@ -19,9 +19,10 @@
 // So the smallest upper bound S seen by an anchor rejects every pair with lower > S, and the pair with the smallest key
 // is never rejected.
 //
-// E is split between the two rows, so that the test needs one number a row. For differences E <= kappa ((|x^| + tiny)^2
-// + (|y^| + tiny)^2) / 2, which never exceeds a few roundings of the key's own terms. Inner products have no such
-// terms: the anchor carries E against the usual norm, and the few longer candidates theirs (ProductScale). Inner
+// The bound is split between the two rows, so that the test needs one number a row. For differences |x^| r_y <=
+// (a |x^|^2 + r_y^2 / a) / 2 for any a > 0, likewise the other terms: each row pays for its own residual, and for a,
+// some usual r / |x^|. That never exceeds a few roundings of the key's own terms. Inner products have no such terms:
+// the anchor carries the bound against the usual norm, and the few longer candidates theirs (ProductScale). Inner
 // products can be centred as well: -(x + c).(y + c) is -x.y - c.y up to a constant of the anchor.
 #pragma once
 
@@ -57,26 +58,58 @@ inline double accumulation_error_of_parts(int64_t d) {
 // 2.25 D 2^-24 in all; nearly twice as much is allowed.
 FT_SHARED inline double tensor_core_error(int64_t d) { return 4 * static_cast<double>(d + 16) * kUnitRoundoff; }
 
-// g of sums of integer products, which are exact: only their conversion to float32 and the product with the unit round.
-inline constexpr double kConversionError = 3 * kUnitRoundoff;
+// g of sums of integer products, which are exact: only their conversion to float32 and the products with two steps
+// round.
+inline constexpr double kConversionError = 4 * kUnitRoundoff;
 inline constexpr int64_t kMaxColumns = int64_t{1} << 22;  // keeps n u at 1/4 or less
 
-// Fixed point: x^ = q step with int16 q, whose products are summed in int32. For all rows |q| <= R / step + sqrt(D) /
-// 2, R the largest norm. So every sum of products is at most |q|^2 <= 46340^2 < 2^31 (Cauchy-Schwarz), one over part of
-// the entries as well. The other half of sqrt(D) takes up a few roundings in float32. A step of eight significant bits
-// makes q step and step^2 float32 numbers; below 2^-60 the latter would vanish.
-inline constexpr double kLargestFixedNorm = 46340, kLargestFixedEntry = 32767, kSmallestStep = 0x1p-60;
-inline double fixed_point_step(double largest_norm, double largest_entry, int64_t d) {
-  const double norm_step = largest_norm / (kLargestFixedNorm - std::sqrt(static_cast<double>(d)));
-  const double least = std::max(std::max(norm_step, largest_entry / kLargestFixedEntry), kSmallestStep);
-  const int exponent = std::ilogb(least) - 7;
-  return std::scalbn(std::ceil(std::scalbn(least, -exponent)), exponent);
+// Fixed point: x^ = q step with an integer q, whose products are summed in int32, and a step of the row's own. A step
+// of eight significant bits makes q step a float32 number; a product of steps below 2^-60 would vanish.
+inline constexpr double kSmallestStep = 0x1p-60;
+inline float step_above(double least) {
+  float step = static_cast<float>(std::max(least, kSmallestStep));
+  uint32_t bits;
+  std::memcpy(&bits, &step, sizeof bits);
+  bits = (bits + 0x10000) & 0xffff0000;
+  std::memcpy(&step, &bits, sizeof step);
+  return step;
 }
 
-// Fixed point coarser than bfloat16, which rows far shorter than the longest make it, is no use.
-inline constexpr double kCoarsestFixedPoint = 0x1p-8;
+// int8: |q| <= 127, so that sums of up to kMostInt8Entries products, each at most 127^2, stay far below 2^31. Deeper
+// rows would have too many candidates: distances lie the closer together, the more entries a row has.
+inline constexpr int64_t kMostInt8Entries = 768;
+inline float int8_step(double largest_entry) { return step_above(largest_entry / 127); }
+
+// int16: |q| <= |x| / step + sqrt(D) / 2. So every sum of products is at most |q| |p| <= 46340^2 < 2^31
+// (Cauchy-Schwarz), one over part of the entries as well. The other half of sqrt(D) takes up a few roundings in
+// float32.
+inline constexpr double kLargestInt16Norm = 46340, kLargestInt16Entry = 32767;
+inline float int16_step(double norm, double largest_entry, int64_t d) {
+  const double norm_step = norm / (kLargestInt16Norm - std::sqrt(static_cast<double>(d)));
+  return step_above(std::max(norm_step, largest_entry / kLargestInt16Entry));
+}
 
 FT_SHARED inline double kappa(double rho, double g) { return 2 * rho + rho * rho + g; }
+
+// Rows of very different norms are not for int8: what is short beside an anchor looks all alike. Mean square of the
+// norms over the square of their mean.
+inline constexpr double kMostInt8Spread = 2;
+
+// How coarse a batch's products are: r / |x^| of rows, the largest (rho) and a usual one (a), and the error of sums
+// (g).
+struct Precision {
+  double largest, usual, sums;
+
+  FT_SHARED double kappa() const { return fasttriplet::kappa(largest, sums); }
+};
+
+// A usual one far below the largest is dear for that row, and one of zero for any: a row of rho pays twice as much at
+// most as with all alike.
+FT_SHARED inline Precision precision(double largest, double usual, double sums) {
+  constexpr double kLeast = 0x1p-40;
+  const double least = largest / 4 > kLeast ? largest / 4 : kLeast;
+  return {largest, usual > least ? usual : least, sums};
+}
 
 // What the screen knows of one prepared row; everything in float64 and in scaled units.
 struct RowNorms {
@@ -95,9 +128,14 @@ struct RowTerms {
 // settle step will compare. A few float32 roundings are far above both.
 FT_SHARED inline double roundings(double half_square) { return 8 * kUnitRoundoff * half_square; }
 
-FT_SHARED inline RowTerms difference_terms(const RowNorms& row, double kappa) {
-  const double reach = row.norm + kTiny;
-  const double e = kappa * reach * reach / 2 + roundings(row.half_square);
+FT_SHARED inline double difference_error(const RowNorms& row, const Precision& precision) {
+  const double reach = row.norm + kTiny, residual = row.residual;
+  const double of_rows = precision.usual * reach * reach + (1 / precision.usual + 1) * residual * residual;
+  return (of_rows + precision.sums * reach * reach) / 2 + roundings(row.half_square);
+}
+
+FT_SHARED inline RowTerms difference_terms(const RowNorms& row, const Precision& precision) {
+  const double e = difference_error(row, precision);
   const double lower = row.half_square - e;
   return {lower, lower, 2 * e, 2 * e};
 }
@@ -133,7 +171,7 @@ FT_SHARED inline RowTerms product_terms(const RowNorms& row, double kappa, const
   const double e = product_error(row.norm, scale.usual_norm, kappa, scale);
   const double as_candidate =
       row.norm > scale.usual_norm ? product_error(row.norm, scale.largest_norm, kappa, scale) : 0;
-  return {0, -row.centre_dot - as_candidate, 2 * e, 2 * as_candidate};
+  return {-e, -row.centre_dot - as_candidate, 2 * e, 2 * as_candidate};
 }
 
 // The farthest pair is the one with the smallest -h: negate the upper ends.
@@ -152,9 +190,8 @@ struct KeyTerms {
 // of a number that is at most 2 (|x|^2 / 2 + |y|^2 / 2) for differences. Twice as much is allowed.
 inline constexpr double kKeyRoundings = 12 * kUnitRoundoff;
 
-FT_SHARED inline KeyTerms difference_key_terms(const RowNorms& row, double kappa) {
-  const double reach = row.norm + kTiny;
-  const double width = kappa * reach * reach / 2 + roundings(row.half_square) + kKeyRoundings * row.half_square;
+FT_SHARED inline KeyTerms difference_key_terms(const RowNorms& row, const Precision& precision) {
+  const double width = difference_error(row, precision) + kKeyRoundings * row.half_square;
   return {row.half_square, width, width};
 }
 

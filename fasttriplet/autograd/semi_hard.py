@@ -1,7 +1,7 @@
 """Semi-hard losses by anchor over their operator, differentiable twice.
 
-Nothing of a positive pair is kept: the gradient is made on the way forward. What a second derivative needs is mined
-again, pair by pair.
+Nothing of a positive pair is kept: the gradient is made on the way forward, or by mining again. What a second
+derivative needs is mined again, pair by pair.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ class SemiHardSums(torch.autograd.Function):
     """Sums [N] of the losses of every anchor's positive pairs, counts [2, N] of those above zero and of all that have a
     negative, and the batch's poison [].
 
-    The gradient that comes back must be a multiple of ``weights`` [N] float64, or of ones, as that of any reduction is:
-    so the gradient of the embeddings, but for that factor, is made on the way forward. It is where a graph is
-    ``recorded``.
+    Where the gradient that comes back will be a ``multiple`` of ``weights`` [N] float64, or of ones, the gradient of
+    the embeddings, but for that factor, is made on the way forward. Else the way back mines again.
     """
 
     @staticmethod
@@ -42,40 +41,60 @@ class SemiHardSums(torch.autograd.Function):
         within_margin: bool,
         margin: float,
         soft_margin: bool,
-        recorded: bool,
+        multiple: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch = embeddings, labels, ref_embeddings, pairing, numbers
-        wanted = recorded and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
+        wanted = multiple and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
         ctx.numbers, ctx.options = numbers, (distance, otherwise, within_margin, margin, soft_margin)
-        sums, counts, *gradients = operator("semi_hard", embeddings.device)(*batch, *ctx.options, wanted, weights)
+        shares = None if weights is None else weights / _size_of(weights)
+        sums, counts, *gradients = operator("semi_hard", embeddings.device)(*batch, *ctx.options, wanted, shares)
         poison = poison_of(*batch)
         ctx.mark_non_differentiable(counts, poison)
-        ctx.kept = 4
-        ctx.save_for_backward(
-            embeddings, labels, ref_embeddings, poison, weights, counts[1].sum(), *gradients, *pairing
-        )
+        kept = (shares, counts.select(0, 1).sum(), *gradients) if wanted else ()
+        ctx.kept = len(kept)
+        ctx.save_for_backward(embeddings, labels, ref_embeddings, poison, *kept, *pairing)
         return sums, counts, poison
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        batch, poison, (weights, pairs, *gradients) = saved(ctx)
+        batch, poison, kept = saved(ctx)
         if torch.is_grad_enabled():  # create_graph=True
             own, references = _with_graph(grad, batch, ctx.options, ctx.needs_input_grad[:3:2])
+            return own, None, references, *[None] * 9
+        if kept:
+            shares, pairs, *gradients = kept
+            size = _multiple(grad, shares)
         else:
-            factor = poison * pairs * _multiple(grad, weights)
-            # What no pair pulls is not moved by an infinite gradient either, but NaN where the batch is not finite.
-            own, references = (torch.where(each == 0, 0 * poison, each * factor).to(each.dtype) for each in gradients)
+            size = _size_of(grad)
+            _, counts, *gradients = operator("semi_hard", grad.device)(*batch, *ctx.options, True, grad / size)
+            pairs = counts.select(0, 1).sum()
+        factor = poison * pairs * size
+        # What no pair pulls is not moved by an infinite gradient either, but NaN where the batch is not finite.
+        own, references = (torch.where(each == 0, 0 * poison, each * factor).to(each.dtype) for each in gradients)
         return own, None, None if batch[2] is None else references, *[None] * 9
 
 
-def _multiple(grad: Tensor, weights: Tensor | None) -> Tensor:
-    """[]: of the weights, what ``grad`` is; 0 of none, or of weights that are all 0."""
-    if weights is None:
+def _size_of(values: Tensor) -> Tensor:
+    """[]: the largest that is finite, or 1; gradients of what is divided by it are of usual size."""
+    if len(values) == 0:
+        return values.new_ones(())
+    largest = _finite(values).amax()
+    return torch.where(largest > 0, largest, 1)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.where(values.isfinite(), values.abs(), 0)
+
+
+def _multiple(grad: Tensor, shares: Tensor | None) -> Tensor:
+    """[]: of the shares, what ``grad`` is; 0 of none, or of shares that are all 0."""
+    if shares is None:
         return grad[:1].sum()
-    if len(weights) == 0:
-        return weights.sum()
-    largest = weights.abs().argmax()  # a NaN before all
-    return torch.where(weights[largest] == 0, 0, grad[largest] / weights[largest])
+    if len(shares) == 0:
+        return shares.sum()
+    at = _finite(shares).argmax(dim=0, keepdim=True)
+    largest = shares.gather(0, at).sum()
+    return torch.where(largest == 0, 0, grad.gather(0, at).sum() / largest)
 
 
 def _with_graph(

@@ -92,7 +92,9 @@ def semi_hard_triplet_loss(
         return loss_of_mined(batch, miner, options)
     weights = None if batch.weights is None else batch.weights.double()
     shares = None if weights is None else weights.detach()
-    told = options.distance, *miner[1:4], options.soft_margin, torch.is_grad_enabled()
+    # The gradient of weights is the sums: what comes back through it is no multiple of the weights.
+    multiple = torch.is_grad_enabled() and not (weights is not None and weights.requires_grad)
+    told = options.distance, *miner[1:4], options.soft_margin, multiple
     sums, (active, counted), poison = SemiHardSums.apply(*batch.arguments, shares, *told)
     if on_missing == "error":
         refuse_missing(batch, counted > 0, poison)

@@ -113,8 +113,7 @@ py::dict screen_intervals(const Array<T>& rows, const Array<int64_t>& labels, in
     double square = 0;
     for (int64_t k = 0; centre != nullptr && k < batch.d; ++k)
       square += centre[k] * prepared.scale * (centre[k] * prepared.scale);
-    constant.mutable_data()[r] =
-        product ? prepared.norms[r].centre_dot + square + search.terms[r].anchor_slack / 2 : 0.0;
+    constant.mutable_data()[r] = product ? prepared.norms[r].centre_dot + square : 0.0;
   }
   result["constant"] = constant;
   result["source"] = Array<int32_t>(m, groups.source.data());
@@ -179,11 +178,13 @@ PYBIND11_MODULE(_native, m) {
   m.def("tier_named", [](const std::string& tier) { return tier_named(tier).name; });
   m.def("screens_in", [](const std::string& name) {
     const Tier& tier = tier_to_test(name);
-    return tier.layout.fixed_point ? "int16" : tier.screens_in_bfloat16() ? "bfloat16" : "float32";
+    constexpr const char* kNames[] = {"float32", "bfloat16", "int16", "int8"};
+    return kNames[static_cast<int>(tier.layout.format)];
   });
   m.def("threshold_tier", [](const std::string& tier) { return threshold_tier(tier_to_test(tier)).name; });
   m.def("loss", loss);
-  m.def("fixed_point_step", fasttriplet::fixed_point_step);
+  m.def("int16_step", fasttriplet::int16_step);
+  m.def("int8_step", fasttriplet::int8_step);
   m.def("candidate_key", fasttriplet::candidate_key);
   m.def("anchor_threshold", fasttriplet::anchor_threshold);
   bind<float>(m, "float32");

@@ -170,20 +170,21 @@ def test_survivors_are_few_on_random_unit_vectors(native, tier, dtype):
     rows = np.random.default_rng(3).standard_normal((2000, 64))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(dtype)
     mined = mine(native, rows, np.arange(2000) // 4, EUCLIDEAN, tier)
-    assert mined["exact_negatives"] <= 2 * 2000
+    usual = 4 if native.screens_in(tier) == "int8" else 2
+    assert mined["exact_negatives"] <= usual * 2000
     # What a large offset costs is little, since the rows are centred.
     shifted = mine(native, (rows + 100).astype(dtype), np.arange(2000) // 4, EUCLIDEAN, tier)
-    assert shifted["exact_negatives"] <= 2 * 2000
+    assert shifted["exact_negatives"] <= usual * 2000
     # Norms over six decades: a centre far from the small rows would make them all candidates of each other.
     spread = (rows * np.logspace(-3, 3, 2000)[:, None]).astype(dtype)
     few = 20 if native.screens_in(tier) == "bfloat16" else 2
     assert mine(native, spread, np.arange(2000) // 4, EUCLIDEAN, tier)["exact_negatives"] <= few * 2000
     # One class: positives are screened too.
     one = mine(native, rows, np.zeros(2000, np.int64), EUCLIDEAN, tier)
-    assert one["exact_positives"] <= 2 * 2000 and one["exact_negatives"] == 0
+    assert one["exact_positives"] <= usual * 2000 and one["exact_negatives"] == 0
 
 
-def test_rows_too_close_for_bfloat16_are_screened_in_float32(native, tier):
+def test_rows_too_close_for_a_coarse_screen_are_screened_in_a_finer(native, tier):
     """Two tight clusters far apart, a class each: all distances of a row agree to three digits."""
     random = np.random.default_rng(0)
     ends = random.standard_normal((1, 64)) / 8 * [[1], [-1]]

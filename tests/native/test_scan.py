@@ -188,17 +188,17 @@ def test_few_exact_scores_a_question(native, tier, kind):
     assert found["scored"] <= 3 * questions, "the scan must leave few candidates"
 
 
-def test_thresholds_are_never_asked_of_bfloat16(native, tier):
+def test_thresholds_are_never_asked_of_bfloat16_or_int8(native, tier):
     chosen = native.threshold_tier(tier)
-    if native.screens_in(tier) == "bfloat16":
-        assert native.screens_in(chosen) == ("int16" if "avx512vnni" in native.tiers_to_test() else "float32")
+    if native.screens_in(tier) in ("bfloat16", "int8"):
+        assert native.screens_in(chosen) == ("int16" if "avx512int16" in native.tiers_to_test() else "float32")
     else:
         assert chosen == tier, "a tier that was asked for is the one that runs"
 
 
 @pytest.mark.parametrize("kind", [SEMI_HARD, EASY_SEMI_HARD, K_HARDEST])
-def test_rows_too_short_for_fixed_point(native, tier, kind):
-    """A few rows a thousand times as long as all others leave those without digits: float32 takes over at once."""
+def test_rows_far_shorter_than_the_longest(native, tier, kind):
+    """In fixed point every row has a step of its own. To a long anchor all short rows are alike."""
     random = np.random.default_rng(0)
     rows = random.standard_normal((700, 16)).astype(np.float32)
     rows[::100] *= 1e5
@@ -207,7 +207,7 @@ def test_rows_too_short_for_fixed_point(native, tier, kind):
     np.testing.assert_array_equal(found["triplets"].T, expected(scores(native, rows, EUCLIDEAN, tier), labels, kind))
     if native.screens_in(tier) == "int16":
         single = mine(native, rows, labels, EUCLIDEAN, "avx512", kind)
-        assert found["scored"] == single["scored"], "nothing is scored for a screen that says nothing"
+        assert found["scored"] <= 1.1 * single["scored"] + 7 * len(rows)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -248,9 +248,7 @@ def test_sums_over_all_triplets_keep_their_bound(native, tier, shape, distance, 
     if not soft:
         np.testing.assert_array_equal(found["active"], active.sum((1, 2)))
         np.testing.assert_array_equal(found["negative_counts"], active.sum((0, 1)))
-    single = {"amx": "avx512", "avx512bf16": "avx512", "avx512vnni": "avx512"}.get(
-        tier, tier
-    )  # the tier that screens in float32
+    single = "avx512" if native.screens_in(tier) != "float32" else tier
     keys = native.scan_keys_float32(rows, distance, single)
     factor = (2 if distance in (EUCLIDEAN, SQUARED) else 1) / keys["scale"] ** 2
     error = factor * np.maximum(keys["widths"], keys["widths"].T)  # of a squared distance, a distance or a product

@@ -98,7 +98,7 @@ class DenseWalk {
 
   void run_pass(const Pass& pass) {
     if (pass.rows.empty() || pass.columns.empty()) return;
-    const Tier& tier = batch_.tier.dense != nullptr ? batch_.tier : *batch_.tier.finer;
+    const Tier& tier = batch_.tier.float32_tier();
     int64_t numbers = 0;
     for (const auto* list :
          {pass.rows_are_anchors ? &pass.rows : nullptr, pass.columns_are_anchors ? &pass.columns : nullptr})

@@ -18,8 +18,8 @@ namespace {
 
 // Weights of a block: 2 MB stay in the outer caches. Scored pairs are edges of 16 bytes, twice.
 constexpr int64_t kBlockWeights = 1 << 19, kBlockEdges = 1 << 17;
-// Up to as many anchors are summed in float32 (docs/numerics.md).
-constexpr int64_t kMostAnchors = 256;
+// Anchors of a block: at least enough to share out among threads. At most what is summed in float32 (docs/numerics.md).
+constexpr int64_t kLeastAnchors = 96, kLeastScored = 16, kMostAnchors = 256;
 constexpr int64_t kTargets = 128;  // a task of the other ends
 
 // Places: the columns, and behind them the anchors where these are other rows.
@@ -48,7 +48,7 @@ class HingeWalk {
   void run() {
     if (anchors_.empty() || columns_.empty()) return;
     if constexpr (std::is_same_v<T, float>) {
-      const Tier& tier = batch_.tier.dense != nullptr ? batch_.tier : *batch_.tier.finer;
+      const Tier& tier = batch_.tier.float32_tier();
       const Scan<T> scan(batch_, survey_, anchors_, columns_, tier, parallel_);
       const double scale = scan.prepared().scale;
       // Squares of the scale and of the margin in units of keys must be float32 numbers.
@@ -110,8 +110,8 @@ class HingeWalk {
   void screen(const Scan<T>& scan, const Tier& tier) {
     const int64_t stride = scan.padded_columns(), tile = scan.tile_rows();
     const auto count = static_cast<int64_t>(anchors_.size());
-    const int64_t fit = std::clamp<int64_t>(kBlockWeights / stride, 1, kMostAnchors);
-    const int64_t block = std::max(fit / tile, int64_t{1}) * tile;
+    const int64_t fit = std::clamp<int64_t>(kBlockWeights / stride, kLeastAnchors, kMostAnchors);
+    const int64_t block = fit / tile * tile;
     const int64_t share = (std::min(block, count) + 2 * parallel_.threads() - 1) / (2 * parallel_.threads());
     const int64_t grain = (share + tile - 1) / tile * tile;
     Tables tables = tables_of(scan, tier);
@@ -149,7 +149,7 @@ class HingeWalk {
   // Pairs by their scores.
   void score_all() {
     const auto count = static_cast<int64_t>(anchors_.size()), columns = static_cast<int64_t>(columns_.size());
-    const int64_t block = std::clamp<int64_t>(kBlockEdges / columns, 1, kMostAnchors);
+    const int64_t block = std::clamp<int64_t>(kBlockEdges / columns, kLeastScored, kMostAnchors);
     for (int64_t begin = 0; begin < count; begin += block) {
       const int64_t end = std::min(begin + block, count);
       edges_.begin(anchors_.data() + begin, end - begin);
@@ -225,7 +225,7 @@ class HingeWalk {
       std::vector<double> share(d);
       for (int64_t place = first; place < last; ++place) {
         const int32_t row = row_of(place);
-        edges_.gradient_of(row, share.data());
+        edges_.gradient_of(row, 1, share.data());
         if (scan != nullptr) add_products(*scan, *tables, place, share.data());
         T* const out = row < batch_.split ? gradient_ + row * d : reference_gradient_ + (row - batch_.split) * d;
         for (int64_t k = 0; k < d; ++k) out[k] += static_cast<T>(share[k]);

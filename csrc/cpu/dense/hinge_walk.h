@@ -1,6 +1,6 @@
 // Batch-all's hinge losses where classes are large: every anchor's whole row of pairs, a block of anchors at a time.
 // The keys of a block become edge weights, and these times rows the gradient of both ends; then the block is forgotten.
-// In memory O(N * D) and a block of fixed size; nothing is kept per pair.
+// In memory O(N * D) and a block's rows; nothing is kept per pair.
 #pragma once
 
 #include <cstdint>

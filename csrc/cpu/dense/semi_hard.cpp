@@ -14,8 +14,9 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Edges of a block of anchors, about: 16 bytes each, twice. What a target's edges add up to follows from the blocks, so
-// that neither the tier nor the number of threads may have a say in them.
+// Edges of a block of anchors, about, or those of kTileRows anchors where they are more: 16 bytes each, twice. What a
+// target's edges add up to follows from the blocks, so that neither the tier nor the number of threads may have a say
+// in them.
 constexpr int64_t kBlockEdges = 1 << 20;
 
 template <typename T>
@@ -59,7 +60,7 @@ class SemiHard {
     const int64_t count = static_cast<int64_t>(rows.size());
     for (int64_t begin = 0, end; begin < count; begin = end) {
       int64_t total = 0;
-      for (end = begin; end < count && (total < kBlockEdges || (end - begin) % kPanelRows != 0); ++end)
+      for (end = begin; end < count && (total < kBlockEdges || (end - begin) % kTileRows != 0); ++end)
         if (edges != nullptr) total += 2 * positives[rows[end]];
       if (edges != nullptr) edges->begin(rows.data() + begin, end - begin);
       const bool done = scan.run(begin, end, [&](const Strip& strip) {
@@ -81,6 +82,7 @@ class SemiHard {
   void add(int32_t anchor, const std::vector<PositivePick>& pairs, std::vector<Pull>* edges) const {
     const double weight_of_anchor = weights_ == nullptr ? 1 : weights_[anchor];
     const int64_t first = pairing_.first_candidate();
+    if (edges != nullptr) edges->reserve(2 * pairs.size());
     double sum = 0;
     int64_t active = 0, triplets = 0;
     for (const PositivePick& pair : pairs) {
@@ -115,13 +117,6 @@ class SemiHard {
   Picker<T> picker_;
 };
 
-// A power of two near the largest of the values, so that gradients of what is divided by it are of usual size.
-double size_of(const double* values, int64_t count) {
-  double largest = 0;
-  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
-  return largest > 0 && std::isfinite(largest) ? std::scalbn(1.0, std::ilogb(largest)) : 1;
-}
-
 }  // namespace
 
 template <typename T>
@@ -133,22 +128,20 @@ bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOpti
   const Pairing pairing(batch, survey, input, EqualRows::kMerged);
   const int64_t anchors = pairing.anchors();
   const bool wanted = gradient != nullptr || reference_gradient != nullptr;
-  const double size = weights == nullptr ? 1 : size_of(weights, anchors);
-  std::vector<double> scaled(weights == nullptr ? 0 : anchors);
-  for (size_t i = 0; i < scaled.size(); ++i) scaled[i] = weights[i] / size;
-  SemiHard<T> loss(batch, survey, pairing, miner, margin, soft_margin, weights == nullptr ? nullptr : scaled.data(),
-                   parallel, output);
+  SemiHard<T> loss(batch, survey, pairing, miner, margin, soft_margin, weights, parallel, output);
   const bool finite = pairing.all_finite();
-  const auto has_nan = [&](const double* values) {
-    return std::any_of(values, values + anchors, [](double value) { return std::isnan(value); });
+  // A sum or a weight is, of an anchor that has triplets.
+  const auto is_nan = [&](int64_t i) {
+    return output.triplets[i] > 0 && (std::isnan(output.sums[i]) || (weights != nullptr && std::isnan(weights[i])));
   };
   if (wanted) {
     EdgeBlocks<T> edges(batch, survey, parallel);
     loss.run(&edges);
     const int64_t triplets = std::accumulate(output.triplets, output.triplets + anchors, int64_t{0});
-    double factor = size / static_cast<double>(std::max<int64_t>(triplets, 1));
-    if (!finite || has_nan(output.sums) || (weights != nullptr && has_nan(weights)))
-      factor = std::numeric_limits<double>::quiet_NaN();
+    double factor = 1 / static_cast<double>(std::max<int64_t>(triplets, 1));
+    bool exists = finite;
+    for (int64_t i = 0; i < anchors; ++i) exists &= !is_nan(i);
+    if (!exists) factor = std::numeric_limits<double>::quiet_NaN();
     edges.write(factor, gradient, reference_gradient);
   } else {
     loss.run(nullptr);

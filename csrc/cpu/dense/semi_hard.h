@@ -17,9 +17,9 @@ struct SemiHardOutput {
 };
 
 // The gradients, both null where none are wanted, are those of sum weights[i] sums[i] divided by the number of
-// triplets; null weights are ones. Returns whether every row that takes part is finite. Where one is not, sums and
-// gradients are NaN. Where a loss overflows, its anchor's sum is NaN and so are the gradients, as they are where a
-// weight is.
+// triplets; null weights are ones, others are of usual size. Returns whether every row that takes part is finite. Where
+// one is not, sums and gradients are NaN. Where a loss overflows, its anchor's sum is NaN and so are the gradients, as
+// they are where the weight of an anchor with triplets is.
 //
 // Sums are those of float64, and have the same bits in every tier and with any number of threads. So have the
 // gradients.

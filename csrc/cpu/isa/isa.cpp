@@ -31,8 +31,8 @@ const std::vector<Entry>& table() {
   static const std::vector<Entry> entries = {
 #if defined(__x86_64__)
       {&kAmxTier, [] { return has_avx512() && amx_permitted(); }},
-      {&kAvx512Bf16Tier, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; }},
       {&kAvx512VnniTier, has_avx512vnni},
+      {&kAvx512Int16Tier, has_avx512vnni},
       {&kAvx512Tier, has_avx512},
       {&kAvx2Tier, has_avx2},
 #endif
@@ -72,12 +72,12 @@ const Tier& chosen_tier() {
 }
 
 const Tier& threshold_tier(const Tier& tier) {
-  if (!tier.screens_in_bfloat16()) return tier;
+  if (tier.layout.format == Format::kFloat32 || tier.layout.format == Format::kInt16) return tier;
 #if defined(__x86_64__)
   static const bool fixed_point = has_avx512vnni();
-  if (fixed_point) return kAvx512VnniTier;
+  if (fixed_point) return kAvx512Int16Tier;
 #endif
-  return *tier.finer;
+  return tier.float32_tier();
 }
 
 }  // namespace fasttriplet::cpu

@@ -15,7 +15,7 @@ extern const Tier kPortableTier;
 #if defined(__x86_64__)
 extern const Tier kAvx2Tier;
 extern const Tier kAvx512Tier;
-extern const Tier kAvx512Bf16Tier;
+extern const Tier kAvx512Int16Tier;
 extern const Tier kAvx512VnniTier;
 extern const Tier kAmxTier;
 #endif
@@ -30,9 +30,8 @@ const Tier& tier_named(const std::string& name);
 // Throws likewise where FASTTRIPLET_ISA names a missing tier.
 const Tier& chosen_tier();
 
-// The tier to scan with, in place of `tier`, where a threshold amid the distances is asked about. There bfloat16 would
-// leave hundreds of columns a question. Fixed point where the CPU has it, else float32; a tier without bfloat16 is its
-// own.
+// The tier to scan with, in place of `tier`, where a threshold amid the distances is asked about. There bfloat16 and
+// int8 would leave hundreds of columns a question: int16 where the CPU has it, else float32.
 const Tier& threshold_tier(const Tier& tier);
 
 }  // namespace fasttriplet::cpu

@@ -1,4 +1,4 @@
-// The AVX-512 tier with int16 products: Cascade Lake, Zen 4 and later.
+// The AVX-512 tier with int8 products: Cascade Lake, Zen 4 and later.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -19,7 +19,7 @@ FT_TARGET_END
 
 namespace fasttriplet::cpu {
 const Tier kAvx512VnniTier = {"avx512vnni",
-                              &kAvx512Tier,
+                              &kAvx512Int16Tier,
                               avx512vnni::kLayout,
                               avx512vnni::screen,
                               avx512vnni::kScanKernels,

@@ -24,7 +24,7 @@ constexpr int kWidth = kVectors * kLanes;
 constexpr int kHeight = 2 * kSide;
 constexpr int64_t kTileWords = kSide * kSide;
 static_assert(kLanes == kSide);
-constexpr Layout kLayout = {kWidth, 2, kSide, 2, false};
+constexpr Layout kLayout = {Format::kBfloat16, kWidth, kSide, 2};
 
 // GCC's intrinsics do not say that they read memory: stores before them must not be put off or dropped.
 FT_INLINE void settle_stores(const void* to) { asm volatile("" ::"r"(to) : "memory"); }
@@ -100,5 +100,7 @@ FT_INLINE void put_words(const float* words, int64_t stride, int64_t begin, int6
       transpose(from, stride, rows + kWidth * depth, kSide, kSide);
     }
 }
+
+FT_INLINE void finish_panel(const float*, int64_t, float*) {}
 
 }  // namespace fasttriplet::cpu::FT_TIER

@@ -14,9 +14,7 @@ struct Avx2Vec {
   using Lanes = __m256;
   using Mask = __m256;
   static constexpr int kLanes = 8;
-  static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
-  static constexpr bool kFixedPoint = false;
-  static constexpr bool kRoundsToBfloat16 = false;
+  static constexpr Format kFormat = Format::kFloat32;
 
   static FT_INLINE Lanes load(const float* p) { return _mm256_loadu_ps(p); }
   static FT_INLINE void store(float* p, Lanes v) { _mm256_storeu_ps(p, v); }
@@ -27,7 +25,6 @@ struct Avx2Vec {
   static FT_INLINE Lanes subtract(Lanes a, Lanes b) { return _mm256_sub_ps(a, b); }
   static FT_INLINE Lanes smaller(Lanes a, Lanes b) { return _mm256_min_ps(a, b); }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
-  static FT_INLINE Lanes products_of(Lanes sums, float) { return sums; }  // what multiply_add has summed up
   static FT_INLINE Lanes zip_low(Lanes a, Lanes b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
   }

@@ -17,9 +17,7 @@ struct Avx512Vec {
   using Lanes = __m512;
   using Mask = __mmask16;
   static constexpr int kLanes = 16;
-  static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
-  static constexpr bool kFixedPoint = false;
-  static constexpr bool kRoundsToBfloat16 = false;  // by an instruction of its own
+  static constexpr Format kFormat = Format::kFloat32;
 
   static FT_INLINE Lanes load(const float* p) { return _mm512_loadu_ps(p); }
   static FT_INLINE void store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }
@@ -30,7 +28,6 @@ struct Avx512Vec {
   static FT_INLINE Lanes subtract(Lanes a, Lanes b) { return _mm512_sub_ps(a, b); }
   static FT_INLINE Lanes smaller(Lanes a, Lanes b) { return _mm512_maskz_min_ps(0xffff, a, b); }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
-  static FT_INLINE Lanes products_of(Lanes sums, float) { return sums; }  // what multiply_add has summed up
   static FT_INLINE Lanes zip_low(Lanes a, Lanes b) {
     return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
   }

@@ -12,9 +12,7 @@ struct PortableVec {
   typedef float Lanes __attribute__((vector_size(16)));
   typedef int32_t Mask __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
-  static constexpr int kPerWord = 1;  // entries of a row in 32 bits of a panel
-  static constexpr bool kFixedPoint = false;
-  static constexpr bool kRoundsToBfloat16 = false;
+  static constexpr Format kFormat = Format::kFloat32;
 
   static FT_INLINE Lanes load(const float* p) {
     Lanes v;
@@ -29,7 +27,6 @@ struct PortableVec {
   static FT_INLINE Lanes subtract(Lanes a, Lanes b) { return a - b; }
   static FT_INLINE Lanes smaller(Lanes a, Lanes b) { return a < b ? a : b; }
   static FT_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return a * b + c; }
-  static FT_INLINE Lanes products_of(Lanes sums, float) { return sums; }  // what multiply_add has summed up
 
   // Entries of a and b in turn: of the lower halves, of the upper halves.
   static FT_INLINE Lanes zip_low(Lanes a, Lanes b) { return Lanes{a[0], b[0], a[1], b[1]}; }

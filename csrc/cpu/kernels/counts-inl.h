@@ -5,8 +5,8 @@
 namespace fasttriplet::cpu::FT_TIER {
 
 // With x = sqrt(2 key), a distance in units of the prepared rows, a root's threshold has the key (x + m)^2 / 2; others
-// are key + m. Ends of an interval go to ends of an interval. With r = x + |m| all roundings
-// on the way are below 4 u r^2, of a root, and 4 u (|key| + |m|); twice as much is allowed.
+// are key + m. Ends of an interval go to ends of an interval. With r = x + |m| all roundings on the way are below
+// 4 u r^2, of a root, and 4 u (|key| + |m|); twice as much is allowed.
 template <bool kRoot>
 inline void hinge_limits(const HingeLimits& task) {
   constexpr float kRoundings = 8 * 0x1p-24f;

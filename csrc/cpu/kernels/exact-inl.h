@@ -104,28 +104,27 @@ inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* re
   *result = {most + finite, total, sum(probe)};
 }
 
-// Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 or to int16 multiples of `step`
-// and packed into 4 words, `words`.
-template <typename V = Vec>
+// Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 or to integer multiples of
+// `step` and packed into 4 words, or 2, `words`.
 FT_INLINE void round_to_words(float* entries, float step, float* words) {
   typedef uint32_t Bits __attribute__((vector_size(32)));
   typedef uint64_t Pairs __attribute__((vector_size(32)));
   typedef uint32_t Words __attribute__((vector_size(16)));
-  if constexpr (kLayout.per_word == 1) {
+  if constexpr (kLayout.format == Format::kFloat32) {
     __builtin_memcpy(words, entries, kStep * sizeof *entries);
-  } else if constexpr (kLayout.fixed_point) {
+  } else if constexpr (kLayout.fixed_point()) {
     typedef float Entries __attribute__((vector_size(32)));
+    using Integer = std::conditional_t<kLayout.format == Format::kInt8, int8_t, int16_t>;
+    typedef Integer Integers __attribute__((vector_size(8 * sizeof(Integer))));
+    typedef int32_t Wholes __attribute__((vector_size(32)));
     constexpr float kWhole = 0x1.8p23f;  // added to a number below 2^22 it leaves no place for a fraction
     Entries x;
     __builtin_memcpy(&x, entries, sizeof x);
     const Entries shifted = x * (1 / step) + kWhole;
     x = (shifted - kWhole) * step;
     __builtin_memcpy(entries, &x, sizeof x);
-    const Pairs pairs = (Pairs)shifted;  // the lower 16 bits of each are the integer's
-    const Words packed = __builtin_convertvector(((pairs >> 16) & 0xffff0000) | (pairs & 0xffff), Words);
+    const Integers packed = __builtin_convertvector((Wholes)shifted, Integers);  // the lower bits are the integer's
     __builtin_memcpy(words, &packed, sizeof packed);
-  } else if constexpr (V::kRoundsToBfloat16) {
-    V::round_to_bfloat16(entries, words);
   } else {  // the upper halves, ties to even
     Bits bits;
     __builtin_memcpy(&bits, entries, sizeof bits);
@@ -145,7 +144,7 @@ struct RowSums {
 // `length` entries of row `source` from `begin` on, as words. `centre` is the row's, or null.
 template <typename T>
 FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, const double* centre, int64_t begin,
-                               int64_t length, float* words) {
+                               int64_t length, float step, float* words) {
   const T* row = task.rows(source) + begin;
   const Wide factor = splat(task.factors ? task.factors[source] : 1.0), scale = splat(task.scale);
   Wide square = zeros(), residual = zeros(), centre_dot = zeros();
@@ -157,7 +156,7 @@ FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, const do
     const Wide exact = (x * factor - c) * scale;
     float entries[kStep];
     store_wide(entries, exact);
-    round_to_words(entries, task.step, words + k / kLayout.per_word);
+    round_to_words(entries, step, words + k / kLayout.per_word());
     const Wide rounded = load_wide(entries);
     square += exact * exact;
     residual += (exact - rounded) * (exact - rounded);
@@ -184,8 +183,9 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, float step, 
     }
     x *= factor;
     rounded = x;
-    round_to_words(reinterpret_cast<float*>(&rounded), step, words + k / kLayout.per_word);
-    if constexpr (kLayout.per_word != 1) residual += (x - rounded) * (x - rounded);  // float32 rounds nothing off
+    round_to_words(reinterpret_cast<float*>(&rounded), step, words + k / kLayout.per_word());
+    if constexpr (kLayout.format != Format::kFloat32)
+      residual += (x - rounded) * (x - rounded);  // float32 rounds nothing off
   }
   typedef float Half __attribute__((vector_size(2 * kStep)));
   Half halves[2];
@@ -194,12 +194,36 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, float step, 
   return ((four[0] + four[2]) + (four[1] + four[3])) * (1 + 0x1p-18);  // above the roundings of a chunk's sum
 }
 
-// One panel: (x factor - centre) scale, rounded to float32, bfloat16 or int16, and the norms of its rows. Words and
-// their order are those of the tier's tiles.
+// The largest entry and the norm of a row before it is rounded.
+struct RowExtent {
+  double largest, norm;
+};
+
+template <typename T>
+FT_INLINE RowExtent row_extent(const PackTask<T>& task, int64_t source, const double* centre) {
+  const T* row = task.rows(source);
+  const Wide factor = splat(task.factors ? task.factors[source] : 1.0), scale = splat(task.scale);
+  Wide square = zeros(), most = zeros();
+  for (int64_t k = 0; k < task.d; k += kStep) {
+    const bool whole = k + kStep <= task.d;
+    const Wide x = whole ? load_wide(row + k) : load_tail(row + k, task.d - k);
+    Wide c = zeros();
+    if (centre) c = whole ? load_wide(centre + k) : load_tail(centre + k, task.d - k);
+    const Wide exact = (x * factor - c) * scale;
+    square += exact * exact;
+    most = larger(magnitude(exact), most);
+  }
+  double largest = 0;
+  for (int64_t lane = 0; lane < kStep; ++lane) largest = most[lane] > largest ? most[lane] : largest;
+  return {largest, __builtin_sqrt(sum(square))};
+}
+
+// One panel: (x factor - centre) scale, rounded to the tier's format, and the norms of its rows. Words and their order
+// are those of the tier's tiles.
 template <typename T>
 inline void pack(const PackTask<T>& task, int64_t panel) {
   constexpr int64_t kChunk = 64;  // entries of a row at a time: 48 rows of them are 12 KB of the first cache
-  constexpr int64_t kPerWord = kLayout.per_word, kWords = kChunk / kPerWord;
+  constexpr int64_t kPerWord = kLayout.per_word(), kWords = kChunk / kPerWord;
   const bool plain = std::is_same_v<T, float> && task.factors == nullptr && task.centres == nullptr &&
                      task.scale > 0x1p-120 && task.scale < 0x1p120;  // a float32 number
   alignas(64) float words[kWidth][kWords];
@@ -209,6 +233,18 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
   if (plain)
     for (int64_t lane = 0; lane < lanes; ++lane)
       sums[lane].square = task.surveys[task.source[first + lane]].square * task.scale * task.scale;
+  float steps[kWidth] = {};
+  if constexpr (kLayout.fixed_point()) {
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const int64_t source = task.source[first + lane];
+      const RowExtent extent =
+          plain ? RowExtent{task.surveys[source].largest * task.scale, __builtin_sqrt(sums[lane].square)}
+                : row_extent(task, source, task.centre(first + lane));
+      steps[lane] =
+          kLayout.format == Format::kInt8 ? int8_step(extent.largest) : int16_step(extent.norm, extent.largest, task.d);
+    }
+    __builtin_memcpy(task.steps + first, steps, sizeof steps);
+  }
   float* out = task.panels + panel * kLayout.panel_words(task.d);
   for (int64_t begin = 0; begin < task.d; begin += kChunk) {
     const int64_t length = task.d - begin < kChunk ? task.d - begin : kChunk;
@@ -218,10 +254,11 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
       if constexpr (std::is_same_v<T, float>)
         if (plain) {
           sums[lane].residual +=
-              pack_plain_entries(task.rows(source) + begin, task.scale, task.step, length, words[lane]);
+              pack_plain_entries(task.rows(source) + begin, task.scale, steps[lane], length, words[lane]);
           continue;
         }
-      const RowSums chunk = pack_entries(task, source, task.centre(first + lane), begin, length, words[lane]);
+      const RowSums chunk =
+          pack_entries(task, source, task.centre(first + lane), begin, length, steps[lane], words[lane]);
       sums[lane].square += chunk.square;
       sums[lane].residual += chunk.residual;
       sums[lane].centre_dot += chunk.centre_dot;
@@ -229,6 +266,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
     const int64_t word = begin / kPerWord;
     put_words(words[0], kWords, word, depth - word < kWords ? depth - word : kWords, depth, out);
   }
+  finish_panel(out, depth, task.first_sums + first);
   for (int64_t lane = 0; lane < lanes; ++lane) {
     const double residual = __builtin_sqrt(sums[lane].residual);
     task.norms[first + lane] = {sums[lane].square / 2, __builtin_sqrt(sums[lane].square) + residual, residual,

@@ -8,7 +8,7 @@ inline void strip(const StripTask& task) {
   Tile tile;
   for (int64_t j = 0; j < task.columns; j += kWidth) {
     for (int64_t top = 0; top < task.rows; top += kHeight) {
-      tile.multiply(task.panels, task.row_begin + top, j);
+      tile.multiply(task.panels, task.row_begin + top, task.column_begin + j);
       for (int r = 0; r < kHeight; ++r) {
         const Lanes row_term = Vec::set1(task.row_terms[top + r]);
         float* const keys = task.keys + (top + r) * task.columns + j;
@@ -115,7 +115,7 @@ inline int64_t collect(const RowOfKeys& row, const KeyWindow* windows, int count
   }
 }
 
-static_assert(kPanelRows % kWidth == 0, "whoever scans some rows and then the next begins at a panel");
+static_assert(kTileRows % kHeight == 0, "whoever scans some rows and then the next begins at a tile");
 
 constexpr ScanKernels kScanKernels = {kHeight, strip, smallest_above, largest, collect};
 

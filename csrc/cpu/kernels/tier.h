@@ -11,29 +11,36 @@
 
 namespace fasttriplet::cpu {
 
+// What the entries of rows are rounded to. Integers are multiples of a step that each row has for itself
+// (core/bound.h).
+enum class Format { kFloat32, kBfloat16, kInt16, kInt8 };
+
 // How a tier packs rows: panels of `width` rows, in an order of its own (tile_*-inl.h). A word is a float32 entry of a
-// row, or two neighbouring bfloat16 or int16 entries, 32 bits either way.
+// row, or so many neighbouring ones of a narrower format, 32 bits either way.
 struct Layout {
+  Format format;
   int64_t width;       // rows of a panel
-  int64_t per_word;    // entries of a row in a word
   int64_t depth_step;  // words of a row are padded with zeros to a multiple of this
   int64_t copies;      // 1: the same words serve as rows and as columns of a tile; 2: each has its own
-  bool fixed_point;    // entries are int16 multiples of a step that all rows share (core/bound.h)
 
+  constexpr int64_t per_word() const { return format == Format::kFloat32 ? 1 : format == Format::kInt8 ? 4 : 2; }
+  constexpr bool fixed_point() const { return format == Format::kInt16 || format == Format::kInt8; }
   int64_t depth(int64_t d) const {
-    const int64_t words = (d + per_word - 1) / per_word;
+    const int64_t words = (d + per_word() - 1) / per_word();
     return (words + depth_step - 1) / depth_step * depth_step;
   }
   int64_t panel_words(int64_t d) const { return copies * width * depth(d); }
 };
 
-// A number of rows that are whole panels in every tier.
-inline constexpr int64_t kPanelRows = 96;
+// A number of rows that are whole tiles in every tier.
+inline constexpr int64_t kTileRows = 32;
 
 struct Panels {
   const float* data;  // [panels, panel words]
   int64_t depth;      // words of a row, padding among them
-  float unit;         // of fixed-point products, the square of the step
+  // [padded N] of fixed point, else null: the rows' steps, and what a sum of int8 products begins with, an int32.
+  const float* steps;
+  const float* first_sums;
 };
 
 // A task of the scan: all pairs i < j with i in rows, j in columns, in packed order. Thresholds are the task's own.
@@ -52,14 +59,14 @@ struct ScreenTask {
   void* context;
 };
 
-// A strip of keys: some rows against all columns, both in packed order (cpu/kernels/scan-inl.h).
+// A strip of keys: some rows against some columns, both in packed order (cpu/kernels/scan-inl.h).
 struct StripTask {
   Panels panels;
-  int64_t row_begin, rows;    // row_begin a multiple of Layout::width; keys are written up to whole tiles
-  int64_t columns;            // [0, columns), a multiple of Layout::width
-  const float* row_terms;     // of row row_begin + r at [r], up to whole tiles
-  const float* column_terms;  // [columns], NaN where a column is none
-  float* keys;                // [rows up to whole tiles, columns]
+  int64_t row_begin, rows;        // row_begin a multiple of the tile's height; keys are written up to whole tiles
+  int64_t column_begin, columns;  // likewise, and how many, a multiple of Layout::width
+  const float* row_terms;         // of row row_begin + r at [r], up to whole tiles
+  const float* column_terms;      // [columns] of column column_begin + c at [c], NaN where a column is none
+  float* keys;                    // [rows up to whole tiles, columns]
 };
 
 // One row of keys. Column j's exact key lies within widths[j], and a width of the row's own, of keys[j]; NaN is none.
@@ -222,10 +229,11 @@ struct PackTask {
   const double* centres;     // [K, D], or null: zero
   const int32_t* centre_of;  // [packed N] the row of centres to take, or null: the first
   double scale;              // power of two
-  float step;                // of fixed-point entries, in scaled units
   const RowSurvey* surveys;  // [N]
   float* panels;             // [panels, panel words]
   RowNorms* norms;           // [packed N]
+  float* steps;              // as in Panels
+  float* first_sums;
 
   const double* centre(int64_t packed) const {
     return centres == nullptr || centre_of == nullptr ? centres : centres + centre_of[packed] * d;
@@ -278,17 +286,22 @@ struct RowKernels {
 
 struct Tier {
   const char* name;
-  const Tier* finer;  // the tier that screens in float32 where this one is too coarse; null where this one does
+  const Tier* finer;  // the tier that screens where this one is too coarse; null where this one does in float32
   Layout layout;
   void (*screen)(const ScreenTask& task);
   ScanKernels scan;
-  const DenseKernels* dense;  // null where the tier screens in another format
+  const DenseKernels* dense;  // null where the tier screens in another format than float32
   RowKernels<float> float32;
   RowKernels<double> float64;
 
   const RowKernels<float>& rows(const float*) const { return float32; }
   const RowKernels<double>& rows(const double*) const { return float64; }
-  bool screens_in_bfloat16() const { return layout.per_word == 2 && !layout.fixed_point; }
+  // Itself, or a finer one where rows of d entries are too deep for it.
+  const Tier& for_depth(int64_t d) const {
+    return layout.format == Format::kInt8 && d > kMostInt8Entries ? finer->for_depth(d) : *this;
+  }
+  // Itself, or the one of its finer tiers that screens in float32.
+  const Tier& float32_tier() const { return finer == nullptr ? *this : finer->float32_tier(); }
 };
 
 }  // namespace fasttriplet::cpu

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
-#include <mutex>
 #include <new>
 
 #include "core/prepare.h"
@@ -21,61 +20,23 @@ double scale_of(const Survey& survey, const std::vector<int32_t>& source, const 
   return scale_for(largest + shift);
 }
 
-// The step of fixed-point entries, from the largest norm and the largest entry of the prepared rows. With a centre or
-// factors these take a pass over the rows.
-template <typename T>
-float step_of(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& source, const Centres& centres,
-              double scale, const Parallel& parallel) {
-  double largest_square = 0, largest = 0;
-  if (centres.empty() && survey.factors.empty()) {
-    for (const int32_t i : source) {
-      largest_square = std::max(largest_square, survey.rows[i].square);
-      largest = std::max(largest, survey.rows[i].largest);
-    }
-  } else {
-    const std::vector<double> none(centres.empty() ? batch.d : 0, 0.0);
-    const double* const first = centres.empty() ? none.data() : centres.entries.data();
-    const int64_t m = static_cast<int64_t>(source.size());
-    std::mutex lock;
-    for_each_range(parallel, m, 64, 4.0 * static_cast<double>(m) * static_cast<double>(batch.d),
-                   [&](int64_t begin, int64_t end) {
-                     double range_square = 0, range_largest = 0;
-                     for (int64_t r = begin; r < end; ++r) {
-                       const T* const row = batch.row(source[r]);
-                       const double factor = survey.factors.empty() ? 1.0 : survey.factors[source[r]];
-                       const double* const c = first + (centres.of.empty() ? 0 : centres.of[r] * batch.d);
-                       double square[4] = {}, most[4] = {};  // chains of their own
-                       const auto add = [&](int64_t k, int64_t lane) {
-                         const double x = static_cast<double>(row[k]) * factor - c[k];
-                         square[lane] += x * x;
-                         most[lane] = std::max(most[lane], std::fabs(x));
-                       };
-                       int64_t k = 0;
-                       for (; k + 4 <= batch.d; k += 4)
-                         for (int64_t lane = 0; lane < 4; ++lane) add(k + lane, lane);
-                       for (; k < batch.d; ++k) add(k, 0);
-                       range_square = std::max(range_square, (square[0] + square[1]) + (square[2] + square[3]));
-                       range_largest = std::max(range_largest, *std::max_element(most, most + 4));
-                     }
-                     const std::lock_guard<std::mutex> guard(lock);
-                     largest_square = std::max(largest_square, range_square);
-                     largest = std::max(largest, range_largest);
-                   });
+std::vector<double> centre_squares(const Centres& centres, double scale, int64_t d) {
+  std::vector<double> squares;
+  for (auto entry = centres.entries.begin(); entry != centres.entries.end();) {
+    double square = 0;
+    for (int64_t k = 0; k < d; ++k, ++entry) square += *entry * scale * (*entry * scale);
+    squares.push_back(square);
   }
-  return static_cast<float>(fixed_point_step(std::sqrt(largest_square) * scale, largest * scale, batch.d));
+  return squares;
 }
 
-ProductScale product_scale(const std::vector<RowNorms>& rows, const Centres& centres, double scale, int64_t d) {
+ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre_squares, int64_t d) {
   std::vector<double> norms(rows.size());
   std::transform(rows.begin(), rows.end(), norms.begin(), [](const RowNorms& row) { return row.norm; });
   const int64_t longest = std::min<int64_t>(kUnusualRows + 1, static_cast<int64_t>(norms.size()));
   std::partial_sort(norms.begin(), norms.begin() + longest, norms.end(), std::greater<>());
   double largest_square = 0;
-  for (auto entry = centres.entries.begin(); entry != centres.entries.end();) {
-    double square = 0;
-    for (int64_t k = 0; k < d; ++k, ++entry) square += *entry * scale * (*entry * scale);
-    largest_square = std::max(largest_square, square);
-  }
+  for (const double square : centre_squares) largest_square = std::max(largest_square, square);
   return {usual_norm(norms.data(), longest), norms[0], std::sqrt(largest_square), d};
 }
 
@@ -96,8 +57,10 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   if (!prepared.panels) throw std::bad_alloc();
 
   const double scale = scale_of(survey, source, centres);
-  const bool fixed_point = layout.fixed_point && scale != 0;
-  const float step = fixed_point ? step_of(batch, survey, source, centres, scale, parallel) : 1;
+  if (layout.fixed_point()) {
+    prepared.steps.resize(prepared.padded);
+    prepared.first_sums.resize(prepared.padded);
+  }
   const PackTask<T> task = {batch.source(),
                             batch.d,
                             source.data(),
@@ -106,37 +69,57 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
                             centres.empty() ? nullptr : centres.entries.data(),
                             centres.of.empty() ? nullptr : centres.of.data(),
                             scale,
-                            step,
                             survey.rows.data(),
                             prepared.panels.get(),
-                            prepared.norms.data()};
+                            prepared.norms.data(),
+                            prepared.steps.data(),
+                            prepared.first_sums.data()};
   const double operations = 4.0 * static_cast<double>(m) * static_cast<double>(batch.d);
   if (task.scale == 0)  // differences may overflow: leave the rows and their norms at zero
     std::fill_n(prepared.panels.get(), words, 0.0f);
   else
     for_each_task(parallel, panels, operations, [&](int64_t panel) { tier.rows(batch.rows).pack(task, panel); });
 
-  double rho = 0;
-  for (const RowNorms& row : prepared.norms) rho = std::max(rho, row.residual / (row.norm + kTiny));
+  double largest = 0, norms = 0, squares = 0, residual_squares = 0;
+  for (const RowNorms& row : prepared.norms) {
+    const double reach = row.norm + kTiny;
+    largest = std::max(largest, row.residual / reach);
+    norms += reach;
+    squares += reach * reach;
+    residual_squares += row.residual * row.residual;
+  }
   if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
       if (survey.factors[source[r]] == 0) prepared.norms[r].half_square += zero_row_half_square(task.scale);
-  const double g = layout.per_word == 1 ? accumulation_error_of_parts(batch.d) : accumulation_error(batch.d);
-  prepared.kappa = kappa(rho, fixed_point ? kConversionError : g);
-  prepared.too_coarse = fixed_point && prepared.kappa > kCoarsestFixedPoint;
-  prepared.unit = step * step;
+  const double g = layout.fixed_point()                ? kConversionError
+                   : layout.format == Format::kFloat32 ? accumulation_error_of_parts(batch.d)
+                                                       : accumulation_error(batch.d);
+  prepared.precision = precision(largest, m == 0 ? 0 : std::sqrt(residual_squares / squares), g);
+  prepared.too_coarse =
+      layout.format == Format::kInt8 && squares * static_cast<double>(m) > kMostInt8Spread * norms * norms;
   prepared.scale = task.scale;
-  if (batch.distance == Distance::kInnerProduct)
-    prepared.product = product_scale(prepared.norms, centres, task.scale, batch.d);
+  if (batch.distance == Distance::kInnerProduct) {
+    prepared.centre_squares = centre_squares(centres, task.scale, batch.d);
+    prepared.product = product_scale(prepared.norms, prepared.centre_squares, batch.d);
+  }
   prepared.centres = std::move(centres);
   return prepared;
 }
 
 RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bool farthest) {
   const RowNorms& row = prepared.norms[index];
-  const RowTerms nearest = distance == Distance::kInnerProduct ? product_terms(row, prepared.kappa, prepared.product)
-                                                               : difference_terms(row, prepared.kappa);
+  const RowTerms nearest = distance == Distance::kInnerProduct
+                               ? product_terms(row, prepared.precision.kappa(), prepared.product)
+                               : difference_terms(row, prepared.precision);
   return farthest ? fasttriplet::farthest(nearest) : nearest;
+}
+
+double key_of(const Prepared& prepared, Distance distance, int64_t index, double score) {
+  if (distance != Distance::kInnerProduct) return key_of_score(distance, score, 0, prepared.scale);
+  const std::vector<int32_t>& centre_of = prepared.centres.of;
+  const double square =
+      prepared.centre_squares.empty() ? 0 : prepared.centre_squares[centre_of.empty() ? 0 : centre_of[index]];
+  return key_of_score(distance, score, std::sqrt(square), prepared.scale) + prepared.norms[index].centre_dot;
 }
 
 template Prepared prepare_rows(const Batch<float>&, const Tier&, const Survey&, const std::vector<int32_t>&, Centres,

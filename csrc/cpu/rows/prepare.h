@@ -1,5 +1,5 @@
-// The rows as the screen multiplies them: those named, in their order, centred, scaled, rounded to float32, bfloat16 or
-// int16, in panels.
+// The rows as the screen multiplies them: those named, in their order, centred, scaled, rounded to the tier's format,
+// in panels.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +15,17 @@ namespace fasttriplet::cpu {
 struct Prepared {
   std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [panels, panel words]
   int64_t depth = 0;                                                   // words of a row, cpu/kernels/tier.h
-  float unit = 1;                                                      // of a product, cpu/kernels/tier.h
+  std::vector<float> steps, first_sums;                                // [padded M] of fixed point
   int64_t padded = 0;                                                  // M rounded up to whole panels
   Centres centres;
-  std::vector<RowNorms> norms;  // [M]
-  double kappa = 0;             // core/bound.h
-  ProductScale product = {};    // of inner products
-  double scale = 1;             // power of two; 0 where nothing can be screened
-  bool too_coarse = false;      // not worth screening with: a finer tier should
+  std::vector<RowNorms> norms;         // [M]
+  Precision precision = {};            // core/bound.h
+  ProductScale product = {};           // of inner products
+  std::vector<double> centre_squares;  // likewise, of each centre, in scaled units
+  double scale = 1;                    // power of two; 0 where nothing can be screened
+  bool too_coarse = false;             // not worth screening with: a finer tier should
 
-  Panels view() const { return {panels.get(), depth, unit}; }
+  Panels view() const { return {panels.get(), depth, steps.data(), first_sums.data()}; }
   // Entry k of the centre, where there is one for all.
   double centre(int64_t k) const { return centres.empty() ? 0 : centres.entries[k]; }
 };
@@ -44,5 +45,7 @@ double prepared_entry(const Batch<T>& batch, const Survey& survey, const Prepare
 
 // A prepared row's share of the bound, for the nearest or the farthest.
 RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bool farthest);
+// The key of the nearest that belongs to an exact score of that row.
+double key_of(const Prepared& prepared, Distance distance, int64_t index, double score);
 
 }  // namespace fasttriplet::cpu

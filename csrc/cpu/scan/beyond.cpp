@@ -198,9 +198,8 @@ void NegativesBeyond<T>::answer(int64_t place, const Query& query, std::vector<P
   if (anchor.how == How::kLinks) {
     for (int64_t at = anchor.first_link; at < end.first_link; ++at)
       offer(links_[at].question, scored_[links_[at].request]);
-    for (int64_t at = anchor.first_question; at < end.first_question && twins > 0; ++at)
-      for (int64_t twin = 0; twin < twins; ++twin)
-        if (!std::isnan(questions_[at].threshold)) offer(at, own[twin]);
+    for (int64_t at = anchor.first_question; at < end.first_question; ++at)
+      for (int64_t twin = 0; twin < twins; ++twin) offer(at, own[twin]);
   } else if (anchor.how == How::kScores) {
     rank_all(query, twins, own);
     for (int64_t at = anchor.first_question; at < end.first_question; ++at) {

@@ -20,7 +20,7 @@ inline constexpr int64_t kFixedPointQuestions = 6;
 inline const Tier& tier_for_thresholds(const Tier& tier, int64_t questions, int64_t anchors) {
   const Tier& first = threshold_tier(tier);
   const bool many = questions > kFixedPointQuestions * anchors;
-  return &first != &tier && first.layout.fixed_point && many ? *first.finer : first;
+  return &first != &tier && first.layout.fixed_point() && many ? *first.finer : first;
 }
 
 // Whether to go on: what a visit of the scan asks now and then.
@@ -36,12 +36,12 @@ void refine(const Batch<T>& batch, const Survey& survey, const Pairing& pairing,
   // twice.
   constexpr int64_t kCoarse = 16, kCoarseShare = 128;
   const std::vector<int32_t> rows = pairing.anchor_rows(), columns = pairing.column_rows();
-  for (const Tier* tier = &first; tier != nullptr; tier = tier->finer) {
+  for (const Tier* tier = &first.for_depth(batch.d); tier != nullptr; tier = tier->finer) {
     const Scan<T> scan(batch, survey, rows, columns, *tier, parallel);
     const bool may_give_up = tier->finer != nullptr && scan.prepared().scale != 0;
-    if (scan.prepared().too_coarse && may_give_up) continue;
     const int64_t share = static_cast<int64_t>(columns.size()) / kCoarseShare;
-    const int64_t coarse = tier->layout.fixed_point ? std::max(kCoarse, share) : kCoarse;
+    const int64_t coarse = tier->layout.fixed_point() ? std::max(kCoarse, share) : kCoarse;
+    if (scan.prepared().too_coarse) continue;
     picker.forget_work();
     const FineEnough fine_enough = [&picker, may_give_up, coarse] {
       return !may_give_up || picker.scored() <= coarse * (picker.queries() + 1024);

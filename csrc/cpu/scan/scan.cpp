@@ -37,8 +37,8 @@ Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int
   for (size_t place = 0; place < source.size(); ++place) {
     const RowNorms& row = prepared_.norms[place];
     terms_[place] = batch.distance == Distance::kInnerProduct
-                        ? product_key_terms(row, prepared_.kappa, prepared_.product)
-                        : difference_key_terms(row, prepared_.kappa);
+                        ? product_key_terms(row, prepared_.precision.kappa(), prepared_.product)
+                        : difference_key_terms(row, prepared_.precision);
   }
   row_terms_.assign((rows_.size() + width - 1) / width * width, 0);
   for (size_t at = 0; at < rows_.size(); ++at) row_terms_[at] = static_cast<float>(terms_[first_place_ + at].term);
@@ -57,6 +57,7 @@ void Scan<T>::write_keys(int64_t begin, int64_t count, float* keys) const {
   strip.panels = prepared_.view();
   strip.row_begin = first_place_ + begin;
   strip.rows = count;
+  strip.column_begin = 0;
   strip.columns = padded_columns_;
   strip.row_terms = row_terms_.data() + begin;
   strip.column_terms = column_terms_.data();

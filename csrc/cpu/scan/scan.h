@@ -88,7 +88,7 @@ class Scan {
   Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int32_t>& rows,
        const std::vector<int32_t>& columns, const Tier& tier, const Parallel& parallel);
 
-  // Of the rows at places [begin, end), `begin` a multiple of kPanelRows. False where a visit was.
+  // Of the rows at places [begin, end), `begin` a multiple of kTileRows. False where a visit was.
   bool run(int64_t begin, int64_t end, const Visit& visit) const;
   bool run(const Visit& visit) const { return run(0, static_cast<int64_t>(rows_.size()), visit); }
 

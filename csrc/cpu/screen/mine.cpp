@@ -128,7 +128,7 @@ class Miner {
   }
 
   void screen(const Wanted& wanted) {
-    for (const Tier* tier = &batch_.tier; tier != nullptr; tier = tier->finer)
+    for (const Tier* tier = &batch_.tier.for_depth(batch_.d); tier != nullptr; tier = tier->finer)
       if (screen_by(*tier, wanted)) return;
   }
 
@@ -136,7 +136,7 @@ class Miner {
   bool screen_by(const Tier& tier, const Wanted& wanted) {
     const int32_t m = static_cast<int32_t>(wanted.source.size());
     const Prepared prepared = prepare_rows(batch_, tier, survey_, wanted.source, wanted.centres, parallel_);
-    if (prepared.too_coarse && tier.finer != nullptr) return false;
+    if (prepared.too_coarse) return false;
     const auto representative = [&](int32_t r) { return wanted.representatives ? wanted.representatives[r] : r; };
     Search nearest(1, prepared.padded), farthest(-1, prepared.padded);
     if (wanted.nearest) nearest.resize(m);
@@ -151,6 +151,7 @@ class Miner {
     }
     lap(Stage::kPrepare);
     const Settler settler{[&](int32_t a, int32_t b) { return score_(wanted.source[a], wanted.source[b]); },
+                          [&](int32_t a, double score) { return key_of(prepared, batch_.distance, a, score); },
                           wanted.source.data()};
     const bool done = run_screen(tier, prepared, wanted.classes, nearest, farthest, settler, parallel_,
                                  tier.finer != nullptr && prepared.scale != 0);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <mutex>
 #include <optional>
 
@@ -18,11 +19,23 @@ constexpr double kNothingSeen = std::numeric_limits<double>::max();  // below th
 // a second-level cache. A task is 384 x 384 x 128 multiply-adds, about 0.3 ms, long against a lock.
 constexpr int64_t kBlock = 384;
 
+// Exact scores an anchor that full lists may take before the products are too coarse.
+constexpr int64_t kMostScored = 8;
+
+// Products coarser than this leave many candidates within their error of the nearest. Its score, taken early, halves
+// that.
+constexpr double kCoarse = 0x1p-7;
+
 // What a task knows of one block's anchors in one search.
 class LocalAnchors {
  public:
   LocalAnchors(Search& search, int64_t begin, int64_t end, int64_t padded_end)
-      : search_(search), begin_(begin), end_(end), best_(end - begin), thresholds_(padded_end - begin, kNever) {}
+      : search_(search),
+        begin_(begin),
+        end_(end),
+        best_(end - begin),
+        nearest_(end - begin, -1),
+        thresholds_(padded_end - begin, kNever) {}
 
   // Takes over what is known so far. The caller holds the block's lock.
   void load() {
@@ -38,18 +51,35 @@ class LocalAnchors {
     const double lower = a.anchor + c.candidate - signed_dot;
     if (!(lower <= best_[anchor - begin_])) return;
     const double upper = lower + a.anchor_slack + c.candidate_slack;
-    if (upper < best_[anchor - begin_]) lower_best(anchor, upper);
+    if (upper < best_[anchor - begin_]) {
+      lower_best(anchor, upper);
+      nearest_[anchor - begin_] = static_cast<int32_t>(candidate);
+    }
     found_.push_back({static_cast<int32_t>(anchor), static_cast<int32_t>(candidate), lower});
+  }
+
+  // Scores the candidates that the task has found to be the nearest so far.
+  void score_nearest(const Settler& settler) {
+    nearest_scores_.resize(nearest_.size());
+    for (size_t at = 0; at < nearest_.size(); ++at)
+      if (nearest_[at] >= 0)
+        nearest_scores_[at] = settler.score(static_cast<int32_t>(begin_) + static_cast<int32_t>(at), nearest_[at]);
   }
 
   // The caller holds the block's lock. Takes each full list that it settles off `left`, and stops below zero.
   void merge(const Settler& settler, std::atomic<int64_t>& left) {
+    for (size_t at = 0; at < nearest_scores_.size(); ++at)
+      if (nearest_[at] >= 0)
+        best_[at] = std::min(
+            best_[at], search_.take(begin_ + static_cast<int64_t>(at), nearest_[at], nearest_scores_[at], settler));
     for (const Found& found : found_) {
       double& best = search_.anchors[found.anchor].best;
       best = std::min(best, best_[found.anchor - begin_]);
     }
     for (const Found& found : found_)
-      if (search_.offer(found.anchor, found.candidate, found.lower, settler) && --left < 0) return;
+      if ((nearest_scores_.empty() || found.candidate != nearest_[found.anchor - begin_]) &&
+          search_.offer(found.anchor, found.candidate, found.lower, settler) && --left < 0)
+        return;
   }
 
  private:
@@ -67,6 +97,8 @@ class LocalAnchors {
   Search& search_;
   int64_t begin_, end_;
   std::vector<double> best_;
+  std::vector<int32_t> nearest_;        // whose upper bound is the best, where this task has found one
+  std::vector<double> nearest_scores_;  // or empty
   std::vector<float> thresholds_;
   std::vector<Found> found_;
 };
@@ -83,6 +115,49 @@ struct TaskContext {
     (positive ? task.farthest_columns : task.nearest_columns)->offer(j, i, signed_dot);
   }
 };
+
+// A first bound for every anchor, from the products with a few rows of other classes: else most of what passes a test
+// would do so for being the nearest so far. A sample of k spares an anchor ln k of them.
+constexpr int64_t kSamples = 96, kLeastSampled = 8 * kSamples;
+
+void sample(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& search,
+            const Parallel& parallel) {
+  const auto m = static_cast<int64_t>(classes.size());
+  const int64_t width = tier.layout.width, samples = kSamples / width * width;
+  const int64_t last_begin = (m - samples) / width * width;
+  const double operations = static_cast<double>(m * samples) * static_cast<double>(prepared.depth + 4) / 8;
+  const std::vector<float> no_terms(width, 0.0f), no_widths(samples, 0.0f);
+  for_each_range(parallel, m, width, operations, [&](int64_t begin, int64_t end) {
+    StripTask strip;
+    strip.panels = prepared.view();
+    strip.row_begin = begin;
+    strip.rows = end - begin;
+    strip.column_begin = std::min((begin + m / 2) % m / width * width, last_begin);
+    strip.columns = samples;
+    const bool apart =
+        classes[end - 1] < classes[strip.column_begin] || classes[strip.column_begin + samples - 1] < classes[begin];
+    if (!apart) return;
+    std::vector<float> terms(samples), keys(width * samples);
+    for (int64_t c = 0; c < samples; ++c) {
+      const RowTerms& candidate = search.terms[strip.column_begin + c];
+      terms[c] = float_above(candidate.candidate + candidate.candidate_slack);
+    }
+    strip.row_terms = no_terms.data();
+    strip.column_terms = terms.data();
+    strip.keys = keys.data();
+    tier.scan.strip(strip);
+    for (int64_t row = begin; row < end; ++row) {
+      const float everything = -kNever;
+      float smallest;
+      tier.scan.smallest_above({keys.data() + (row - begin) * samples, no_widths.data(), samples}, 1, &everything, 1,
+                               &smallest);
+      const RowTerms& anchor = search.terms[row];
+      const double key = static_cast<double>(smallest), rounding = 2 * kUnitRoundoff * std::fabs(key);
+      double& best = search.anchors[row].best;
+      best = std::min(best, anchor.anchor + anchor.anchor_slack + key + rounding);
+    }
+  });
+}
 
 // Ordered pairs of one class.
 double pairs_within(const std::vector<int32_t>& classes) {
@@ -134,14 +209,19 @@ void Search::settle(int64_t row, const Settler& settler) {
   for (int32_t k = 0; k < anchor.count; ++k) {
     if (static_cast<double>(anchor.lower[k]) > anchor.best) continue;
     const int32_t candidate = anchor.candidates[k];
-    const double score = sign * settler.score(static_cast<int32_t>(row), candidate);
-    ++anchor.scored;
-    Winner& winner = anchor.winner;
-    if (winner.candidate < 0 ||
-        goes_before(score, settler.source[candidate], winner.score, settler.source[winner.candidate]))
-      winner = {candidate, score};
+    take(row, candidate, settler.score(static_cast<int32_t>(row), candidate), settler);
   }
   anchor.count = 0;
+}
+
+double Search::take(int64_t row, int32_t candidate, double score, const Settler& settler) {
+  Anchor& anchor = anchors[row];
+  ++anchor.scored;
+  Winner& winner = anchor.winner;
+  if (winner.candidate < 0 ||
+      goes_before(sign * score, settler.source[candidate], winner.score, settler.source[winner.candidate]))
+    winner = {candidate, sign * score};
+  return sign * settler.key(static_cast<int32_t>(row), score);
 }
 
 int64_t Search::scored() const {
@@ -163,8 +243,10 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
   std::vector<int32_t> padded_classes(classes);
   padded_classes.resize(prepared.padded, std::numeric_limits<int32_t>::max());
   std::vector<std::mutex> locks(blocks);
-  std::atomic<int64_t> left{may_give_up ? m : std::numeric_limits<int64_t>::max()};  // full lists to be settled
+  // Full lists to be settled, of scores in all.
+  std::atomic<int64_t> left{may_give_up ? kMostScored * m / kListLength : std::numeric_limits<int64_t>::max()};
 
+  if (!nearest.empty() && m >= kLeastSampled && prepared.scale != 0) sample(tier, prepared, classes, nearest, parallel);
   for_each_task(parallel, blocks * (blocks + 1) / 2, operations, [&](int64_t index) {
     if (left < 0) return;
     const BlockPair pair = block_pair(index, blocks);
@@ -199,6 +281,14 @@ bool run_screen(const Tier& tier, const Prepared& prepared, const std::vector<in
     task.hit = TaskContext::hit;
     task.context = &context;
     tier.screen(task);
+    if (prepared.precision.kappa() > kCoarse) {
+      context.nearest_rows->score_nearest(settler);
+      context.farthest_rows->score_nearest(settler);
+      if (!diagonal) {
+        context.nearest_columns->score_nearest(settler);
+        context.farthest_columns->score_nearest(settler);
+      }
+    }
     {
       const std::lock_guard<std::mutex> guard(locks[pair.i]);
       context.nearest_rows->merge(settler, left);

@@ -24,6 +24,7 @@ namespace fasttriplet::cpu {
 // Exact score of representatives a and b, and the row each stands for, to break ties.
 struct Settler {
   std::function<double(int32_t a, int32_t b)> score;
+  std::function<double(int32_t a, double score)> key;  // that belongs to a score of a, in the screen's units
   const int32_t* source;
 };
 
@@ -34,7 +35,7 @@ struct Winner {
 
 // Measured on random unit vectors an anchor keeps 1 candidate in float32, in bfloat16 1.3 at D = 128 and 5 at D = 2048.
 // A full list is settled on the spot.
-inline constexpr int32_t kListLength = 8;
+inline constexpr int32_t kListLength = 32;
 
 struct Anchor {
   double best;  // smallest upper bound seen; -infinity for rows that search nothing
@@ -56,6 +57,8 @@ class Search {
   // True where the anchor's list was full and had to be settled.
   bool offer(int64_t row, int32_t candidate, double lower, const Settler& settler);
   void settle(int64_t row, const Settler& settler);
+  // A candidate of which the score is known; returns the key that belongs to it.
+  double take(int64_t row, int32_t candidate, double score, const Settler& settler);
   int64_t scored() const;  // exact scores taken for all anchors
 
   double sign;

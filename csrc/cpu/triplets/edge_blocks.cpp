@@ -71,23 +71,29 @@ void EdgeBlocks<T>::sort_by_target(int64_t count) {
 }
 
 template <typename T>
-void EdgeBlocks<T>::gradient_of(int64_t i, double* gradient) const {
+void EdgeBlocks<T>::gradient_of(int64_t i, double factor, double* gradient) const {
   const int64_t d = batch_.d;
-  std::fill_n(gradient, d, 0.0);
-  if (!any()) return;
+  if (sums_.empty()) {  // there was no edge
+    std::fill_n(gradient, d, factor * 0);
+    return;
+  }
   const double* const sums = sums_.data() + i * d;
   if (survey_.factors.empty()) {
-    std::copy_n(sums, d, gradient);
+    for (int64_t k = 0; k < d; ++k) gradient[k] = factor * sums[k];
     return;
   }
   // Along the sphere: less what points along the unit row. At |x| the gradient is 1 / |x| of that. A row that nothing
   // pulls may be anything.
-  const double factor = survey_.factors[i];
-  if (factor == 0 || std::all_of(sums, sums + d, [](double sum) { return sum == 0; })) return;
+  const double shrink = survey_.factors[i];
+  if (shrink == 0 || std::all_of(sums, sums + d, [](double sum) { return sum == 0; })) {
+    std::fill_n(gradient, d, factor * 0);
+    return;
+  }
   const T* const row = batch_.row(i);
   double along = 0;
-  for (int64_t k = 0; k < d; ++k) along += static_cast<double>(row[k]) * factor * sums[k];
-  for (int64_t k = 0; k < d; ++k) gradient[k] = (sums[k] - along * (static_cast<double>(row[k]) * factor)) * factor;
+  for (int64_t k = 0; k < d; ++k) along += static_cast<double>(row[k]) * shrink * sums[k];
+  for (int64_t k = 0; k < d; ++k)  // short rows: `shrink` last
+    gradient[k] = factor * (sums[k] - along * (static_cast<double>(row[k]) * shrink)) * shrink;
 }
 
 template <typename T>
@@ -97,9 +103,9 @@ void EdgeBlocks<T>::write(double factor, T* gradient, T* reference_gradient) con
                  [&](int64_t first, int64_t last) {
                    std::vector<double> row(d);
                    for (int64_t i = first; i < last; ++i) {
-                     gradient_of(i, row.data());
+                     gradient_of(i, factor, row.data());
                      T* const out = i < batch_.split ? gradient + i * d : reference_gradient + (i - batch_.split) * d;
-                     for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(factor * row[k]);
+                     for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(row[k]);
                    }
                  });
 }

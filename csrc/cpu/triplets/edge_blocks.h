@@ -24,10 +24,8 @@ class EdgeBlocks {
   // Gathers the block's edges.
   void finish();
 
-  // Whether there was any edge; else the gradient is zero.
-  bool any() const { return !sums_.empty(); }
-  // The gradient [D] of row i, of all blocks so far.
-  void gradient_of(int64_t i, double* gradient) const;
+  // The gradient [D] of row i times `factor`, of all blocks so far.
+  void gradient_of(int64_t i, double factor, double* gradient) const;
   // Writes that of all rows times `factor`: of the batch's own [split, D] and of the references [N - split, D].
   void write(double factor, T* gradient, T* reference_gradient) const;
 
