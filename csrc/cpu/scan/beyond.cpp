@@ -106,11 +106,18 @@ bool NegativesBeyond<T>::find(const Query& query, int64_t first_question) {
   if (thresholds_.empty()) return true;
   constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
   const size_t count = thresholds_.size();
+  // Of what is above every threshold only the nearest matter: once classes lie apart, that is most of all.
+  float nearest_of_all;
+  keys.kernels->smallest_above(keys.row(), 1, &thresholds_.back().sure, 1, &nearest_of_all);
+  const KeyWindow window = {thresholds_.front().floor, keys.limit(nearest_of_all)};
+  int32_t* const found = query.found.data();
+  const int64_t within = keys.kernels->collect(keys.row(), &window, 1, found);
   nearest_.assign(count + 1, kInfinity);
-  below_.resize(keys.count);
-  for (int64_t column = 0; column < keys.count; ++column) {
-    const int32_t counted = below_[column] = below(keys.keys[column] - keys.widths[column]);
-    nearest_[counted] = std::min(nearest_[counted], keys.keys[column] + keys.widths[column]);  // not where it is NaN
+  below_.resize(within);
+  for (int64_t k = 0; k < within; ++k) {
+    const float key = keys.keys[found[k]], width = keys.widths[found[k]];
+    const int32_t counted = below_[k] = below(key - width);
+    nearest_[counted] = std::min(nearest_[counted], key + width);
   }
   limits_.resize(count + 1);
   floors_.resize(count + 1);
@@ -123,19 +130,19 @@ bool NegativesBeyond<T>::find(const Query& query, int64_t first_question) {
   for (size_t at = 0; at < count; ++at) floors_[at] = thresholds_[at].floor;
   floors_[count] = kNan;
 
-  int32_t* const found = query.found.data();
   int64_t columns = 0;
-  for (int64_t column = 0; column < keys.count; ++column) {
+  for (int64_t k = 0; k < within; ++k) {
+    const int32_t column = found[k], counted = below_[k];
     const float key = keys.keys[column], width = keys.widths[column];
-    const int32_t counted = below_[column];
-    found[columns] = static_cast<int32_t>(column);
+    found[columns] = column;
+    below_[columns] = counted;
     columns += (key - width <= limits_[counted]) | (key + width >= floors_[counted]);
   }
   const size_t most = links_.size() + kLinks * count + 4 * static_cast<size_t>(keys.count);
   for (int64_t k = 0; k < columns; ++k) {
     const int32_t column = found[k];
     const float key = keys.keys[column], width = keys.widths[column];
-    if (!link(column, key - width, key + width, below_[column], most)) return false;
+    if (!link(column, key - width, key + width, below_[k], most)) return false;
   }
   return true;
 }

@@ -90,7 +90,7 @@ class NegativesBeyond {
   std::vector<float> sure_;                  // theirs, and NaN behind them
   float low_ = 0, per_unit_ = 0, last_ = 0;  // of equal steps over the thresholds' range; the last one's number
   std::vector<int32_t> step_begin_;          // [steps + 1] thresholds before a step
-  std::vector<int32_t> below_;               // [columns] thresholds that a column is above
+  std::vector<int32_t> below_;               // thresholds that a column is above, of those looked at
   std::vector<float> nearest_;               // [thresholds + 1] the smallest key + width of the columns of a count
   std::vector<float> limits_;                // [thresholds + 1] of key - width, for the last threshold of a count
   std::vector<float> floors_;                // [thresholds + 1] of key + width, for the next threshold after a count
