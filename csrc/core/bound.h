@@ -100,12 +100,12 @@ inline constexpr double kMostInt8Spread = 2;
 struct Precision {
   double largest, usual, sums;
 
-  FT_SHARED double kappa() const { return fasttriplet::kappa(largest, sums); }
+  double kappa() const { return fasttriplet::kappa(largest, sums); }
 };
 
 // A usual one far below the largest is dear for that row, and one of zero for any: a row of rho pays twice as much at
 // most as with all alike.
-FT_SHARED inline Precision precision(double largest, double usual, double sums) {
+inline Precision precision(double largest, double usual, double sums) {
   constexpr double kLeast = 0x1p-40;
   const double least = largest / 4 > kLeast ? largest / 4 : kLeast;
   return {largest, usual > least ? usual : least, sums};
@@ -128,16 +128,21 @@ struct RowTerms {
 // settle step will compare. A few float32 roundings are far above both.
 FT_SHARED inline double roundings(double half_square) { return 8 * kUnitRoundoff * half_square; }
 
-FT_SHARED inline double difference_error(const RowNorms& row, const Precision& precision) {
+inline double difference_error(const RowNorms& row, const Precision& precision) {
   const double reach = row.norm + kTiny, residual = row.residual;
   const double of_rows = precision.usual * reach * reach + (1 / precision.usual + 1) * residual * residual;
   return (of_rows + precision.sums * reach * reach) / 2 + roundings(row.half_square);
 }
 
-FT_SHARED inline RowTerms difference_terms(const RowNorms& row, const Precision& precision) {
-  const double e = difference_error(row, precision);
-  const double lower = row.half_square - e;
-  return {lower, lower, 2 * e, 2 * e};
+// Likewise where all rows are taken to be as coarse as the coarsest.
+FT_SHARED inline double difference_error(const RowNorms& row, double kappa) {
+  const double reach = row.norm + kTiny;
+  return kappa * reach * reach / 2 + roundings(row.half_square);
+}
+
+FT_SHARED inline RowTerms difference_terms(const RowNorms& row, double error) {
+  const double lower = row.half_square - error;
+  return {lower, lower, 2 * error, 2 * error};
 }
 
 // An anchor's share is E against `usual_norm`, which all but a few rows keep to. A longer candidate brings E against
@@ -190,7 +195,7 @@ struct KeyTerms {
 // of a number that is at most 2 (|x|^2 / 2 + |y|^2 / 2) for differences. Twice as much is allowed.
 inline constexpr double kKeyRoundings = 12 * kUnitRoundoff;
 
-FT_SHARED inline KeyTerms difference_key_terms(const RowNorms& row, const Precision& precision) {
+inline KeyTerms difference_key_terms(const RowNorms& row, const Precision& precision) {
   const double width = difference_error(row, precision) + kKeyRoundings * row.half_square;
   return {row.half_square, width, width};
 }

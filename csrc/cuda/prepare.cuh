@@ -277,14 +277,14 @@ struct SetTerms {
   FT_DEVICE void operator()() const {
     if (!condition.holds()) return;
     const Walk walk = walk_by_thread<SetTerms>();
-    const Precision share = precision(state->rho[round], state->rho[round], product_error);
+    const double share = kappa(state->rho[round], product_error);
     const bool first_round = condition.overflows == nullptr;
     for (int64_t r = walk.first; r < n; r += walk.stride) {
       if (first_round && r % tile_size == 0) searching[r / tile_size] = 0;
       const bool used = finite[order[r]] != 0;
       const RowTerms nearest = distance == Distance::kInnerProduct
-                                   ? product_terms(norms[r], share.kappa(), state->product[round])
-                                   : difference_terms(norms[r], share);
+                                   ? product_terms(norms[r], share, state->product[round])
+                                   : difference_terms(norms[r], difference_error(norms[r], share));
 #pragma unroll
       for (int search = 0; search < kSearches; ++search) {
         const bool alone = search == kNearest ? end[r] - begin[r] == n : end[r] - begin[r] == 1;

@@ -110,7 +110,7 @@ RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bo
   const RowNorms& row = prepared.norms[index];
   const RowTerms nearest = distance == Distance::kInnerProduct
                                ? product_terms(row, prepared.precision.kappa(), prepared.product)
-                               : difference_terms(row, prepared.precision);
+                               : difference_terms(row, difference_error(row, prepared.precision));
   return farthest ? fasttriplet::farthest(nearest) : nearest;
 }
 
