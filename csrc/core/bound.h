@@ -77,7 +77,8 @@ inline float step_above(double least) {
 
 // int8: |q| <= 127, so that sums of up to kMostInt8Entries products, each at most 127^2, stay far below 2^31. Deeper
 // rows would have too many candidates: distances lie the closer together, the more entries a row has.
-inline constexpr int64_t kMostInt8Entries = 768;
+// Inner products have a bound against the longest of the usual rows, and more of them.
+inline constexpr int64_t kMostInt8Entries = 768, kMostInt8EntriesOfProducts = 256;
 inline float int8_step(double largest_entry) { return step_above(largest_entry / 127); }
 
 // int16: |q| <= |x| / step + sqrt(D) / 2. So every sum of products is at most |q| |p| <= 46340^2 < 2^31

@@ -297,8 +297,9 @@ struct Tier {
   const RowKernels<float>& rows(const float*) const { return float32; }
   const RowKernels<double>& rows(const double*) const { return float64; }
   // Itself, or a finer one where rows of d entries are too deep for it.
-  const Tier& for_depth(int64_t d) const {
-    return layout.format == Format::kInt8 && d > kMostInt8Entries ? finer->for_depth(d) : *this;
+  const Tier& for_depth(int64_t d, Distance distance) const {
+    const int64_t most = distance == Distance::kInnerProduct ? kMostInt8EntriesOfProducts : kMostInt8Entries;
+    return layout.format == Format::kInt8 && d > most ? *finer : *this;
   }
   // Itself, or the one of its finer tiers that screens in float32.
   const Tier& float32_tier() const { return finer == nullptr ? *this : finer->float32_tier(); }

@@ -36,7 +36,7 @@ void refine(const Batch<T>& batch, const Survey& survey, const Pairing& pairing,
   // twice.
   constexpr int64_t kCoarse = 16, kCoarseShare = 128;
   const std::vector<int32_t> rows = pairing.anchor_rows(), columns = pairing.column_rows();
-  for (const Tier* tier = &first.for_depth(batch.d); tier != nullptr; tier = tier->finer) {
+  for (const Tier* tier = &first.for_depth(batch.d, batch.distance); tier != nullptr; tier = tier->finer) {
     const Scan<T> scan(batch, survey, rows, columns, *tier, parallel);
     const bool may_give_up = tier->finer != nullptr && scan.prepared().scale != 0;
     const int64_t share = static_cast<int64_t>(columns.size()) / kCoarseShare;

@@ -128,7 +128,7 @@ class Miner {
   }
 
   void screen(const Wanted& wanted) {
-    for (const Tier* tier = &batch_.tier.for_depth(batch_.d); tier != nullptr; tier = tier->finer)
+    for (const Tier* tier = &batch_.tier.for_depth(batch_.d, batch_.distance); tier != nullptr; tier = tier->finer)
       if (screen_by(*tier, wanted)) return;
   }
 
