@@ -234,8 +234,8 @@ def _sums(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 def _gradients(embeddings: Tensor, ref_embeddings: Tensor | None, wanted: bool = True) -> tuple[Tensor, Tensor]:
     """As the rows; [0] without references, and of both where they are not wanted."""
-    none = embeddings.new_empty(0)
-    own = embeddings.new_empty(embeddings.shape) if wanted else none
-    return own, torch.empty_like(none) if ref_embeddings is None or not wanted else embeddings.new_empty(
-        ref_embeddings.shape
-    )
+
+    def like(rows: Tensor | None) -> Tensor:
+        return embeddings.new_empty(0 if rows is None or not wanted else rows.shape)
+
+    return like(embeddings), like(ref_embeddings)

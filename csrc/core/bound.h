@@ -12,7 +12,7 @@
 // The scan looks for the smallest key of each anchor; a policy says which:
 //   nearest   key = h              h = |x|^2 / 2 + |y|^2 / 2 - x.y, or -c.y - x.y for inner products
 //   farthest  key = -h
-// Both are written, up to a constant of the anchor,
+// so that an exact score tells its key: for inner products -(x + c).(y + c) is h less c.x + c.c. Both are written
 //
 //   lower = anchor[i] + candidate[j] - sign * dot,   lower <= key <= lower + anchor_slack[i] + candidate_slack[j]
 //
@@ -21,9 +21,8 @@
 //
 // The bound is split between the two rows, so that the test needs one number a row. For differences |x^| r_y <=
 // (a |x^|^2 + r_y^2 / a) / 2 for any a > 0, likewise the other terms: each row pays for its own residual, and for a,
-// some usual r / |x^|. That never exceeds a few roundings of the key's own terms. Inner products have no such terms:
-// the anchor carries the bound against the usual norm, and the few longer candidates theirs (ProductScale). Inner
-// products can be centred as well: -(x + c).(y + c) is -x.y - c.y up to a constant of the anchor.
+// some usual r / |x^|. That is a few of the format's roundings of the key's own terms. Inner products have no such
+// terms: the anchor carries the bound against the usual norm, and the few longer candidates theirs (ProductScale).
 #pragma once
 
 #include <algorithm>
@@ -146,8 +145,8 @@ FT_SHARED inline RowTerms difference_terms(const RowNorms& row, double error) {
   return {lower, lower, 2 * error, 2 * error};
 }
 
-// An anchor's share is E against `usual_norm`, which all but a few rows keep to. A longer candidate brings E against
-// the largest norm itself: it is always looked at, and does not make the others coarse.
+// An anchor's share is the bound against `usual_norm`, which all but a few rows keep to. A longer candidate brings the
+// bound against the largest norm itself: it is always looked at, and does not make the others coarse.
 //
 // The exact scores are of the rows themselves, not of the centred ones, and so are their float64 roundings. Each of
 // those is at most D 2^-53 times the product of the rows' norms with the centre put back; likewise for c.y.

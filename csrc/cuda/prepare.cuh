@@ -307,7 +307,7 @@ struct SetTerms {
     search.active[r] = searches;
     search.overflown[r] = 0;
     if (!searches && !first_round) return;  // has what it needs from the round before
-    // Nothing is taken over from there: a key's constant, which depends on the anchor's own error, is another.
+    // Nothing is taken over from there: bounds of the other precision.
     search.best[r] = ordered_bits(kNothingSeen);
     for (int k = 0; k < search.length; ++k) search.slots[r * search.length + k] = kEmptySlot;
   }

@@ -46,7 +46,7 @@ class SemiHardSums(torch.autograd.Function):
         batch = embeddings, labels, ref_embeddings, pairing, numbers
         wanted = multiple and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
         ctx.numbers, ctx.options = numbers, (distance, otherwise, within_margin, margin, soft_margin)
-        shares = None if weights is None else weights / _size_of(weights)
+        shares = weights / _size_of(weights) if wanted and weights is not None else None
         sums, counts, *gradients = operator("semi_hard", embeddings.device)(*batch, *ctx.options, wanted, shares)
         poison = poison_of(*batch)
         ctx.mark_non_differentiable(counts, poison)

@@ -44,11 +44,17 @@ def intervals(native, rows, distance, tier, farthest, labels=None):
     same = labels[source][:, None] == labels[source]
     about = same & ~np.eye(len(source), dtype=bool) if farthest else ~same
     assert found["reported"] == about.sum() // 2, "every pair once"
-    exact = scores(native, rows, distance, tier)[np.ix_(source, source)]
+    exact, keys = scores(native, rows, distance, tier)[np.ix_(source, source)], found["keys"]
     if distance == EUCLIDEAN:
         exact = exact * exact
-    exact = exact * found["scale"] ** 2 / (2 if distance in (EUCLIDEAN, SQUARED) else 1) + found["constant"][:, None]
-    return found["lower"], found["upper"], -exact if farthest else exact, about
+    exact = exact * found["scale"] ** 2 / (2 if distance in (EUCLIDEAN, SQUARED) else 1)
+    if distance == INNER:  # but for a number of the anchor's
+        exact, keys_of_pairs = exact - exact[:, :1], keys - keys[:, :1]
+    else:
+        keys_of_pairs = keys
+    largest = np.abs(np.concatenate([keys, exact])).max(initial=0)
+    np.testing.assert_allclose(keys_of_pairs, exact, rtol=1e-12, atol=1e-12 * largest)
+    return found["lower"], found["upper"], -keys if farthest else keys, about
 
 
 @pytest.mark.parametrize("farthest", [False, True])

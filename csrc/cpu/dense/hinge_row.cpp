@@ -236,17 +236,17 @@ void HingeRow<T>::sort_run(int64_t begin, int64_t end) {
 // The negatives that the table could not tell.
 template <typename T>
 void HingeRow<T>::settle(const HingeKeys& shared, int64_t anchor, const AnchorKeys& keys, double upstream,
-                         HingeCounts& task, std::vector<Pull>& edges) {
+                         HingeCounts& task, std::vector<Pull>* edges) {
   const Distance distance = shared.units.distance;
   const double offset = shared.units.offset();
   const auto weigh = [&](int64_t place, int32_t column, double d, bool close) {
     const auto number = static_cast<double>(positives() - place);
     if (number == 0) return;
     const double weight = edge_weight(distance, -upstream * number, d);
-    if (close)
-      edges.push_back({weight, rows_.columns[column]});
-    else
+    if (!close)
       keys.keys[column] = static_cast<float>(weight);
+    else if (edges != nullptr)
+      edges->push_back({weight, rows_.columns[column]});
   };
   pending_.clear();
   cover_.assign(positives() + 1, 0);
@@ -306,7 +306,7 @@ void HingeRow<T>::settle(const HingeKeys& shared, int64_t anchor, const AnchorKe
 // the negatives' distances less `offset`, each as often as counted. Weights are null where there are edges alone.
 template <typename T>
 HingeSums HingeRow<T>::finish(double offset, double total, double upstream, float* weights,
-                              std::vector<Pull>& edges) const {
+                              std::vector<Pull>* edges) const {
   const int64_t count = positives();
   HingeSums sums;
   int64_t negatives = 0;
@@ -321,8 +321,8 @@ HingeSums HingeRow<T>::finish(double offset, double total, double upstream, floa
     const double weight = edge_weight(rows_.batch.distance, upstream * number, d);
     if (weights != nullptr && !positive.close)
       weights[positive.column] = static_cast<float>(weight);
-    else if (weight != 0)
-      edges.push_back({weight, rows_.columns[positive.column]});
+    else if (edges != nullptr && weight != 0)
+      edges->push_back({weight, rows_.columns[positive.column]});
   }
   sums.sum -= total;
   if (sums.active == 0 && !std::isnan(sums.sum)) sums.sum = 0;
@@ -331,7 +331,7 @@ HingeSums HingeRow<T>::finish(double offset, double total, double upstream, floa
 
 template <typename T>
 HingeSums HingeRow<T>::from_keys(const HingeKeys& shared, int64_t anchor, const AnchorKeys& keys, double upstream,
-                                 int32_t* column_counts, std::vector<Pull>& edges) {
+                                 int32_t* column_counts, std::vector<Pull>* edges) {
   take_positives(anchor, keys.keys);
   if (positives() == 0) {
     std::fill_n(keys.keys, shared.stride, 0.0f);
@@ -360,7 +360,7 @@ HingeSums HingeRow<T>::from_keys(const HingeKeys& shared, int64_t anchor, const 
 }
 
 template <typename T>
-HingeSums HingeRow<T>::from_scores(int64_t anchor, double upstream, int32_t* column_counts, std::vector<Pull>& edges) {
+HingeSums HingeRow<T>::from_scores(int64_t anchor, double upstream, int32_t* column_counts, std::vector<Pull>* edges) {
   const auto columns = static_cast<int64_t>(rows_.columns.size());
   marks_.assign(columns, 0.0f);
   take_positives(anchor, marks_.data());
@@ -387,7 +387,8 @@ HingeSums HingeRow<T>::from_scores(int64_t anchor, double upstream, int32_t* col
     const auto number = static_cast<double>(positives() - place);
     if (number == 0) continue;
     total += number * (score - offset);
-    edges.push_back({edge_weight(rows_.batch.distance, -upstream * number, score), rows_.columns[column]});
+    if (edges != nullptr)
+      edges->push_back({edge_weight(rows_.batch.distance, -upstream * number, score), rows_.columns[column]});
   }
   return finish(offset, total, upstream, nullptr, edges);
 }

@@ -44,12 +44,13 @@ class HingeRow {
  public:
   explicit HingeRow(const HingeRows<T>& rows);
 
-  // `keys` are replaced by edge weights, times `upstream`; pairs of too few digits go to `edges` in their place.
+  // `keys` are replaced by edge weights, times `upstream`; pairs of too few digits go to `edges` in their place,
+  // null where no gradient is wanted.
   // `column_counts` [stride], of active triplets by negative, are added to.
   HingeSums from_keys(const HingeKeys& shared, int64_t anchor, const AnchorKeys& keys, double upstream,
-                      int32_t* column_counts, std::vector<Pull>& edges);
+                      int32_t* column_counts, std::vector<Pull>* edges);
   // Every pair by its score.
-  HingeSums from_scores(int64_t anchor, double upstream, int32_t* column_counts, std::vector<Pull>& edges);
+  HingeSums from_scores(int64_t anchor, double upstream, int32_t* column_counts, std::vector<Pull>* edges);
 
  private:
   struct Positive {
@@ -69,13 +70,13 @@ class HingeRow {
   void limit_positives(const HingeKeys& shared, int64_t anchor, const AnchorKeys& keys);
   void write_table(const HingeKeys& shared, HingeCounts& task);
   void settle(const HingeKeys& shared, int64_t anchor, const AnchorKeys& keys, double upstream, HingeCounts& task,
-              std::vector<Pull>& edges);
+              std::vector<Pull>* edges);
   void fetch(int32_t column) const;
   void score_columns(int64_t anchor);
   void sort_run(int64_t begin, int64_t end);
   int64_t place_of(double score, int64_t from, int64_t to) const;
   void count(int64_t place, int32_t column, int32_t* column_counts);
-  HingeSums finish(double offset, double total, double upstream, float* weights, std::vector<Pull>& edges) const;
+  HingeSums finish(double offset, double total, double upstream, float* weights, std::vector<Pull>* edges) const;
 
   int64_t positives() const { return static_cast<int64_t>(columns_.size()); }
 

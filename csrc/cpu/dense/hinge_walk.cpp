@@ -101,6 +101,8 @@ class HingeWalk {
     });
   }
 
+  std::vector<Pull>* edges_of(int64_t r) { return wanted_ ? &edges_.edges(r) : nullptr; }
+
   void put(int32_t anchor, const HingeSums& sums) {
     output_.sums[anchor] = sums.sum;
     output_.active[anchor] = sums.active;
@@ -127,7 +129,7 @@ class HingeWalk {
         for (int64_t at = first; at < last; ++at) {
           const AnchorKeys keys = scan.keys_of(at, strip + (at - first) * stride);
           put(anchors_[at], scratch.row.from_keys(tables.keys, anchors_[at], keys, upstream(anchors_[at]),
-                                                  scratch.counts.data(), edges_.edges(at - begin)));
+                                                  scratch.counts.data(), edges_of(at - begin)));
         }
         if (wanted_)
           tier.dense->weighted_sums({strip, last - first, stride, tables.rows.data(),
@@ -158,7 +160,7 @@ class HingeWalk {
       for_anchors(begin, end, 1, columns, operations, [&](Scratch& scratch, int64_t first, int64_t last) {
         for (int64_t at = first; at < last; ++at)
           put(anchors_[at], scratch.row.from_scores(anchors_[at], upstream(anchors_[at]), scratch.counts.data(),
-                                                    edges_.edges(at - begin)));
+                                                    edges_of(at - begin)));
       });
       if (wanted_) edges_.finish();
     }

@@ -101,6 +101,6 @@ FT_INLINE void put_words(const float* words, int64_t stride, int64_t begin, int6
     }
 }
 
-FT_INLINE void finish_panel(const float*, int64_t, float*) {}
+FT_INLINE void finish_panel(const float*, int64_t, int64_t, float*) {}
 
 }  // namespace fasttriplet::cpu::FT_TIER

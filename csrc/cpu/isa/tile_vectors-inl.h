@@ -26,10 +26,12 @@ class Tile {
   // acc[r][c] = sum over k of rows[k][r] * columns[k][c], i and j the first row and the first column
   FT_INLINE void multiply(const Panels& panels, int64_t i, int64_t j) { multiply_vectors<0, kVectors>(panels, i, j); }
 
-  // Likewise where only vectors [first, last) of the columns are wanted. The others become zero.
+  // Likewise where only vectors [first, last) of the columns are wanted. The others become NaN, which passes no test,
+  // or in fixed point, which has none, zero: what passes there is below the diagonal or padding, and is dropped.
   FT_INLINE void multiply_part(const Panels& panels, int64_t i, int64_t j, int first, int last) {
     for (int r = 0; r < kHeight; ++r)
-      for (int c = 0; c < kVectors; ++c) acc_[r][c] = Vec::zero();
+      for (int c = 0; c < kVectors; ++c)
+        acc_[r][c] = kLayout.fixed_point() ? Vec::zero() : Vec::set1(__builtin_nanf(""));
     static_assert(kVectors == 3);
     if (first == 2) return multiply_vectors<2, 3>(panels, i, j);
     if (first == 1) return last == 2 ? multiply_vectors<1, 2>(panels, i, j) : multiply_vectors<1, 3>(panels, i, j);
@@ -112,12 +114,12 @@ FT_INLINE void put_words(const float* words, int64_t stride, int64_t begin, int6
       transpose(words + c * kLanes * stride + k, stride, panel + (begin + k) * kWidth + c * kLanes, kWidth, count - k);
 }
 
-// What a panel's rows bring besides their words.
+// What the panel of rows `first` and on brings besides their words.
 template <typename V = Vec>
-FT_INLINE void finish_panel(const float* panel, int64_t depth, float* first_sums) {
+FT_INLINE void finish_panel(const float* panel, int64_t depth, int64_t first, float* first_sums) {
   if constexpr (kLayout.format == Format::kInt8)
     for (int c = 0; c < kVectors; ++c)
-      V::store(first_sums + c * kLanes, V::first_sums(panel + c * kLanes, depth, kWidth));
+      V::store(first_sums + first + c * kLanes, V::first_sums(panel + c * kLanes, depth, kWidth));
 }
 
 }  // namespace fasttriplet::cpu::FT_TIER

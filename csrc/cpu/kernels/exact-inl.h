@@ -194,21 +194,25 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, float step, 
   return ((four[0] + four[2]) + (four[1] + four[3])) * (1 + 0x1p-18);  // above the roundings of a chunk's sum
 }
 
-// The largest entry and the norm of a row before it is rounded.
+// The largest entry and the norm of a row before it is rounded. The survey has them, but for a centre; a row that is
+// normalised has norm 1, also where its square leaves float64's range.
 struct RowExtent {
   double largest, norm;
 };
 
 template <typename T>
 FT_INLINE RowExtent row_extent(const PackTask<T>& task, int64_t source, const double* centre) {
+  const double row_factor = task.factors ? task.factors[source] : 1.0, size = row_factor * task.scale;
+  if (centre == nullptr)
+    return {task.surveys[source].largest * size,
+            task.factors ? task.scale : __builtin_sqrt(task.surveys[source].square) * size};
   const T* row = task.rows(source);
-  const Wide factor = splat(task.factors ? task.factors[source] : 1.0), scale = splat(task.scale);
+  const Wide factor = splat(row_factor), scale = splat(task.scale);
   Wide square = zeros(), most = zeros();
   for (int64_t k = 0; k < task.d; k += kStep) {
     const bool whole = k + kStep <= task.d;
     const Wide x = whole ? load_wide(row + k) : load_tail(row + k, task.d - k);
-    Wide c = zeros();
-    if (centre) c = whole ? load_wide(centre + k) : load_tail(centre + k, task.d - k);
+    const Wide c = whole ? load_wide(centre + k) : load_tail(centre + k, task.d - k);
     const Wide exact = (x * factor - c) * scale;
     square += exact * exact;
     most = larger(magnitude(exact), most);
@@ -236,10 +240,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
   float steps[kWidth] = {};
   if constexpr (kLayout.fixed_point()) {
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      const int64_t source = task.source[first + lane];
-      const RowExtent extent =
-          plain ? RowExtent{task.surveys[source].largest * task.scale, __builtin_sqrt(sums[lane].square)}
-                : row_extent(task, source, task.centre(first + lane));
+      const RowExtent extent = row_extent(task, task.source[first + lane], task.centre(first + lane));
       steps[lane] =
           kLayout.format == Format::kInt8 ? int8_step(extent.largest) : int16_step(extent.norm, extent.largest, task.d);
     }
@@ -266,7 +267,7 @@ inline void pack(const PackTask<T>& task, int64_t panel) {
     const int64_t word = begin / kPerWord;
     put_words(words[0], kWords, word, depth - word < kWords ? depth - word : kWords, depth, out);
   }
-  finish_panel(out, depth, task.first_sums + first);
+  finish_panel(out, depth, first, task.first_sums);
   for (int64_t lane = 0; lane < lanes; ++lane) {
     const double residual = __builtin_sqrt(sums[lane].residual);
     task.norms[first + lane] = {sums[lane].square / 2, __builtin_sqrt(sums[lane].square) + residual, residual,

@@ -20,24 +20,24 @@ double scale_of(const Survey& survey, const std::vector<int32_t>& source, const 
   return scale_for(largest + shift);
 }
 
-std::vector<double> centre_squares(const Centres& centres, double scale, int64_t d) {
-  std::vector<double> squares;
+std::vector<double> centre_norms(const Centres& centres, double scale, int64_t d) {
+  std::vector<double> norms;
   for (auto entry = centres.entries.begin(); entry != centres.entries.end();) {
     double square = 0;
     for (int64_t k = 0; k < d; ++k, ++entry) square += *entry * scale * (*entry * scale);
-    squares.push_back(square);
+    norms.push_back(std::sqrt(square));
   }
-  return squares;
+  return norms;
 }
 
-ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre_squares, int64_t d) {
+ProductScale product_scale(const std::vector<RowNorms>& rows, const std::vector<double>& centre_norms, int64_t d) {
   std::vector<double> norms(rows.size());
   std::transform(rows.begin(), rows.end(), norms.begin(), [](const RowNorms& row) { return row.norm; });
   const int64_t longest = std::min<int64_t>(kUnusualRows + 1, static_cast<int64_t>(norms.size()));
   std::partial_sort(norms.begin(), norms.begin() + longest, norms.end(), std::greater<>());
-  double largest_square = 0;
-  for (const double square : centre_squares) largest_square = std::max(largest_square, square);
-  return {usual_norm(norms.data(), longest), norms[0], std::sqrt(largest_square), d};
+  double largest = 0;
+  for (const double norm : centre_norms) largest = std::max(largest, norm);
+  return {usual_norm(norms.data(), longest), norms[0], largest, d};
 }
 
 }  // namespace
@@ -57,10 +57,8 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   if (!prepared.panels) throw std::bad_alloc();
 
   const double scale = scale_of(survey, source, centres);
-  if (layout.fixed_point()) {
-    prepared.steps.resize(prepared.padded);
-    prepared.first_sums.resize(prepared.padded);
-  }
+  if (layout.fixed_point()) prepared.steps.resize(prepared.padded);
+  if (layout.format == Format::kInt8) prepared.first_sums.resize(prepared.padded);
   const PackTask<T> task = {batch.source(),
                             batch.d,
                             source.data(),
@@ -99,8 +97,8 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
       layout.format == Format::kInt8 && squares * static_cast<double>(m) > kMostInt8Spread * norms * norms;
   prepared.scale = task.scale;
   if (batch.distance == Distance::kInnerProduct) {
-    prepared.centre_squares = centre_squares(centres, task.scale, batch.d);
-    prepared.product = product_scale(prepared.norms, prepared.centre_squares, batch.d);
+    prepared.centre_norms = centre_norms(centres, task.scale, batch.d);
+    prepared.product = product_scale(prepared.norms, prepared.centre_norms, batch.d);
   }
   prepared.centres = std::move(centres);
   return prepared;
@@ -117,9 +115,9 @@ RowTerms terms_of(const Prepared& prepared, Distance distance, int64_t index, bo
 double key_of(const Prepared& prepared, Distance distance, int64_t index, double score) {
   if (distance != Distance::kInnerProduct) return key_of_score(distance, score, 0, prepared.scale);
   const std::vector<int32_t>& centre_of = prepared.centres.of;
-  const double square =
-      prepared.centre_squares.empty() ? 0 : prepared.centre_squares[centre_of.empty() ? 0 : centre_of[index]];
-  return key_of_score(distance, score, std::sqrt(square), prepared.scale) + prepared.norms[index].centre_dot;
+  const double norm =
+      prepared.centre_norms.empty() ? 0 : prepared.centre_norms[centre_of.empty() ? 0 : centre_of[index]];
+  return key_of_score(distance, score, norm, prepared.scale) + prepared.norms[index].centre_dot;
 }
 
 template Prepared prepare_rows(const Batch<float>&, const Tier&, const Survey&, const std::vector<int32_t>&, Centres,

@@ -15,15 +15,15 @@ namespace fasttriplet::cpu {
 struct Prepared {
   std::unique_ptr<float[], void (*)(void*)> panels{nullptr, nullptr};  // [panels, panel words]
   int64_t depth = 0;                                                   // words of a row, cpu/kernels/tier.h
-  std::vector<float> steps, first_sums;                                // [padded M] of fixed point
+  std::vector<float> steps, first_sums;                                // [padded M] as in Panels, or empty
   int64_t padded = 0;                                                  // M rounded up to whole panels
   Centres centres;
-  std::vector<RowNorms> norms;         // [M]
-  Precision precision = {};            // core/bound.h
-  ProductScale product = {};           // of inner products
-  std::vector<double> centre_squares;  // likewise, of each centre, in scaled units
-  double scale = 1;                    // power of two; 0 where nothing can be screened
-  bool too_coarse = false;             // not worth screening with: a finer tier should
+  std::vector<RowNorms> norms;       // [M]
+  Precision precision = {};          // core/bound.h
+  ProductScale product = {};         // of inner products
+  std::vector<double> centre_norms;  // likewise, of each centre, in scaled units
+  double scale = 1;                  // power of two; 0 where nothing can be screened
+  bool too_coarse = false;           // not worth screening with: a finer tier should
 
   Panels view() const { return {panels.get(), depth, steps.data(), first_sums.data()}; }
   // Entry k of the centre, where there is one for all.

@@ -38,10 +38,10 @@ void refine(const Batch<T>& batch, const Survey& survey, const Pairing& pairing,
   const std::vector<int32_t> rows = pairing.anchor_rows(), columns = pairing.column_rows();
   for (const Tier* tier = &first.for_depth(batch.d, batch.distance); tier != nullptr; tier = tier->finer) {
     const Scan<T> scan(batch, survey, rows, columns, *tier, parallel);
+    if (scan.prepared().too_coarse) continue;
     const bool may_give_up = tier->finer != nullptr && scan.prepared().scale != 0;
     const int64_t share = static_cast<int64_t>(columns.size()) / kCoarseShare;
     const int64_t coarse = tier->layout.fixed_point() ? std::max(kCoarse, share) : kCoarse;
-    if (scan.prepared().too_coarse) continue;
     picker.forget_work();
     const FineEnough fine_enough = [&picker, may_give_up, coarse] {
       return !may_give_up || picker.scored() <= coarse * (picker.queries() + 1024);

@@ -60,6 +60,7 @@ class LocalAnchors {
 
   // Scores the candidates that the task has found to be the nearest so far.
   void score_nearest(const Settler& settler) {
+    if (search_.empty()) return;
     nearest_scores_.resize(nearest_.size());
     for (size_t at = 0; at < nearest_.size(); ++at)
       if (nearest_[at] >= 0)
@@ -68,10 +69,12 @@ class LocalAnchors {
 
   // The caller holds the block's lock. Takes each full list that it settles off `left`, and stops below zero.
   void merge(const Settler& settler, std::atomic<int64_t>& left) {
-    for (size_t at = 0; at < nearest_scores_.size(); ++at)
-      if (nearest_[at] >= 0)
-        best_[at] = std::min(
-            best_[at], search_.take(begin_ + static_cast<int64_t>(at), nearest_[at], nearest_scores_[at], settler));
+    for (size_t at = 0; at < nearest_scores_.size(); ++at) {
+      if (nearest_[at] < 0) continue;
+      const int64_t row = begin_ + static_cast<int64_t>(at);
+      search_.take(row, nearest_[at], nearest_scores_[at], settler);
+      best_[at] = std::min(best_[at], search_.sign * settler.key(static_cast<int32_t>(row), nearest_scores_[at]));
+    }
     for (const Found& found : found_) {
       double& best = search_.anchors[found.anchor].best;
       best = std::min(best, best_[found.anchor - begin_]);
@@ -214,14 +217,13 @@ void Search::settle(int64_t row, const Settler& settler) {
   anchor.count = 0;
 }
 
-double Search::take(int64_t row, int32_t candidate, double score, const Settler& settler) {
+void Search::take(int64_t row, int32_t candidate, double score, const Settler& settler) {
   Anchor& anchor = anchors[row];
   ++anchor.scored;
   Winner& winner = anchor.winner;
   if (winner.candidate < 0 ||
       goes_before(sign * score, settler.source[candidate], winner.score, settler.source[winner.candidate]))
     winner = {candidate, sign * score};
-  return sign * settler.key(static_cast<int32_t>(row), score);
 }
 
 int64_t Search::scored() const {
