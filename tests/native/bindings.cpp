@@ -105,17 +105,12 @@ py::dict screen_intervals(const Array<T>& rows, const Array<int64_t>& labels, in
   result["upper"] = upper;
   result["scale"] = prepared.scale;
   result["reported"] = context.reported;
-  Array<double> constant(m);  // of each anchor, left out of its keys: core/bound.h
-  for (int64_t r = 0; r < m; ++r) {
-    const bool product = batch.distance == Distance::kInnerProduct;
-    const double* centre = centres.empty() ? nullptr : centres.entries.data();
-    if (!centres.of.empty()) centre += centres.of[r] * batch.d;
-    double square = 0;
-    for (int64_t k = 0; centre != nullptr && k < batch.d; ++k)
-      square += centre[k] * prepared.scale * (centre[k] * prepared.scale);
-    constant.mutable_data()[r] = product ? prepared.norms[r].centre_dot + square : 0.0;
-  }
-  result["constant"] = constant;
+  const ExactScore<T> score(batch, survey.factors);
+  Array<double> keys({m, m});  // that the exact scores tell
+  for (int64_t a = 0; a < m; ++a)
+    for (int64_t b = 0; b < m; ++b)
+      keys.mutable_data()[a * m + b] = key_of(prepared, batch.distance, a, score(groups.source[a], groups.source[b]));
+  result["keys"] = keys;
   result["source"] = Array<int32_t>(m, groups.source.data());
   return result;
 }
@@ -181,6 +176,7 @@ PYBIND11_MODULE(_native, m) {
     constexpr const char* kNames[] = {"float32", "bfloat16", "int16", "int8"};
     return kNames[static_cast<int>(tier.layout.format)];
   });
+  m.def("tier_for", [](int64_t rows) { return tier_for(rows).name; });
   m.def("threshold_tier", [](const std::string& tier) { return threshold_tier(tier_to_test(tier)).name; });
   m.def("loss", loss);
   m.def("int16_step", fasttriplet::int16_step);

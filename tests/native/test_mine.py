@@ -1,5 +1,7 @@
 """Mining by every tier, straight on NumPy arrays, against a look at every pair."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,6 +122,55 @@ def test_several_blocks(native, tier, distance, dtype, labels):
     check(native, rows, classes[labels].astype(np.int64), distance, tier, threads=4)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("labels", ["fours", "halves"])
+def test_anchors_of_many_rows_begin_with_a_bound_from_a_sample(native, tier, distance, labels):
+    """Rows of which a sample tells nearly all: the bound must not be below the nearest itself."""
+    n = 900
+    rows = np.random.default_rng(3).standard_normal((n, 24)).astype(np.float32)
+    rows[n // 2 :] = rows[: n // 2] + 1e-3 * rows[n // 2 :]  # the nearest lies in the sample
+    check(native, rows, np.arange(n) // 4 if labels == "fours" else np.arange(n) % 2, distance, tier)
+
+
+@pytest.fixture(scope="session")
+def int8_tier(native):
+    if "avx512vnni" not in native.tiers_to_test():
+        pytest.skip("this CPU has no AVX-512 VNNI")
+    return "avx512vnni"
+
+
+@pytest.mark.parametrize(
+    "d, distance, coarse",
+    [(768, EUCLIDEAN, True), (769, EUCLIDEAN, False), (256, INNER, True), (257, INNER, False)],
+)
+def test_rows_too_deep_for_int8_go_to_int16(native, int8_tier, d, distance, coarse):
+    rows = np.random.default_rng(0).standard_normal((300, d)).astype(np.float32)
+    found, finer = (check(native, rows, np.arange(300) // 4, distance, name, 1) for name in (int8_tier, "avx512int16"))
+    assert (found["exact_negatives"] > finer["exact_negatives"]) == coarse
+
+
+@pytest.mark.parametrize("d", [16, 800])
+def test_cosines_of_rows_whose_squares_leave_float64(native, tier, d):
+    random = np.random.default_rng(0)
+    flat = random.choice([-1.0, 1.0], (40, d))  # of which four are nearly parallel, in as many classes
+    rows = np.repeat(flat, 4, 0) + 0.01 * random.standard_normal((160, d))
+    rows *= np.array([1e-200, 1, 1e200, 1e-160])[np.arange(160) % 4][:, None]
+    check(native, rows, (np.arange(160) + np.arange(160) // 4) % 4, COSINE, tier)
+
+
+@pytest.mark.skipif("FASTTRIPLET_ISA" in os.environ, reason="FASTTRIPLET_ISA names the tier")
+def test_few_rows_are_not_screened_in_int8(native, int8_tier):
+    few, many = (native.screens_in(native.tier_for(rows)) for rows in (511, 512))
+    assert (few, many) in [("int16", "int8"), ("bfloat16", "bfloat16")], "the second with AMX"
+
+
+def test_rows_of_very_different_norms_go_from_int8_to_int16(native, int8_tier):
+    random = np.random.default_rng(0)
+    rows = (random.standard_normal((900, 64)) * np.exp(2 * random.standard_normal((900, 1)))).astype(np.float32)
+    found, finer = (check(native, rows, np.arange(900) // 4, EUCLIDEAN, name, 1) for name in (int8_tier, "avx512int16"))
+    assert found["exact_negatives"] == finer["exact_negatives"], "nothing is scored for a screen that says nothing"
+
+
 @pytest.mark.parametrize("n", [*range(1, 14), 23, 24, 25, 31, 32, 33, 47, 48, 49, 50, 63, 64, 65, 95, 96, 97])
 def test_sizes_around_the_edges_of_tiles(native, tier, n):
     rows = np.random.default_rng(n).standard_normal((n, n % 19 + 1)).astype(np.float32)
@@ -135,7 +186,7 @@ def test_depths_around_the_edges_of_tiles_and_chunks(native, tier, d):
         check(native, rows + 5, labels, INNER, tier)
 
 
-@pytest.mark.parametrize("count", [9, 30, 100])
+@pytest.mark.parametrize("count", [9, 30, 40, 100])
 def test_full_lists_are_settled_in_place(native, tier, count):
     """Far more candidates at one distance than a list holds: unit axes are all equally far from the origin."""
     axes = np.eye(count, dtype=np.float32)
