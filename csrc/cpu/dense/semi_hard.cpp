@@ -19,6 +19,33 @@ namespace {
 // in them.
 constexpr int64_t kBlockEdges = 1 << 20;
 
+// What an anchor's edges to each of its negatives add up to: of large classes many positives share one.
+class NegativeWeights {
+ public:
+  explicit NegativeWeights(int64_t candidates) : weights_(candidates, 0.0), added_(candidates, 0) {}
+
+  void add(int64_t candidate, double weight) {
+    if (!added_[candidate]) candidates_.push_back(candidate);
+    added_[candidate] = 1;
+    weights_[candidate] += weight;
+  }
+  // Calls f(candidate, weight) for each, in the order of their first, and forgets them.
+  template <typename F>
+  void take(F&& f) {
+    for (const int64_t candidate : candidates_) {
+      f(candidate, weights_[candidate]);
+      weights_[candidate] = 0;
+      added_[candidate] = 0;
+    }
+    candidates_.clear();
+  }
+
+ private:
+  std::vector<double> weights_;  // [candidates]
+  std::vector<uint8_t> added_;   // [candidates]
+  std::vector<int64_t> candidates_;
+};
+
 template <typename T>
 class SemiHard {
  public:
@@ -65,9 +92,10 @@ class SemiHard {
       if (edges != nullptr) edges->begin(rows.data() + begin, end - begin);
       const bool done = scan.run(begin, end, [&](const Strip& strip) {
         SemiHardMiner<T> miner(picker_, pairing_, miner_);
+        NegativeWeights negatives(edges == nullptr ? 0 : pairing_.candidates());
         int64_t r = strip.first - begin;
         return miner.mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
-          add(anchor, pairs, edges == nullptr ? nullptr : &edges->edges(r));
+          add(anchor, pairs, negatives, edges == nullptr ? nullptr : &edges->edges(r));
           ++r;
           return fine_enough();
         });
@@ -78,11 +106,15 @@ class SemiHard {
     return true;
   }
 
-  // An anchor's sum, and its edges where those are wanted.
-  void add(int32_t anchor, const std::vector<PositivePick>& pairs, std::vector<Pull>* edges) const {
+  // An anchor's sum, and its edges where those are wanted: one to each of its negatives, of however many positives.
+  void add(int32_t anchor, const std::vector<PositivePick>& pairs, NegativeWeights& negatives,
+           std::vector<Pull>* edges) const {
     const double weight_of_anchor = weights_ == nullptr ? 1 : weights_[anchor];
     const int64_t first = pairing_.first_candidate();
     if (edges != nullptr) edges->reserve(2 * pairs.size());
+    const auto pull = [&](int64_t candidate, double weight) {
+      if (weight != 0) edges->push_back({weight, static_cast<int32_t>(first + candidate)});
+    };
     double sum = 0;
     int64_t active = 0, triplets = 0;
     for (const PositivePick& pair : pairs) {
@@ -93,13 +125,11 @@ class SemiHard {
       active += loss.loss != 0;  // true for NaN
       sum += loss.loss;
       if (edges == nullptr || loss.slope == 0) continue;
-      const auto pull = [&](double slope, const Pick& pick) {
-        const double weight = edge_weight(batch_.distance, slope, pick.score);
-        if (weight != 0) edges->push_back({weight, static_cast<int32_t>(first + pick.candidate)});
-      };
-      pull(weight_of_anchor * loss.slope, {pair.positive, pair.distance});
-      pull(-weight_of_anchor * loss.slope, pair.negative);
+      const double slope = weight_of_anchor * loss.slope;
+      pull(pair.positive, edge_weight(batch_.distance, slope, pair.distance));
+      negatives.add(pair.negative.candidate, edge_weight(batch_.distance, -slope, pair.negative.score));
     }
+    if (edges != nullptr) negatives.take(pull);
     output_.sums[anchor] = sum;
     output_.active[anchor] = active;
     output_.triplets[anchor] = triplets;

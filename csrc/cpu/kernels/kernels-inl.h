@@ -15,6 +15,7 @@ constexpr int kLanes = Vec::kLanes;
 #include FT_TILE
 #include "cpu/kernels/screen-inl.h"
 #include "cpu/kernels/scan-inl.h"
+#include "cpu/kernels/places-inl.h"
 #ifdef FT_DENSE
 #include "cpu/kernels/dense-inl.h"
 #include "cpu/kernels/counts-inl.h"
@@ -38,6 +39,8 @@ constexpr RowKernels<T> row_kernels() {
            fork_gradient<Product, T>},
           {pull<Difference, T>, pull<Difference, T>, pull<UnitDifference, T>, pull<Product, T>}};
 }
+
+constexpr ScanKernels kScanKernels = {kHeight, strip, smallest_above, largest, collect, place};
 
 #ifdef FT_DENSE
 constexpr DenseKernels kDenseKernels = {

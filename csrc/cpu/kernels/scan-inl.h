@@ -117,6 +117,4 @@ inline int64_t collect(const RowOfKeys& row, const KeyWindow* windows, int count
 
 static_assert(kTileRows % kHeight == 0, "whoever scans some rows and then the next begins at a tile");
 
-constexpr ScanKernels kScanKernels = {kHeight, strip, smallest_above, largest, collect};
-
 }  // namespace fasttriplet::cpu::FT_TIER

@@ -84,6 +84,24 @@ struct KeyWindow {
 
 inline constexpr int kWindows = 4;  // looked for at once: their bounds and the row's fit the registers
 
+// An anchor's thresholds, ascending, and equal steps over their range, in which a key finds its place among them.
+struct ThresholdSteps {
+  static constexpr int32_t kUsual = 2;  // thresholds that most steps do not have more of
+  const float* sure;                    // [thresholds + kUsual]: above one where key - width >= sure; NaN behind them
+  const int32_t* begin;                 // [steps + 1] thresholds before a step
+  float low, per_unit, last;            // step (key - width - low) * per_unit, from 0, also where that is NaN, to last
+  const uint8_t* wanted;                // [steps] 1 or 0: keys of others are left out; or null, none is
+};
+
+// What is found out about the keys in a window. But for `nearest`, by key, with room for all.
+struct PlacedKeys {
+  int32_t* columns;  // ascending
+  int32_t* below;    // thresholds that the key is above, for sure
+  float* lower;      // key - width
+  float* upper;      // key + width
+  float* nearest;    // [thresholds + 1] lowered to the smallest key + width of the keys above so many
+};
+
 struct ScanKernels {
   int64_t height;  // rows of a tile
   void (*strip)(const StripTask& task);
@@ -93,6 +111,9 @@ struct ScanKernels {
   float (*largest)(const RowOfKeys& row);  // the largest key - width, or -infinity
   // The columns in at least one of the windows, ascending; `found` has room for all. Returns how many.
   int64_t (*collect)(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found);
+  // Places the keys in the window; returns how many. Of `step` as above.
+  int64_t (*place)(const RowOfKeys& row, int64_t step, const KeyWindow& window, const ThresholdSteps& thresholds,
+                   const PlacedKeys& placed);
 };
 
 // Sums over all negatives or positives (cpu/kernels/dense-inl.h): how the slope of a pair follows from its distance.

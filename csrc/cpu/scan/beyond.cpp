@@ -10,6 +10,11 @@ namespace {
 // Columns linked to a threshold, on average, from which on it is less to score all of them and sort the scores.
 constexpr size_t kLinks = 16;
 
+// Thresholds so few that what a part of the columns bounds leaves few of the others to be looked at. Steps are then as
+// fine as the columns.
+constexpr size_t kColumnsPerStep = 6;
+bool few_among(size_t columns, size_t thresholds) { return columns >= 32 * thresholds; }
+
 constexpr size_t kStepsPerThreshold = 4, kMostSteps = 1 << 20;
 
 }  // namespace
@@ -69,7 +74,9 @@ void NegativesBeyond<T>::list_thresholds(const AnchorKeys& keys, int64_t first_q
     least = std::min(least, above.surely);
     most = std::max(most, above.surely);
   }
-  const size_t count = unsorted_.size(), steps = std::min(kStepsPerThreshold * count + 1, kMostSteps);
+  const size_t count = unsorted_.size(), columns = static_cast<size_t>(keys.count);
+  size_t steps = std::min(kStepsPerThreshold * count + 1, kMostSteps);
+  if (few_among(columns, count)) steps = std::max(steps, columns / kColumnsPerStep);
   last_ = static_cast<float>(steps - 1);
   low_ = least;
   per_unit_ = last_ / (most - least);
@@ -88,14 +95,39 @@ void NegativesBeyond<T>::list_thresholds(const AnchorKeys& keys, int64_t first_q
   for (size_t step = 0; step < steps; ++step)
     if (step_begin_[step + 1] - step_begin_[step] > 1)
       std::sort(thresholds_.begin() + step_begin_[step], thresholds_.begin() + step_begin_[step + 1], ascending);
-  sure_.assign(count + kStepsMost, kNan);
+  sure_.assign(count + ThresholdSteps::kUsual, kNan);
   for (size_t at = 0; at < count; ++at) sure_[at] = thresholds_[at].sure;
 }
 
+// Places keys in the window, and limits the nearest that each threshold may have by them.
 template <typename T>
-int32_t NegativesBeyond<T>::below_by_search(int32_t step, float lower) const {
-  const auto end = sure_.begin() + step_begin_[step + 1];
-  return static_cast<int32_t>(std::upper_bound(sure_.begin() + step_begin_[step], end, lower) - sure_.begin());
+int64_t NegativesBeyond<T>::place(const AnchorKeys& keys, int64_t step, const KeyWindow& window,
+                                  const uint8_t* wanted) {
+  const int64_t placed =
+      keys.kernels->place(keys.row(), step, window, {sure_.data(), step_begin_.data(), low_, per_unit_, last_, wanted},
+                          {found_.data(), below_.data(), lower_.data(), upper_.data(), nearest_.data()});
+  float bound = std::numeric_limits<float>::infinity();
+  for (size_t at = thresholds_.size(); at > 0; --at) {
+    bound = std::min(bound, nearest_[at]);
+    limits_[at] = keys.limit(bound);
+  }
+  limits_[0] = -std::numeric_limits<float>::infinity();
+  return placed;
+}
+
+// Those in which the nearest negative of a threshold may lie.
+template <typename T>
+void NegativesBeyond<T>::want_steps(const AnchorKeys& keys) {
+  wanted_.assign(step_begin_.size() - 1, 0);
+  const double width = 2.0 * keys.widest;
+  int32_t next = 0;  // neither end of what a threshold wants ever falls
+  for (size_t at = 0; at < thresholds_.size(); ++at) {
+    const double floor = floors_[at], from = floor - width;  // of key - width
+    const int32_t first = step_of(float_below(from - 0x1p-20 * (std::fabs(floor) + width)));
+    const int32_t end = step_of(limits_[at + 1]) + 1;
+    for (int32_t step = std::max(first, next); step < end; ++step) wanted_[step] = 1;
+    next = std::max(next, end);
+  }
 }
 
 // Asks for the scores of what may be the nearest; false where that is too much.
@@ -110,51 +142,41 @@ bool NegativesBeyond<T>::find(const Query& query, int64_t first_question) {
   float nearest_of_all;
   keys.kernels->smallest_above(keys.row(), 1, &thresholds_.back().sure, 1, &nearest_of_all);
   const KeyWindow window = {thresholds_.front().floor, keys.limit(nearest_of_all)};
-  int32_t* const found = query.found.data();
-  const int64_t within = keys.kernels->collect(keys.row(), &window, 1, found);
   nearest_.assign(count + 1, kInfinity);
-  below_.resize(within);
-  for (int64_t k = 0; k < within; ++k) {
-    const float key = keys.keys[found[k]], width = keys.widths[found[k]];
-    const int32_t counted = below_[k] = below(key - width);
-    nearest_[counted] = std::min(nearest_[counted], key + width);
+  const size_t columns = static_cast<size_t>(keys.count);
+  if (found_.size() < columns) {
+    for (std::vector<int32_t>* of_keys : {&found_, &below_, &kept_}) of_keys->resize(columns);
+    for (std::vector<float>* of_keys : {&lower_, &upper_}) of_keys->resize(columns);
   }
   limits_.resize(count + 1);
   floors_.resize(count + 1);
-  float bound = kInfinity;
-  for (size_t at = count; at > 0; --at) {
-    bound = std::min(bound, nearest_[at]);
-    limits_[at] = keys.limit(bound);
-  }
-  limits_[0] = -kInfinity;
   for (size_t at = 0; at < count; ++at) floors_[at] = thresholds_[at].floor;
   floors_[count] = kNan;
-
-  int64_t columns = 0;
+  const bool sampled = few_among(columns, count);
+  if (sampled) {
+    place(keys, kSampleStep, window, nullptr);
+    want_steps(keys);
+  }
+  const int64_t within = place(keys, 1, window, sampled ? wanted_.data() : nullptr);
+  int64_t kept = 0;
   for (int64_t k = 0; k < within; ++k) {
-    const int32_t column = found[k], counted = below_[k];
-    const float key = keys.keys[column], width = keys.widths[column];
-    found[columns] = column;
-    below_[columns] = counted;
-    columns += (key - width <= limits_[counted]) | (key + width >= floors_[counted]);
+    kept_[kept] = static_cast<int32_t>(k);
+    kept += (lower_[k] <= limits_[below_[k]]) | (upper_[k] >= floors_[below_[k]]);
   }
-  const size_t most = links_.size() + kLinks * count + 4 * static_cast<size_t>(keys.count);
-  for (int64_t k = 0; k < columns; ++k) {
-    const int32_t column = found[k];
-    const float key = keys.keys[column], width = keys.widths[column];
-    if (!link(column, key - width, key + width, below_[k], most)) return false;
-  }
+  const size_t most = links_.size() + kLinks * count + 4 * columns;
+  for (int64_t at = 0; at < kept; ++at)
+    if (!link(kept_[at], most)) return false;
   return true;
 }
 
-// To the thresholds whose nearest negative a column may be: some that it is above, and some that it perhaps is.
+// Key k to the thresholds whose nearest negative it may be: some that it is above, and some that it perhaps is.
 template <typename T>
-bool NegativesBeyond<T>::link(int32_t column, float lower, float upper, int32_t below, size_t most) {
+bool NegativesBeyond<T>::link(int64_t k, size_t most) {
   const int32_t request = static_cast<int32_t>(requests_.size());
-  requests_.push_back({static_cast<int32_t>(anchors_.size() - 1), column});
-  for (int32_t at = below; at > 0 && lower <= limits_[at]; --at)
+  requests_.push_back({static_cast<int32_t>(anchors_.size() - 1), found_[k]});
+  for (int32_t at = below_[k]; at > 0 && lower_[k] <= limits_[at]; --at)
     links_.push_back({thresholds_[at - 1].question, request});
-  for (size_t at = below; at < thresholds_.size() && upper >= floors_[at]; ++at)
+  for (size_t at = below_[k]; at < thresholds_.size() && upper_[k] >= floors_[at]; ++at)
     links_.push_back({thresholds_[at].question, request});
   return links_.size() <= most;
 }

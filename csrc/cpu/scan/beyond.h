@@ -54,22 +54,15 @@ class NegativesBeyond {
 
   Anchor end_of(int64_t place) const;
   void list_thresholds(const AnchorKeys& keys, int64_t first_question);
-  static constexpr int32_t kStepsMost = 2;  // thresholds that most steps do not have more of
-  // Never falls while `lower` rises; 0 where it is NaN.
+  // The same step as the kernels find. Never falls while `lower` rises; 0 where it is NaN.
   int32_t step_of(float lower) const {
     const float place = (lower - low_) * per_unit_;
     return place > 0 ? static_cast<int32_t>(place < last_ ? place : last_) : 0;
   }
-  int32_t below(float lower) const {
-    const int32_t step = step_of(lower);
-    int32_t count = step_begin_[step];
-    if (step_begin_[step + 1] - count > kStepsMost) return below_by_search(step, lower);
-    for (int32_t k = 0; k < kStepsMost; ++k) count += sure_[count] <= lower;
-    return count;
-  }
-  int32_t below_by_search(int32_t step, float lower) const;
+  int64_t place(const AnchorKeys& keys, int64_t step, const KeyWindow& window, const uint8_t* wanted);
+  void want_steps(const AnchorKeys& keys);
   bool find(const Query& query, int64_t first_question);
-  bool link(int32_t column, float lower, float upper, int32_t below, size_t most);
+  bool link(int64_t k, size_t most);
   void rank_all(const Query& query, int64_t twins, const Pick* own);
 
   Picker<T>& picker_;
@@ -90,10 +83,14 @@ class NegativesBeyond {
   std::vector<float> sure_;                  // theirs, and NaN behind them
   float low_ = 0, per_unit_ = 0, last_ = 0;  // of equal steps over the thresholds' range; the last one's number
   std::vector<int32_t> step_begin_;          // [steps + 1] thresholds before a step
-  std::vector<int32_t> below_;               // thresholds that a column is above, of those looked at
-  std::vector<float> nearest_;               // [thresholds + 1] the smallest key + width of the columns of a count
-  std::vector<float> limits_;                // [thresholds + 1] of key - width, for the last threshold of a count
-  std::vector<float> floors_;                // [thresholds + 1] of key + width, for the next threshold after a count
+  std::vector<uint8_t> wanted_;              // [steps] whether a key in it may be the nearest above some threshold
+  // By key in the window: its column, the thresholds that it is above, key - width, key + width.
+  std::vector<int32_t> found_, below_;
+  std::vector<float> lower_, upper_;
+  std::vector<int32_t> kept_;   // of these, what may be the nearest above some threshold
+  std::vector<float> nearest_;  // [thresholds + 1] the smallest key + width of the columns of a count
+  std::vector<float> limits_;   // [thresholds + 1] of key - width, for the last threshold of a count
+  std::vector<float> floors_;   // [thresholds + 1] of key + width, for the next threshold after a count
 };
 
 }  // namespace fasttriplet::cpu

@@ -48,6 +48,7 @@ Scan<T>::Scan(const Batch<T>& batch, const Survey& survey, const std::vector<int
     column_terms_[column] = static_cast<float>(terms_[column].term);
     // A scale of zero: nothing is known of any pair.
     widths_[column] = prepared_.scale == 0 ? kInfinity : float_above(terms_[column].candidate_width);
+    widest_ = std::max(widest_, widths_[column]);
   }
 }
 
@@ -70,6 +71,7 @@ AnchorKeys Scan<T>::keys_of(int64_t at, float* keys) const {
   return {keys,
           widths_.data(),
           columns_,
+          widest_,
           terms_[first_place_ + at],
           prepared_.product.centre_norm,
           prepared_.scale,

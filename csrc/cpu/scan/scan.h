@@ -32,6 +32,7 @@ struct AnchorKeys {
   float* keys;          // [count], the visitor's to overwrite; NaN where a column is none
   const float* widths;  // [count]
   int64_t count;        // columns, padding left out
+  float widest;         // the largest width
   KeyTerms terms;
   double centre_norm, scale;
   Distance distance;
@@ -117,6 +118,7 @@ class Scan {
   std::vector<KeyTerms> terms_;               // [prepared rows]
   std::vector<float> row_terms_;              // [rows up to whole panels]
   std::vector<float> column_terms_, widths_;  // [padded columns]
+  float widest_ = 0;
 };
 
 }  // namespace fasttriplet::cpu
