@@ -1,6 +1,7 @@
 """A CrossBatchMemory inside DistributedDataParallel, two processes over gloo: each has its own ring."""
 
 import copy
+from datetime import timedelta
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.memory_model import Net, batch, descend
 
 STEPS, RANKS = 4, 2
+PATIENCE = timedelta(minutes=2)  # in place of half an hour: a process that never comes fails the test
 
 
 def net():
@@ -26,7 +28,8 @@ def inputs(step, rank):
 def work(rank, folder):
     """One process: what it saw goes into a file."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS, timeout=PATIENCE)
     model = DistributedDataParallel(net())
     losses = []
     for step in range(STEPS):
