@@ -16,12 +16,34 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kLanesAtMost = 16;
 constexpr int64_t kAhead = 4;  // scores of 20 ns, which a line from the third cache takes some 60 for
 
-// Sixteen steps of the table a positive leave one negative in ten or so near one. At most 128 KB of the second cache.
-constexpr int64_t kStepsOfPositive = 16, kFewestSteps = 1 << 10, kMostSteps = 1 << 15;
+// Eight steps of the table a positive leave one negative in five or so near one, which is less to settle than as many
+// steps again are to write. At most 128 KB of the second cache.
+constexpr int64_t kStepsOfPositive = 8, kFewestSteps = 1 << 10, kMostSteps = 1 << 15;
 constexpr int64_t kRun = 16;  // entries written at once, without a branch on how many are meant
 
-// With four buckets a positive few share one, unless some positives lie far off; then they are sorted as they are.
-constexpr int64_t kBucketsOfPositive = 4, kFewInBucket = 16;
+// With four buckets a positive few share one, unless some positives lie far off; then, where so many moves a positive
+// do not put them in order, they are sorted.
+constexpr int64_t kBucketsOfPositive = 4, kMoves = 8;
+
+struct Range {
+  float least, most;
+};
+
+Range range_of(const float* keys, int64_t count) {
+  constexpr int64_t kChains = 8;  // one would wait for itself
+  float least[kChains], most[kChains];
+  std::fill_n(least, kChains, kInfinity);
+  std::fill_n(most, kChains, -kInfinity);
+  const auto take = [&](int64_t p, int64_t chain) {
+    least[chain] = std::min(least[chain], keys[p]);
+    most[chain] = std::max(most[chain], keys[p]);
+  };
+  int64_t p = 0;
+  for (; p + kChains <= count; p += kChains)
+    for (int64_t chain = 0; chain < kChains; ++chain) take(p + chain, chain);
+  for (; p < count; ++p) take(p, 0);
+  return {*std::min_element(least, least + kChains), *std::max_element(most, most + kChains)};
+}
 
 // The first number of ascending ones from `from` on that is at least `bound`; mostly one of the next.
 int64_t first_at_least(const std::vector<float>& ascending, int64_t from, float bound) {
@@ -75,27 +97,25 @@ void HingeRow<T>::take_positives(int64_t anchor, float* keys) {
 template <typename T>
 void HingeRow<T>::order_positives() {
   const int64_t count = positives(), buckets = kBucketsOfPositive * count;
-  const auto [least, most] = std::minmax_element(keys_.begin(), keys_.begin() + count);
-  const Slots slots = {*least, std::min(static_cast<float>(buckets) / (*most - *least), 0x1p100f),
+  const Range range = range_of(keys_.data(), count);
+  const Slots slots = {range.least, std::min(static_cast<float>(buckets) / (range.most - range.least), 0x1p100f),
                        static_cast<float>(buckets)};
   const auto before = [&](int32_t a, int32_t b) { return keys_[a] < keys_[b] || (keys_[a] == keys_[b] && a < b); };
   places_.resize(count);
   order_.resize(count);
   buckets_.assign(buckets + 2, 0);
-  for (int64_t p = 0; p < count; ++p) places_[p] = *most > *least ? slots.of(keys_[p]) : 1;
+  for (int64_t p = 0; p < count; ++p) places_[p] = range.most > range.least ? slots.of(keys_[p]) : 1;
   for (int64_t p = 0; p < count; ++p) ++buckets_[places_[p] + 1];
-  int32_t fullest = 0;
-  for (int64_t b = 0; b <= buckets; ++b) {
-    fullest = std::max(fullest, buckets_[b + 1]);
-    buckets_[b + 1] += buckets_[b];
-  }
+  for (int64_t b = 0; b <= buckets; ++b) buckets_[b + 1] += buckets_[b];
   for (int64_t p = 0; p < count; ++p) order_[buckets_[places_[p]]++] = static_cast<int32_t>(p);
-  if (fullest > kFewInBucket) return std::sort(order_.begin(), order_.end(), before);
+  int64_t moves = kMoves * count;
   for (int64_t at = 1; at < count; ++at) {
     const int32_t moved = order_[at];
     int64_t to = at;
     for (; to > 0 && before(moved, order_[to - 1]); --to) order_[to] = order_[to - 1];
     order_[to] = moved;
+    moves -= at - to;
+    if (moves < 0) return std::sort(order_.begin(), order_.end(), before);
   }
 }
 

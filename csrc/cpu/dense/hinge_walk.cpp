@@ -19,7 +19,7 @@ namespace {
 // Weights of a block: 2 MB stay in the outer caches. Scored pairs are edges of 16 bytes, twice.
 constexpr int64_t kBlockWeights = 1 << 19, kBlockEdges = 1 << 17;
 // Anchors of a block: at least enough to share out among threads. At most what is summed in float32 (docs/numerics.md).
-constexpr int64_t kLeastAnchors = 96, kLeastScored = 16, kMostAnchors = 256;
+constexpr int64_t kLeastAnchors = 144, kLeastScored = 16, kMostAnchors = 256;
 constexpr int64_t kTargets = 128;  // a task of the other ends
 
 // Places: the columns, and behind them the anchors where these are other rows.

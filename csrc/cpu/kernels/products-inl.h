@@ -16,6 +16,9 @@ FT_INLINE void multiply_block(const float* weights, int64_t across, int64_t alon
   Lanes acc[kHigh][kWide];
   for (int r = 0; r < kHigh; ++r)
     for (int c = 0; c < kWide; ++c) acc[r][c] = Vec::zero();
+  // The sums of all columns lie in the outer caches, and are wanted last.
+  for (int r = 0; r < kHigh; ++r)
+    for (int k = 0; k < kWide * kLanes; k += 8) __builtin_prefetch(sums + r * depth + k, 1);
   for (int64_t j = 0; j < columns; ++j) {
     Lanes entries[kWide];
     for (int c = 0; c < kWide; ++c) entries[c] = Vec::load(rows + j * depth + c * kLanes);
