@@ -7,6 +7,7 @@
 #include "core/distance.h"
 #include "core/loss.h"
 #include "cpu/dense/key_limits.h"
+#include "cpu/scan/nearly_sorted.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -21,9 +22,8 @@ constexpr int64_t kAhead = 4;  // scores of 20 ns, which a line from the third c
 constexpr int64_t kStepsOfPositive = 8, kFewestSteps = 1 << 10, kMostSteps = 1 << 15;
 constexpr int64_t kRun = 16;  // entries written at once, without a branch on how many are meant
 
-// With four buckets a positive few share one, unless some positives lie far off; then, where so many moves a positive
-// do not put them in order, they are sorted.
-constexpr int64_t kBucketsOfPositive = 4, kMoves = 8;
+// With so many buckets a positive few share one, unless some positives lie far off.
+constexpr int64_t kBucketsOfPositive = 4;
 
 struct Range {
   float least, most;
@@ -108,15 +108,7 @@ void HingeRow<T>::order_positives() {
   for (int64_t p = 0; p < count; ++p) ++buckets_[places_[p] + 1];
   for (int64_t b = 0; b <= buckets; ++b) buckets_[b + 1] += buckets_[b];
   for (int64_t p = 0; p < count; ++p) order_[buckets_[places_[p]]++] = static_cast<int32_t>(p);
-  int64_t moves = kMoves * count;
-  for (int64_t at = 1; at < count; ++at) {
-    const int32_t moved = order_[at];
-    int64_t to = at;
-    for (; to > 0 && before(moved, order_[to - 1]); --to) order_[to] = order_[to - 1];
-    order_[to] = moved;
-    moves -= at - to;
-    if (moves < 0) return std::sort(order_.begin(), order_.end(), before);
-  }
+  sort_nearly_sorted(order_, before);
 }
 
 // The positives' limits, and with them the positives in order. Limits are made ascending as well, where widths differ:

@@ -29,7 +29,8 @@ const Tier& tier_named(const std::string& name);
 
 // Throws likewise where FASTTRIPLET_ISA names a missing tier.
 const Tier& chosen_tier();
-// The same for a batch of `rows`, unless it was chosen for being the best and another is better for few rows.
+// The same to mine batch-hard in a batch of `rows`, unless it was chosen for being the best and another is better for
+// few rows.
 const Tier& tier_for(int64_t rows);
 
 // The tier to scan with, in place of `tier`, where a threshold amid the distances is asked about. There bfloat16 and

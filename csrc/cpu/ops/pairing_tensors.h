@@ -51,7 +51,7 @@ class PackedPairing {
     const int64_t n = rows.size(0), m = references ? references->size(0) : 0;
     const T* more = references ? references->template const_data_ptr<T>() : nullptr;
     if (references && more == nullptr) more = none;
-    return {rows.const_data_ptr<T>(), n + m, rows.size(1), distance, tier_for(n + m), more, n};
+    return {rows.const_data_ptr<T>(), n + m, rows.size(1), distance, chosen_tier(), more, n};
   }
   const Tensor& rows() const { return rows_; }
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/scan/nearly_sorted.h"
+
 namespace fasttriplet::cpu {
 namespace {
 
@@ -81,20 +83,17 @@ void NegativesBeyond<T>::list_thresholds(const AnchorKeys& keys, int64_t first_q
   low_ = least;
   per_unit_ = last_ / (most - least);
   if (!std::isfinite(least) || !std::isfinite(most) || !std::isfinite(per_unit_)) low_ = per_unit_ = 0;  // one step
-  step_begin_.assign(steps + 1, 0);
-  for (const Threshold& threshold : unsorted_) ++step_begin_[step_of(threshold.sure) + 1];
-  for (size_t step = 0; step < steps; ++step) step_begin_[step + 1] += step_begin_[step];
+  step_of_.resize(count);
+  for (size_t at = 0; at < count; ++at) step_of_[at] = step_of(unsorted_[at].sure);
+  step_begin_.assign(steps + 2, 0);  // a place later while they are counted
+  for (const int32_t step : step_of_) ++step_begin_[step + 2];
+  for (size_t step = 0; step < steps; ++step) step_begin_[step + 2] += step_begin_[step + 1];
   thresholds_.resize(count);
-  for (const Threshold& threshold : unsorted_) thresholds_[step_begin_[step_of(threshold.sure)]++] = threshold;
-  for (size_t step = steps; step > 0; --step) step_begin_[step] = step_begin_[step - 1];
-  step_begin_[0] = 0;
+  for (size_t at = 0; at < count; ++at) thresholds_[step_begin_[step_of_[at] + 1]++] = unsorted_[at];
   // Both bounds never fall while thresholds rise.
-  const auto ascending = [](const Threshold& a, const Threshold& b) {
+  sort_nearly_sorted(thresholds_, [](const Threshold& a, const Threshold& b) {
     return a.sure < b.sure || (a.sure == b.sure && a.floor < b.floor);
-  };
-  for (size_t step = 0; step < steps; ++step)
-    if (step_begin_[step + 1] - step_begin_[step] > 1)
-      std::sort(thresholds_.begin() + step_begin_[step], thresholds_.begin() + step_begin_[step + 1], ascending);
+  });
   sure_.assign(count + ThresholdSteps::kUsual, kNan);
   for (size_t at = 0; at < count; ++at) sure_[at] = thresholds_[at].sure;
 }
@@ -118,7 +117,7 @@ int64_t NegativesBeyond<T>::place(const AnchorKeys& keys, int64_t step, const Ke
 // Those in which the nearest negative of a threshold may lie.
 template <typename T>
 void NegativesBeyond<T>::want_steps(const AnchorKeys& keys) {
-  wanted_.assign(step_begin_.size() - 1, 0);
+  wanted_.assign(step_begin_.size() - 2, 0);
   const double width = 2.0 * keys.widest;
   int32_t next = 0;  // neither end of what a threshold wants ever falls
   for (size_t at = 0; at < thresholds_.size(); ++at) {

@@ -82,7 +82,8 @@ class NegativesBeyond {
   std::vector<Threshold> thresholds_, unsorted_;
   std::vector<float> sure_;                  // theirs, and NaN behind them
   float low_ = 0, per_unit_ = 0, last_ = 0;  // of equal steps over the thresholds' range; the last one's number
-  std::vector<int32_t> step_begin_;          // [steps + 1] thresholds before a step
+  std::vector<int32_t> step_of_;             // of each that is not sorted
+  std::vector<int32_t> step_begin_;          // [steps + 2] thresholds before a step
   std::vector<uint8_t> wanted_;              // [steps] whether a key in it may be the nearest above some threshold
   // By key in the window: its column, the thresholds that it is above, key - width, key + width.
   std::vector<int32_t> found_, below_;
