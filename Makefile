@@ -28,7 +28,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
 
-# A test that hangs says where, and fails, after a quarter of an hour.
+# A test that hangs says where, and fails, after a quarter of an hour; processes that it started are left behind.
 test: $(VENV)/.installed native  ## run all tests, in WORKERS=2 processes
 	$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal \
 		-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import fasttriplet
@@ -113,6 +114,33 @@ def test_every_available_tier_can_be_forced():
         lines = run_module(FASTTRIPLET_ISA=tier).stdout.splitlines()
         assert ["tier", tier] in [line.split() for line in lines]
         assert ["FASTTRIPLET_ISA", tier] in [line.split() for line in lines]
+
+
+_SCORED = """
+import torch, fasttriplet
+torch.set_num_threads(1)
+for n in (500, 520):
+    rows = torch.randn(n, 64, generator=torch.Generator().manual_seed(0))
+    print(int(torch.ops.fasttriplet._mine_batch_hard_profile(rows, torch.arange(n) // 4, 0)[1][1]))
+"""
+
+
+@pytest.mark.skipif(
+    "avx512vnni" not in fasttriplet.build_info()["tiers_available"].split(","), reason="no AVX-512 VNNI"
+)
+def test_a_tier_that_is_named_screens_few_rows_too():
+    """By what is scored, of which int8 leaves more."""
+
+    def scored(tier):
+        environment = {key: value for key, value in os.environ.items() if key != "FASTTRIPLET_ISA"}
+        environment |= {"FASTTRIPLET_ISA": tier} if tier else {}
+        told = subprocess.run([sys.executable, "-c", _SCORED], capture_output=True, text=True, env=environment)
+        return [int(line) for line in told.stdout.split()]
+
+    int8, int16, own = scored("avx512vnni"), scored("avx512int16"), scored(None)
+    assert all(more > fewer for more, fewer in zip(int8, int16, strict=True))
+    if "amx" not in fasttriplet.build_info()["tiers_available"].split(","):
+        assert own == [int16[0], int8[1]]
 
 
 def test_unknown_tier_is_one_line_naming_those_available():

@@ -176,7 +176,7 @@ PYBIND11_MODULE(_native, m) {
     constexpr const char* kNames[] = {"float32", "bfloat16", "int16", "int8"};
     return kNames[static_cast<int>(tier.layout.format)];
   });
-  m.def("tier_for", [](int64_t rows) { return tier_for(rows).name; });
+  m.def("tier_for_batch_hard", [](int64_t rows) { return tier_for_batch_hard(rows).name; });
   m.def("threshold_tier", [](const std::string& tier) { return threshold_tier(tier_to_test(tier)).name; });
   m.def("loss", loss);
   m.def("int16_step", fasttriplet::int16_step);

@@ -177,7 +177,7 @@ def test_rows_long_enough_to_be_sampled(native, tier, variant, shape):
     np.testing.assert_array_equal(triplets[np.isin(triplets[:, 0], anchors)], wanted)
 
 
-SAMPLED_SHAPES = ["gauss", "copies", "clusters", "offset", "outlier", "far class", "striped near", "striped far"]
+SAMPLED_SHAPES = ["gauss", "copies", "clusters", "outlier", "far class", "apart", "striped near", "striped far"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS[1:4], ids=["farthest", "skip", "within the margin"])
@@ -192,6 +192,9 @@ def test_thresholds_few_among_the_columns(native, tier, variant, shape):
         rows[::20] *= 1e5
     elif shape == "far class":
         rows[labels == 7] += 100
+    elif shape == "apart":  # keys that are wide beside the distances within either half
+        rows = 0.5 * rows
+        rows[labels % 2 == 1] += 10
     elif shape.startswith("striped"):  # every eighth vector of columns, for the widest of vectors, is unlike all others
         rows[np.arange(n) // 16 % 8 == 0] *= 0.01 if shape == "striped near" else 100
     anchors = np.linspace(0, n - 1, 40).astype(int)
@@ -236,7 +239,8 @@ def test_rows_far_shorter_than_the_longest(native, tier, kind):
     np.testing.assert_array_equal(found["triplets"].T, expected(scores(native, rows, EUCLIDEAN, tier), labels, kind))
     if native.screens_in(tier) == "int16":
         single = mine(native, rows, labels, EUCLIDEAN, "avx512", kind)
-        assert found["scored"] <= 3.3 * single["scored"]  # it was 3.0 times as many
+        most = 1.5 if kind == SEMI_HARD else 3.3  # it was 1.3 and 3.0
+        assert found["scored"] <= most * single["scored"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

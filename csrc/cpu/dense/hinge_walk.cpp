@@ -16,9 +16,10 @@
 namespace fasttriplet::cpu {
 namespace {
 
-// Weights of a block: 2 MB stay in the outer caches. Scored pairs are edges of 16 bytes, twice.
+// Weights of a block: 2 MB, or what the least number of anchors has. Scored pairs are edges of 16 bytes, twice.
 constexpr int64_t kBlockWeights = 1 << 19, kBlockEdges = 1 << 17;
-// Anchors of a block: at least enough to share out among threads. At most what is summed in float32 (docs/numerics.md).
+// Anchors of a block: each block reads and writes the sums of all columns, so that 144 take less time than 96 (measured
+// at 8192 x 128). At most what is summed in float32 (docs/numerics.md).
 constexpr int64_t kLeastAnchors = 144, kLeastScored = 16, kMostAnchors = 256;
 constexpr int64_t kTargets = 128;  // a task of the other ends
 

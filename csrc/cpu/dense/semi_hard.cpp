@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <vector>
 
 #include "core/loss.h"
 #include "cpu/scan/refine.h"
 #include "cpu/scan/semi_hard.h"
+#include "cpu/threads/scratch_pool.h"
 #include "cpu/triplets/edge_blocks.h"
 
 namespace fasttriplet::cpu {
@@ -77,6 +79,12 @@ class SemiHard {
   }
 
  private:
+  // What a thread keeps from strip to strip.
+  struct Scratch {
+    SemiHardMiner<T> miner;
+    NegativeWeights negatives;
+  };
+
   bool attempt(const Scan<T>& scan, const std::vector<int64_t>& positives, const FineEnough& fine_enough,
                EdgeBlocks<T>* edges) {
     std::fill_n(output_.sums, pairing_.anchors(), 0.0);
@@ -91,14 +99,18 @@ class SemiHard {
         if (edges != nullptr) total += 2 * positives[rows[end]];
       if (edges != nullptr) edges->begin(rows.data() + begin, end - begin);
       const bool done = scan.run(begin, end, [&](const Strip& strip) {
-        SemiHardMiner<T> miner(picker_, pairing_, miner_);
-        NegativeWeights negatives(edges == nullptr ? 0 : pairing_.candidates());
+        std::unique_ptr<Scratch> scratch = pool_.take([&] {
+          return std::unique_ptr<Scratch>(new Scratch{SemiHardMiner<T>(picker_, pairing_, miner_),
+                                                      NegativeWeights(edges == nullptr ? 0 : pairing_.candidates())});
+        });
         int64_t r = strip.first - begin;
-        return miner.mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
-          add(anchor, pairs, negatives, edges == nullptr ? nullptr : &edges->edges(r));
+        const bool wanted = scratch->miner.mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
+          add(anchor, pairs, scratch->negatives, edges == nullptr ? nullptr : &edges->edges(r));
           ++r;
           return fine_enough();
         });
+        pool_.give(std::move(scratch));
+        return wanted;
       });
       if (!done) return false;
       if (edges != nullptr) edges->finish();
@@ -145,6 +157,7 @@ class SemiHard {
   const Parallel& parallel_;
   const SemiHardOutput& output_;
   Picker<T> picker_;
+  ScratchPool<Scratch> pool_;
 };
 
 }  // namespace

@@ -88,7 +88,7 @@ constexpr int64_t kLeastInt8Rows = 512;
 
 const Tier& chosen_tier() { return *choice().tier; }
 
-const Tier& tier_for(int64_t rows) {
+const Tier& tier_for_batch_hard(int64_t rows) {
   const Choice& made = choice();
   const bool coarse = made.tier->layout.format == Format::kInt8 && rows < kLeastInt8Rows;
   return coarse && !made.forced ? *made.tier->finer : *made.tier;

@@ -31,7 +31,7 @@ const Tier& tier_named(const std::string& name);
 const Tier& chosen_tier();
 // The same to mine batch-hard in a batch of `rows`, unless it was chosen for being the best and another is better for
 // few rows.
-const Tier& tier_for(int64_t rows);
+const Tier& tier_for_batch_hard(int64_t rows);
 
 // The tier to scan with, in place of `tier`, where a threshold amid the distances is asked about. There bfloat16 and
 // int8 would leave hundreds of columns a question: int16 where the CPU has it, else float32.

@@ -38,7 +38,7 @@ inline constexpr int64_t kTileRows = 32;
 struct Panels {
   const float* data;  // [panels, panel words]
   int64_t depth;      // words of a row, padding among them
-  // [padded N] of fixed point, else null: the rows' steps, and what a sum of int8 products begins with, an int32.
+  // [padded N] the rows' steps, of fixed point, else null; what a sum of int8 products begins with, an int32, else null.
   const float* steps;
   const float* first_sums;
 };
@@ -90,7 +90,7 @@ struct ThresholdSteps {
   const float* sure;                    // [thresholds + kUsual]: above one where key - width >= sure; NaN behind them
   const int32_t* begin;                 // [steps + 1] thresholds before a step
   float low, per_unit, last;            // step (key - width - low) * per_unit, from 0, also where that is NaN, to last
-  const uint8_t* wanted;                // [steps] 1 or 0: keys of others are left out; or null, none is
+  const uint8_t* wanted;                // [steps] 1, or 0 where keys are left out; null where none are
 };
 
 // What is found out about the keys in a window. But for `nearest`, by key, with room for all.

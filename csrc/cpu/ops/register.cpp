@@ -25,7 +25,8 @@ bool mine(const Tensor& embeddings, const Tensor& labels, Distance distance, con
   const Tensor rows = packed(embeddings), ids = packed(as_int64(labels));
   return dispatch_dtype(rows, [&](auto* typed) {
     using T = Pointee<decltype(typed)>;
-    const Batch<T> batch{rows.const_data_ptr<T>(), rows.size(0), rows.size(1), distance, tier_for(rows.size(0))};
+    const Batch<T> batch{rows.const_data_ptr<T>(), rows.size(0), rows.size(1), distance,
+                         tier_for_batch_hard(rows.size(0))};
     return mine_batch_hard(batch, ids.const_data_ptr<int64_t>(), TorchParallel(), output, report);
   });
 }

@@ -12,12 +12,11 @@ namespace {
 // Columns linked to a threshold, on average, from which on it is less to score all of them and sort the scores.
 constexpr size_t kLinks = 16;
 
-// Thresholds so few that what a part of the columns bounds leaves few of the others to be looked at. Steps are then as
-// fine as the columns.
-constexpr size_t kColumnsPerStep = 6;
-bool few_among(size_t columns, size_t thresholds) { return columns >= 32 * thresholds; }
+// Steps over the thresholds' range: some a threshold, or one for some columns where thresholds are few.
+constexpr size_t kStepsPerThreshold = 4, kMostSteps = 1 << 20, kColumnsPerStep = 6;
 
-constexpr size_t kStepsPerThreshold = 4, kMostSteps = 1 << 20;
+// Thresholds so few that what a part of the columns bounds leaves few of the others to be looked at.
+bool few_among(size_t columns, size_t thresholds) { return columns >= 32 * thresholds; }
 
 }  // namespace
 
@@ -114,7 +113,7 @@ int64_t NegativesBeyond<T>::place(const AnchorKeys& keys, int64_t step, const Ke
   return placed;
 }
 
-// Those in which the nearest negative of a threshold may lie.
+// Those in which the nearest negative of a threshold may lie. A few wide columns make them many, of all columns.
 template <typename T>
 void NegativesBeyond<T>::want_steps(const AnchorKeys& keys) {
   wanted_.assign(step_begin_.size() - 2, 0);
