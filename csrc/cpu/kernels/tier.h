@@ -38,7 +38,8 @@ inline constexpr int64_t kTileRows = 32;
 struct Panels {
   const float* data;  // [panels, panel words]
   int64_t depth;      // words of a row, padding among them
-  // [padded N] the rows' steps, of fixed point, else null; what a sum of int8 products begins with, an int32, else null.
+  // [padded N] the rows' steps, of fixed point, else null; what a sum of int8 products begins with, an int32, else
+  // null.
   const float* steps;
   const float* first_sums;
 };
