@@ -21,33 +21,6 @@ namespace {
 // in them.
 constexpr int64_t kBlockEdges = 1 << 20;
 
-// What an anchor's edges to each of its negatives add up to: of large classes many positives share one.
-class NegativeWeights {
- public:
-  explicit NegativeWeights(int64_t candidates) : weights_(candidates, 0.0), added_(candidates, 0) {}
-
-  void add(int64_t candidate, double weight) {
-    if (!added_[candidate]) candidates_.push_back(candidate);
-    added_[candidate] = 1;
-    weights_[candidate] += weight;
-  }
-  // Calls f(candidate, weight) for each, in the order of their first, and forgets them.
-  template <typename F>
-  void take(F&& f) {
-    for (const int64_t candidate : candidates_) {
-      f(candidate, weights_[candidate]);
-      weights_[candidate] = 0;
-      added_[candidate] = 0;
-    }
-    candidates_.clear();
-  }
-
- private:
-  std::vector<double> weights_;  // [candidates]
-  std::vector<uint8_t> added_;   // [candidates]
-  std::vector<int64_t> candidates_;
-};
-
 template <typename T>
 class SemiHard {
  public:
@@ -79,12 +52,6 @@ class SemiHard {
   }
 
  private:
-  // What a thread keeps from strip to strip.
-  struct Scratch {
-    SemiHardMiner<T> miner;
-    NegativeWeights negatives;
-  };
-
   bool attempt(const Scan<T>& scan, const std::vector<int64_t>& positives, const FineEnough& fine_enough,
                EdgeBlocks<T>* edges) {
     std::fill_n(output_.sums, pairing_.anchors(), 0.0);
@@ -99,17 +66,15 @@ class SemiHard {
         if (edges != nullptr) total += 2 * positives[rows[end]];
       if (edges != nullptr) edges->begin(rows.data() + begin, end - begin);
       const bool done = scan.run(begin, end, [&](const Strip& strip) {
-        std::unique_ptr<Scratch> scratch = pool_.take([&] {
-          return std::unique_ptr<Scratch>(new Scratch{SemiHardMiner<T>(picker_, pairing_, miner_),
-                                                      NegativeWeights(edges == nullptr ? 0 : pairing_.candidates())});
-        });
+        std::unique_ptr<SemiHardMiner<T>> miner =
+            pool_.take([&] { return std::make_unique<SemiHardMiner<T>>(picker_, pairing_, miner_); });
         int64_t r = strip.first - begin;
-        const bool wanted = scratch->miner.mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
-          add(anchor, pairs, scratch->negatives, edges == nullptr ? nullptr : &edges->edges(r));
+        const bool wanted = miner->mine(strip, [&](int32_t anchor, const std::vector<PositivePick>& pairs) {
+          add(anchor, pairs, edges == nullptr ? nullptr : &edges->edges(r));
           ++r;
           return fine_enough();
         });
-        pool_.give(std::move(scratch));
+        pool_.give(std::move(miner));
         return wanted;
       });
       if (!done) return false;
@@ -118,15 +83,12 @@ class SemiHard {
     return true;
   }
 
-  // An anchor's sum, and its edges where those are wanted: one to each of its negatives, of however many positives.
-  void add(int32_t anchor, const std::vector<PositivePick>& pairs, NegativeWeights& negatives,
-           std::vector<Pull>* edges) const {
+  // An anchor's sum, and its edges where those are wanted: a positive's and its negative's in turn, so that what
+  // cancels does so at once.
+  void add(int32_t anchor, const std::vector<PositivePick>& pairs, std::vector<Pull>* edges) const {
     const double weight_of_anchor = weights_ == nullptr ? 1 : weights_[anchor];
     const int64_t first = pairing_.first_candidate();
     if (edges != nullptr) edges->reserve(2 * pairs.size());
-    const auto pull = [&](int64_t candidate, double weight) {
-      if (weight != 0) edges->push_back({weight, static_cast<int32_t>(first + candidate)});
-    };
     double sum = 0;
     int64_t active = 0, triplets = 0;
     for (const PositivePick& pair : pairs) {
@@ -137,11 +99,13 @@ class SemiHard {
       active += loss.loss != 0;  // true for NaN
       sum += loss.loss;
       if (edges == nullptr || loss.slope == 0) continue;
-      const double slope = weight_of_anchor * loss.slope;
-      pull(pair.positive, edge_weight(batch_.distance, slope, pair.distance));
-      negatives.add(pair.negative.candidate, edge_weight(batch_.distance, -slope, pair.negative.score));
+      const auto pull = [&](double slope, const Pick& pick) {
+        const double weight = edge_weight(batch_.distance, slope, pick.score);
+        if (weight != 0) edges->push_back({weight, static_cast<int32_t>(first + pick.candidate)});
+      };
+      pull(weight_of_anchor * loss.slope, {pair.positive, pair.distance});
+      pull(-weight_of_anchor * loss.slope, pair.negative);
     }
-    if (edges != nullptr) negatives.take(pull);
     output_.sums[anchor] = sum;
     output_.active[anchor] = active;
     output_.triplets[anchor] = triplets;
@@ -157,7 +121,7 @@ class SemiHard {
   const Parallel& parallel_;
   const SemiHardOutput& output_;
   Picker<T> picker_;
-  ScratchPool<Scratch> pool_;
+  ScratchPool<SemiHardMiner<T>> pool_;  // what a thread keeps from strip to strip
 };
 
 }  // namespace
