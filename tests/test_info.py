@@ -135,6 +135,7 @@ def test_a_tier_that_is_named_screens_few_rows_too():
         environment = {key: value for key, value in os.environ.items() if key != "FASTTRIPLET_ISA"}
         environment |= {"FASTTRIPLET_ISA": tier} if tier else {}
         told = subprocess.run([sys.executable, "-c", _SCORED], capture_output=True, text=True, env=environment)
+        assert told.returncode == 0, told.stderr
         return [int(line) for line in told.stdout.split()]
 
     int8, int16, own = scored("avx512vnni"), scored("avx512int16"), scored(None)
