@@ -6,7 +6,6 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 2
 ifeq ($(origin CXX),default)
 CXX := c++
 endif
@@ -28,10 +27,9 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
 
-# A test that hangs says where, and fails, after a quarter of an hour; processes that it started are left behind.
-test: $(VENV)/.installed native  ## run all tests, in WORKERS=2 processes
-	$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal \
-		-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
+# A test that hangs says where, and ends the run, after a quarter of an hour; processes that it started are left behind.
+test: $(VENV)/.installed native  ## run all tests
+	$(PY) -m pytest -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 # capture=sys: a report of the sanitizers, which ends the process, must reach the terminal. New memory is filled with
 # 0xff, a NaN, so that what a kernel leaves unwritten shows in its results.
