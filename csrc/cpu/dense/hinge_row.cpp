@@ -7,7 +7,7 @@
 #include "core/distance.h"
 #include "core/loss.h"
 #include "cpu/dense/key_limits.h"
-#include "cpu/scan/nearly_sorted.h"
+#include "cpu/scan/bucket_sort.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -24,26 +24,6 @@ constexpr int64_t kRun = 16;  // entries written at once, without a branch on ho
 
 // With so many buckets a positive few share one, unless some positives lie far off.
 constexpr int64_t kBucketsOfPositive = 4;
-
-struct Range {
-  float least, most;
-};
-
-Range range_of(const float* keys, int64_t count) {
-  constexpr int64_t kChains = 8;  // one would wait for itself
-  float least[kChains], most[kChains];
-  std::fill_n(least, kChains, kInfinity);
-  std::fill_n(most, kChains, -kInfinity);
-  const auto take = [&](int64_t p, int64_t chain) {
-    least[chain] = std::min(least[chain], keys[p]);
-    most[chain] = std::max(most[chain], keys[p]);
-  };
-  int64_t p = 0;
-  for (; p + kChains <= count; p += kChains)
-    for (int64_t chain = 0; chain < kChains; ++chain) take(p + chain, chain);
-  for (; p < count; ++p) take(p, 0);
-  return {*std::min_element(least, least + kChains), *std::max_element(most, most + kChains)};
-}
 
 // The first number of ascending ones from `from` on that is at least `bound`; mostly one of the next.
 int64_t first_at_least(const std::vector<float>& ascending, int64_t from, float bound) {
@@ -103,11 +83,9 @@ void HingeRow<T>::order_positives() {
   const auto before = [&](int32_t a, int32_t b) { return keys_[a] < keys_[b] || (keys_[a] == keys_[b] && a < b); };
   places_.resize(count);
   order_.resize(count);
-  buckets_.assign(buckets + 2, 0);
   for (int64_t p = 0; p < count; ++p) places_[p] = range.most > range.least ? slots.of(keys_[p]) : 1;
-  for (int64_t p = 0; p < count; ++p) ++buckets_[places_[p] + 1];
-  for (int64_t b = 0; b <= buckets; ++b) buckets_[b + 1] += buckets_[b];
-  for (int64_t p = 0; p < count; ++p) order_[buckets_[places_[p]]++] = static_cast<int32_t>(p);
+  place_by_bucket(places_, buckets + 1, buckets_,
+                  [&](int32_t place, size_t p) { order_[place] = static_cast<int32_t>(p); });
   sort_nearly_sorted(order_, before);
 }
 

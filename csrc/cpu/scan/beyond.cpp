@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/scan/nearly_sorted.h"
+#include "cpu/scan/bucket_sort.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -84,11 +84,9 @@ void NegativesBeyond<T>::list_thresholds(const AnchorKeys& keys, int64_t first_q
   if (!std::isfinite(least) || !std::isfinite(most) || !std::isfinite(per_unit_)) low_ = per_unit_ = 0;  // one step
   step_of_.resize(count);
   for (size_t at = 0; at < count; ++at) step_of_[at] = step_of(unsorted_[at].sure);
-  step_begin_.assign(steps + 2, 0);  // a place later while they are counted
-  for (const int32_t step : step_of_) ++step_begin_[step + 2];
-  for (size_t step = 0; step < steps; ++step) step_begin_[step + 2] += step_begin_[step + 1];
   thresholds_.resize(count);
-  for (size_t at = 0; at < count; ++at) thresholds_[step_begin_[step_of_[at] + 1]++] = unsorted_[at];
+  place_by_bucket(step_of_, static_cast<int64_t>(steps), step_begin_,
+                  [&](int32_t place, size_t at) { thresholds_[place] = unsorted_[at]; });
   // Both bounds never fall while thresholds rise.
   sort_nearly_sorted(thresholds_, [](const Threshold& a, const Threshold& b) {
     return a.sure < b.sure || (a.sure == b.sure && a.floor < b.floor);
@@ -99,11 +97,11 @@ void NegativesBeyond<T>::list_thresholds(const AnchorKeys& keys, int64_t first_q
 
 // Places keys in the window, and limits the nearest that each threshold may have by them.
 template <typename T>
-int64_t NegativesBeyond<T>::place(const AnchorKeys& keys, int64_t step, const KeyWindow& window,
-                                  const uint8_t* wanted) {
+int64_t NegativesBeyond<T>::place(const Query& query, int64_t step, const KeyWindow& window, const uint8_t* wanted) {
+  const AnchorKeys& keys = query.keys;
   const int64_t placed =
       keys.kernels->place(keys.row(), step, window, {sure_.data(), step_begin_.data(), low_, per_unit_, last_, wanted},
-                          {found_.data(), below_.data(), lower_.data(), upper_.data(), nearest_.data()});
+                          {query.found.data(), below_.data(), lower_.data(), upper_.data(), nearest_.data()});
   float bound = std::numeric_limits<float>::infinity();
   for (size_t at = thresholds_.size(); at > 0; --at) {
     bound = std::min(bound, nearest_[at]);
@@ -142,8 +140,8 @@ bool NegativesBeyond<T>::find(const Query& query, int64_t first_question) {
   const KeyWindow window = {thresholds_.front().floor, keys.limit(nearest_of_all)};
   nearest_.assign(count + 1, kInfinity);
   const size_t columns = static_cast<size_t>(keys.count);
-  if (found_.size() < columns) {
-    for (std::vector<int32_t>* of_keys : {&found_, &below_, &kept_}) of_keys->resize(columns);
+  if (below_.size() < columns) {
+    for (std::vector<int32_t>* of_keys : {&below_, &kept_}) of_keys->resize(columns);
     for (std::vector<float>* of_keys : {&lower_, &upper_}) of_keys->resize(columns);
   }
   limits_.resize(count + 1);
@@ -152,10 +150,10 @@ bool NegativesBeyond<T>::find(const Query& query, int64_t first_question) {
   floors_[count] = kNan;
   const bool sampled = few_among(columns, count);
   if (sampled) {
-    place(keys, kSampleStep, window, nullptr);
+    place(query, kSampleStep, window, nullptr);
     want_steps(keys);
   }
-  const int64_t within = place(keys, 1, window, sampled ? wanted_.data() : nullptr);
+  const int64_t within = place(query, 1, window, sampled ? wanted_.data() : nullptr);
   int64_t kept = 0;
   for (int64_t k = 0; k < within; ++k) {
     kept_[kept] = static_cast<int32_t>(k);
@@ -163,15 +161,16 @@ bool NegativesBeyond<T>::find(const Query& query, int64_t first_question) {
   }
   const size_t most = links_.size() + kLinks * count + 4 * columns;
   for (int64_t at = 0; at < kept; ++at)
-    if (!link(kept_[at], most)) return false;
+    if (!link(kept_[at], query.found[kept_[at]], most)) return false;
   return true;
 }
 
-// Key k to the thresholds whose nearest negative it may be: some that it is above, and some that it perhaps is.
+// Key k, of a column, to the thresholds whose nearest negative it may be: some that it is above, and some that it
+// perhaps is.
 template <typename T>
-bool NegativesBeyond<T>::link(int64_t k, size_t most) {
+bool NegativesBeyond<T>::link(int64_t k, int32_t column, size_t most) {
   const int32_t request = static_cast<int32_t>(requests_.size());
-  requests_.push_back({static_cast<int32_t>(anchors_.size() - 1), found_[k]});
+  requests_.push_back({static_cast<int32_t>(anchors_.size() - 1), column});
   for (int32_t at = below_[k]; at > 0 && lower_[k] <= limits_[at]; --at)
     links_.push_back({thresholds_[at - 1].question, request});
   for (size_t at = below_[k]; at < thresholds_.size() && upper_[k] >= floors_[at]; ++at)

@@ -59,10 +59,10 @@ class NegativesBeyond {
     const float place = (lower - low_) * per_unit_;
     return place > 0 ? static_cast<int32_t>(place < last_ ? place : last_) : 0;
   }
-  int64_t place(const AnchorKeys& keys, int64_t step, const KeyWindow& window, const uint8_t* wanted);
+  int64_t place(const Query& query, int64_t step, const KeyWindow& window, const uint8_t* wanted);
   void want_steps(const AnchorKeys& keys);
   bool find(const Query& query, int64_t first_question);
-  bool link(int64_t k, size_t most);
+  bool link(int64_t k, int32_t column, size_t most);
   void rank_all(const Query& query, int64_t twins, const Pick* own);
 
   Picker<T>& picker_;
@@ -85,8 +85,8 @@ class NegativesBeyond {
   std::vector<int32_t> step_of_;             // of each that is not sorted
   std::vector<int32_t> step_begin_;          // [steps + 2] thresholds before a step
   std::vector<uint8_t> wanted_;              // [steps] whether a key in it may be the nearest above some threshold
-  // By key in the window: its column, the thresholds that it is above, key - width, key + width.
-  std::vector<int32_t> found_, below_;
+  // By key in the window, whose columns are in Query::found: the thresholds that it is above, key - width, key + width.
+  std::vector<int32_t> below_;
   std::vector<float> lower_, upper_;
   std::vector<int32_t> kept_;   // of these, what may be the nearest above some threshold
   std::vector<float> nearest_;  // [thresholds + 1] the smallest key + width of the columns of a count
