@@ -55,6 +55,19 @@ def test_reductions_and_weights(name, reduction):
     assert_as_reference(name, rows, labels, reduction=reduction, weights=weights)
 
 
+@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean", "inner_product"])
+def test_pulls_of_equal_rows_cancel_to_zero(distance):
+    """Every reference is one of two rows: an anchor is pulled to its farther positives and, as far, off a negative."""
+    two = random(100, 8)[torch.arange(100) % 2].double()
+    rows, labels = two.clone().requires_grad_(), classes(100, 3)
+    loss = fasttriplet.semi_hard_triplet_loss(
+        rows, labels, ref_embeddings=two, ref_labels=labels, distance=distance, reduction="sum"
+    )
+    loss.backward()
+    assert loss > 0
+    assert torch.equal(rows.grad, torch.zeros_like(rows))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_who_pairs_with_whom(name):
     rows, labels = random(150, 8), classes(150, 2)

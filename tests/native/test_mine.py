@@ -129,8 +129,8 @@ def test_anchors_of_many_rows_begin_with_a_bound_from_a_sample(native, tier, dis
     must not be below it."""
     random = np.random.default_rng(3)
     rows = random.standard_normal((900, 24))
-    for shift in (450, 520):  # two twins each, one of them outside the sample
-        rows[(np.arange(150) + shift) % 900] = rows[:150] + 1e-3 * random.standard_normal((150, 24))
+    for first in (450, 600):  # two twins each, the second outside the sample
+        rows[first : first + 150] = rows[:150] + 1e-3 * random.standard_normal((150, 24))
     rows = rows.astype(np.float32)
     check(native, rows, np.arange(900) // 4 if labels == "fours" else np.arange(900) // 450, distance, tier)
 

@@ -30,7 +30,7 @@ inline Range range_of(const float* keys, int64_t count) {
 }
 
 // Calls put(place, item) for items by bucket, `bucket_of` them, from 0 to `buckets` less 1, and in their order within
-// one. `begin` [buckets + 2] then has the places before each bucket, and before their end.
+// one. `begin` [buckets + 2] then has the places before each bucket and, twice, their end.
 template <typename Put>
 void place_by_bucket(const std::vector<int32_t>& bucket_of, int64_t buckets, std::vector<int32_t>& begin, Put&& put) {
   begin.assign(buckets + 2, 0);  // counts stand two later, places one: putting moves them to where they belong
@@ -39,7 +39,7 @@ void place_by_bucket(const std::vector<int32_t>& bucket_of, int64_t buckets, std
   for (size_t item = 0; item < bucket_of.size(); ++item) put(begin[bucket_of[item] + 1]++, item);
 }
 
-// By insertion, while that takes no more than a few moves an item.
+// By insertion, while that takes no more than a few moves an item; else anew.
 template <typename Item, typename Before>
 void sort_nearly_sorted(std::vector<Item>& items, Before&& before) {
   constexpr int64_t kMoves = 8;
