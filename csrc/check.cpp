@@ -309,6 +309,21 @@ void check_pairs(const int64_t* pairs, int64_t n) {
            " in row " + std::to_string(i / n) + " at index " + std::to_string(i % n));
 }
 
+Parts parts_of(const std::vector<int64_t>& numbers, int64_t rows, int64_t references) {
+  if (numbers.empty()) return {0, rows, 0, references};
+  const auto lies_within = [](int64_t first, int64_t count, int64_t all) {
+    return first >= 0 && count >= 0 && first <= all && count <= all - first;
+  };
+  if (numbers.size() != 4 || !lies_within(numbers[0], numbers[1], rows) ||
+      !lies_within(numbers[2], numbers[3], references)) {
+    std::string got;
+    for (const int64_t number : numbers) got += (got.empty() ? "" : ", ") + std::to_string(number);
+    fail("parts must be none, or the first row and the number of rows of " + std::to_string(rows) +
+         " and the same of " + std::to_string(references) + " references; got [" + got + "]");
+  }
+  return {numbers[0], numbers[1], numbers[2], numbers[3]};
+}
+
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings, const char* name) {
   const bool shaped = grad_loss.dim() == 0 || (grad_loss.dim() == 1 && grad_loss.size(0) == embeddings.size(0));
   if (grad_loss.scalar_type() != embeddings.scalar_type() || !shaped)

@@ -52,6 +52,12 @@ void check_mined(const Tensor& grad, const Tensor& distances, const Tensor& trip
 void check_poison(const Tensor& poison, const Tensor& distances);  // [], 1 or NaN
 // [3, T]: anchors ascending and below `anchors`, positives and negatives each -1 or an index below `candidates`.
 void check_triplet_indices(const int64_t* triplets, int64_t count, int64_t anchors, int64_t candidates);
+// Four numbers: the first of the batch's own rows whose gradient is wanted, how many, and the same of references. None
+// is for all of them.
+struct Parts {
+  int64_t first, rows, first_reference, references;
+};
+Parts parts_of(const std::vector<int64_t>& numbers, int64_t rows, int64_t references);
 void check_upstream(const Tensor& grad_loss, const Tensor& embeddings, const char* name = "embeddings");
 
 // anchor, positive and negative [T, D], all float32 or all float64, on one device.

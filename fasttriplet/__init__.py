@@ -3,10 +3,13 @@
 The map of the package; an arrow is "imports"::
 
     losses -> functional -> autograd -> engines -> torch.ops.fasttriplet (csrc/ or portable)
+                         -> distributed -> autograd, torch.distributed
                          -> trip -> functional, of tensors on the CPU
 
 - :mod:`fasttriplet.functional`: the public functions, a file for each loss with its miner.
 - :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``.
+- :mod:`fasttriplet.distributed`: one batch over the processes of a group.
+- :mod:`fasttriplet.large_batch`: :func:`grad_cache`, large batches on one device.
 - :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before.
 - :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets` and :class:`Triplets`.
 - :mod:`fasttriplet.stats`: :class:`TripletStats`, what a loss tells about its triplets.
@@ -51,6 +54,7 @@ from fasttriplet.functional import (
     weighted_triplet_loss,
 )
 from fasttriplet.info import build_info
+from fasttriplet.large_batch import grad_cache
 from fasttriplet.losses import (
     BatchAllTripletLoss,
     BatchHardTripletLoss,
@@ -86,6 +90,7 @@ __all__ = [
     "batch_hard_triplet_loss",
     "build_info",
     "easy_positive_triplet_loss",
+    "grad_cache",
     "k_hardest_triplet_loss",
     "mine_batch_hard",
     "mine_easy_positive",

@@ -86,15 +86,46 @@ class Statistics(TypedDict, total=False):
     return_stats: bool
 
 
-class Pairing(BatchPairing, PairingRules, total=False):
+class Processes(TypedDict, total=False):
+    """Whether the batch is that of several processes: how-to and pitfalls are in docs/distributed.md.
+
+    Attributes:
+        process_group: a ``torch.distributed.ProcessGroup`` with this process in it, or a 1-D ``DeviceMesh``. Each rank
+            gives its own rows, any number of them and also none, and calls with the same options; the batch is all of
+            them in rank order, and ties go to the lowest index in it. Scalar losses, statistics and which triplets
+            there are come out the same on every rank; ``reduction="none"`` and miners give those of the rank's own
+            anchors, indices being those of the whole batch. What is wrong on one rank is an error on all.
+            References of a rank are its own anchors' alone, and only the reduction is over all ranks. Default None: no
+            communication.
+        ref_sharded: with a process group, each rank's references are its shard of one set, in rank order, which all
+            anchors choose from. ``self_indices`` point into the rank's own shard. Default false.
+    """
+
+    process_group: Any
+    ref_sharded: bool
+
+
+class GradientScale(TypedDict, total=False):
+    """What the gradient of a rank's rows is.
+
+    Attributes:
+        gradient_scale: with a process group, ``"mean"``, the default: the gradient of the loss times the number of
+            ranks, so that what ``DistributedDataParallel`` and FSDP average is the gradient of one process with the
+            whole batch. ``"sum"``: that of the loss itself. Every rank must bring the same gradient to a scalar loss.
+    """
+
+    gradient_scale: str
+
+
+class Pairing(BatchPairing, PairingRules, Processes, total=False):
     """What a miner is told about who pairs with whom."""
 
 
-class LossArguments(BatchPairing, PairingRules, Weights, Statistics, total=False):
+class LossArguments(BatchPairing, PairingRules, Weights, Statistics, Processes, GradientScale, total=False):
     """What every loss of a batch takes beside its own options."""
 
 
-class ModuleOptions(PairingRules, Statistics, total=False):
+class ModuleOptions(PairingRules, Statistics, Processes, GradientScale, total=False):
     """What the module of every such loss is made with beside its own options."""
 
 
@@ -103,7 +134,12 @@ class ForwardArguments(BatchPairing, Weights, total=False):
 
 
 #: Where it is not None.
-DEFAULTS: dict[str, object] = {"groups_exclude": "pairs", "return_stats": False}
+DEFAULTS: dict[str, object] = {
+    "groups_exclude": "pairs",
+    "return_stats": False,
+    "ref_sharded": False,
+    "gradient_scale": "mean",
+}
 
 #: Tensors about pairing in the order in which the operators list them: all that autograd does not see.
 LISTED = tuple(name for name in BatchPairing.__annotations__ if name != "ref_embeddings")

@@ -20,6 +20,7 @@ REDUCTIONS = ("none", "sum", "mean", "mean_nonzero")
 ON_MISSING = ("skip", "zero", "error")
 MINERS = ("batch_hard", "semi_hard", "easy_positive", "easy_positive_semi_hard", "k_hardest")
 OTHERWISE = ("farthest", "skip")
+GRADIENT_SCALES = ("mean", "sum")
 #: Of :func:`fasttriplet.easy_positive_triplet_loss`.
 NEGATIVES = ("hardest", "semi_hard")
 

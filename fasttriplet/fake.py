@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -95,8 +95,9 @@ def _(
     distances: Tensor,
     triplets: Tensor,
     distance: int,
+    parts: list[int],
 ) -> tuple[Tensor, Tensor]:
-    return _gradients(embeddings, ref_embeddings)
+    return _gradients(embeddings, ref_embeddings, parts=parts)
 
 
 @_fake_of("triplet_losses")
@@ -129,6 +130,25 @@ def _(
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return *_sums(embeddings), *_gradients(embeddings, ref_embeddings, with_gradient)
+
+
+@_fake_of("semi_hard_of_triplets")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    pairing: list[Tensor | None],
+    numbers: list[int],
+    distance: int,
+    distances: Tensor,
+    triplets: Tensor,
+    margin: float,
+    soft_margin: bool,
+    parts: list[int],
+    with_gradient: bool,
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return *_sums(embeddings), *_gradients(embeddings, ref_embeddings, with_gradient, parts)
 
 
 @_fake_of("batch_all")
@@ -232,10 +252,14 @@ def _sums(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     return embeddings.new_empty(n, dtype=torch.float64), embeddings.new_empty((2, n), dtype=torch.int64)
 
 
-def _gradients(embeddings: Tensor, ref_embeddings: Tensor | None, wanted: bool = True) -> tuple[Tensor, Tensor]:
-    """As the rows; [0] without references, and of both where they are not wanted."""
+def _gradients(
+    embeddings: Tensor, ref_embeddings: Tensor | None, wanted: bool = True, parts: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """As the rows, or as the parts of them; [0] without references, and of both where they are not wanted."""
 
-    def like(rows: Tensor | None) -> Tensor:
-        return embeddings.new_empty(0 if rows is None or not wanted else rows.shape)
+    def like(rows: Tensor | None, *part: int) -> Tensor:
+        if rows is None or not wanted:
+            return embeddings.new_empty(0)
+        return embeddings.new_empty(rows.shape if not part else (part[1], rows.shape[1]))
 
-    return like(embeddings), like(ref_embeddings)
+    return like(embeddings, *parts[:2]), like(ref_embeddings, *parts[2:])

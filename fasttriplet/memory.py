@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fasttriplet.check import ROW_DTYPES, check_count, check_dense, check_rows
+from fasttriplet.check import ROW_DTYPES, check_bool, check_count, check_dense, check_rows
+from fasttriplet.distributed.agreement import Statement, agreed
+from fasttriplet.distributed.group import Group
+from fasttriplet.distributed.held import HoldsProcessGroup
 from fasttriplet.pairing import finite_rows
 
 
@@ -44,7 +47,7 @@ class _Counters(NamedTuple):
 _STATE = ("embeddings", "labels", "steps", "sample_ids", "groups", "counters")
 
 
-class CrossBatchMemory(nn.Module):
+class CrossBatchMemory(HoldsProcessGroup, nn.Module):
     """The last ``size`` embeddings and their labels, in a ring of slots: more candidates than a batch has, at no graph.
 
     Give it the batch first, then take the loss over it: each anchor's own copy is left out. Slots fill from the first
@@ -59,6 +62,12 @@ class CrossBatchMemory(nn.Module):
         num_labels: columns of multi-hot labels, at least 1. Default None: labels are classes.
         dtype: floating dtype of the stored embeddings, which ``.half()`` and the like leave alone. Half precision takes
             half the memory, and is widened each time it is searched. Default ``torch.float32``.
+        process_group: of the processes whose batches it remembers, see :mod:`fasttriplet.arguments`. :meth:`enqueue` is
+            then called by all of them, and writes the rows of all ranks, in rank order, on every rank. Default None:
+            each process remembers its own.
+        sharded: with a process group, each rank keeps its own rows alone, ``size`` of them: a memory ``size`` times the
+            ranks large, whose references are for losses with ``ref_sharded=True``. Nothing travels at
+            :meth:`enqueue`. Default false.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -70,7 +79,10 @@ class CrossBatchMemory(nn.Module):
     ``steps`` (the number of the :meth:`enqueue` that wrote the slot, -1 where none has), ``sample_ids``, ``groups`` and
     ``counters``. Only ``load_state_dict`` brings them back: writing to a state dict's tensors, as averages of weights
     do, leaves a memory as it is. Under ``DistributedDataParallel`` each process has its own memory; a checkpoint that
-    one process writes has that one's, which all of them then start from.
+    one process writes has that one's, which all of them then start from. With a process group all have the same, and
+    one process's checkpoint is that of all. Where it is sharded the names say whose shard it is, as
+    ``embeddings_2of4``: each rank writes a file of its own, or all of them one checkpoint by
+    ``torch.distributed.checkpoint``, and another rank's, or one of another number of ranks, is refused.
 
     Call :meth:`enqueue` and :meth:`references` outside of what ``torch.compile`` traces: the place in the ring is a
     Python integer that changes with each batch. Losses over the references may be traced.
@@ -94,9 +106,19 @@ class CrossBatchMemory(nn.Module):
     """
 
     def __init__(
-        self, size: int, dim: int, *, num_labels: int | None = None, dtype: torch.dtype = torch.float32
+        self,
+        size: int,
+        dim: int,
+        *,
+        num_labels: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        process_group: object = None,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
+        self.process_group, self.sharded = process_group, check_bool("sharded", sharded)
+        if sharded and process_group is None:
+            raise ValueError("process_group must be given where sharded is true; got None")
         self.size, self.dim = check_count("size", size), check_count("dim", dim)
         self.num_labels = None if num_labels is None else check_count("num_labels", num_labels)
         if not isinstance(dtype, torch.dtype):
@@ -134,17 +156,46 @@ class CrossBatchMemory(nn.Module):
             ValueError: a wrong shape, dtype or device, or ``sample_ids`` or ``groups`` for some batches alone: until
                 :meth:`reset` each batch comes with what the first came with.
         """
-        self._check(embeddings, labels, sample_ids, groups)
+        batch = {"embeddings": embeddings, "labels": labels, "sample_ids": sample_ids, "groups": groups}
+        if self.process_group is None or self.sharded:
+            self._check(embeddings, labels, sample_ids, groups)
+            self._write({name: value for name, value in batch.items() if value is not None})
+            return
+        group = Group(self.process_group)
+        everything, sizes = self._of_all(group, batch)
+        self._write(everything)
+        self._own = group.of_each(self._own, sizes)
+
+    def _of_all(self, group: Group, batch: dict[str, Any]) -> tuple[dict[str, Tensor], list[int]]:
+        """The rows of all ranks, and how many each has."""
+
+        def checked() -> tuple[Statement, dict[str, Tensor]]:
+            self._check(*batch.values())
+            given = {name: value for name, value in batch.items() if value is not None}
+            alike: dict[str, object] = {name: name in given for name in batch}
+            alike.update({"the dtype of embeddings": batch["embeddings"].dtype, "mode": self.training})
+            return Statement(alike, len(batch["embeddings"]), 0, False), given
+
+        statements, given = agreed(group, checked)
+        sizes = [statement.rows for statement in statements]
+        # Integers of one dtype on every rank.
+        sent = {
+            name: value if name == "embeddings" else value.to(self._ring[name].dtype) for name, value in given.items()
+        }
+        return group.rows(sent, sizes), sizes
+
+    def _write(self, batch: dict[str, Tensor]) -> None:
+        """The rows of a batch that was checked."""
+        embeddings, labels = batch["embeddings"], batch["labels"]
         own = torch.full((len(embeddings),), -1, device=labels.device)
         if self._counters.filled == 0:  # this batch alone says what comes with batches
-            told = {"sample_ids": int(sample_ids is not None), "groups": int(groups is not None)}
+            told = {name: int(name in batch) for name in ("sample_ids", "groups")}
             self._counters = self._counters._replace(**told)
         if not self.training:
             self._own = own
             return
         counters, kept = self._counters, min(len(embeddings), self.size)
-        batch = {"embeddings": embeddings, "labels": labels, "sample_ids": sample_ids, "groups": groups}
-        rows = {name: value[len(value) - kept :] for name, value in batch.items() if value is not None}
+        rows = {name: value[len(value) - kept :] for name, value in batch.items()}
         rows = {name: value.to(self._ring[name].dtype) for name, value in rows.items()}
         rows["steps"] = torch.full((kept,), counters.step, device=labels.device)
         finite = finite_rows(rows["embeddings"])  # as stored: half precision makes large values infinite
@@ -194,7 +245,8 @@ class CrossBatchMemory(nn.Module):
 
     def extra_repr(self) -> str:
         labels = "" if self.num_labels is None else f", num_labels={self.num_labels}"
-        return f"size={self.size}, dim={self.dim}{labels}, dtype={self.dtype}"
+        sharded = ", sharded=True" if self.sharded else ""
+        return f"size={self.size}, dim={self.dim}{labels}, dtype={self.dtype}{sharded}"
 
     @torch.inference_mode(False)  # what is made under it could not be written to outside
     def _empty(self, device: torch.device | None) -> tuple[dict[str, Tensor], Tensor, _Counters]:
@@ -225,12 +277,24 @@ class CrossBatchMemory(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         """The names of the state are attributes: ``torch.distributed.checkpoint`` looks for each of them."""
-        return self._state()[name] if name in _STATE else super().__getattr__(name)
+        # Not while __init__ has still to say whether it is sharded.
+        if name.startswith(_STATE) and "sharded" in self.__dict__:
+            state = {self._key(each): value for each, value in self._state().items()}
+            if name in state:
+                return state[name]
+        return super().__getattr__(name)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, value in self._state().items():
-            destination[prefix + name] = value.clone()
+            destination[prefix + self._key(name)] = value.clone()
+
+    def _key(self, name: str) -> str:
+        """In ``state_dict()``: of a shard it says which of how many, from 1 on."""
+        if not self.sharded:
+            return name
+        group = Group(self.process_group)
+        return f"{name}_{group.rank + 1}of{group.size}"
 
     def _state(self) -> dict[str, Tensor]:
         ring = {name: rows[: self.size] for name, rows in self._ring.items()}
@@ -251,25 +315,26 @@ class CrossBatchMemory(nn.Module):
         others: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, others, errors)
         mine = self._state()
-        unexpected += [key for key in others if key[len(prefix) :] not in mine]
-        absent = [prefix + name for name in mine if prefix + name not in state_dict]
+        keys = {name: prefix + self._key(name) for name in mine}
+        unexpected += [key for key in others if key not in keys.values()]
+        absent = [key for key in keys.values() if key not in state_dict]
         if absent:
             missing += absent if strict else []
             return
-        saved = {name: state_dict[prefix + name] for name in mine}
+        saved = {name: state_dict[key] for name, key in keys.items()}
         wrong = [
-            f"size mismatch for {prefix}{name}: must have shape {list(mine[name].shape)}; got {list(value.shape)}"
+            f"size mismatch for {keys[name]}: must have shape {list(mine[name].shape)}; got {list(value.shape)}"
             for name, value in saved.items()
             if value.shape != mine[name].shape
         ] + [
-            f"dtype mismatch for {prefix}{name}: must be {mine[name].dtype}; got {value.dtype}"
+            f"dtype mismatch for {keys[name]}: must be {mine[name].dtype}; got {value.dtype}"
             for name, value in saved.items()
             if value.dtype != mine[name].dtype and not (name == "embeddings" and value.is_floating_point())
         ]
         counters = _Counters(*saved["counters"].tolist()) if not wrong else _Counters()
         if not (0 <= counters.place < self.size and 0 <= counters.filled <= self.size):
             wrong.append(
-                f"{prefix}counters must have a place below {self.size} and at most as many slots in use; got "
+                f"{keys['counters']} must have a place below {self.size} and at most as many slots in use; got "
                 f"{counters.place} and {counters.filled}"
             )
         if wrong:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from fasttriplet.arguments import LISTED, as_lists, told
-from fasttriplet.check import ROW_DTYPES, check_bool, check_pairing, check_tensors, check_weights
+from fasttriplet.arguments import LISTED, as_lists
+from fasttriplet.check import GRADIENT_SCALES, ROW_DTYPES, check_bool, check_choice, check_pairing, check_weights
+
+if TYPE_CHECKING:
+    from fasttriplet.distributed.batch import Together
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
+
+#: The tail of a miner's arguments: miner, otherwise, within_margin, margin, k, kth_only, skip_fraction.
+Miner: TypeAlias = tuple[int, int, bool, float, int, bool, float]
 
 
 def widened(embeddings: Tensor) -> Tensor:
@@ -28,12 +34,13 @@ def finite_rows(rows: Tensor) -> Tensor:
 
 
 class Batch(NamedTuple):
-    """A batch checked and widened."""
+    """A batch checked and widened. Of several processes it is that of all of them, and without a graph."""
 
     embeddings: Tensor  # [N, D] float32 or float64
     ref_embeddings: Tensor | None  # [M, D] of the same dtype
     labels: Tensor  # [N], or [N, C] bool
     told: dict[str, Any]  # what was told beside that, see fasttriplet.arguments
+    together: Together | None = None  # of several processes: who they are, and this one's part
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -47,6 +54,11 @@ class Batch(NamedTuple):
     @property
     def return_stats(self) -> bool:
         return self.told.get("return_stats", False)
+
+    @property
+    def anchors(self) -> int:
+        """How many."""
+        return len(self.labels)
 
     @property
     def candidates(self) -> int:
@@ -93,13 +105,6 @@ def poison_of(
     return torch.where(torch.stack(finite).all(), 1.0, torch.nan).double()
 
 
-def batch_of(function: str, embeddings: Tensor, labels: Tensor, arguments: Mapping[str, object], known: Any) -> Batch:
-    """The batch of a call with ``arguments``, of which those of ``known`` may be there; see :func:`checked_batch`."""
-    given = told(function, arguments, known)
-    check_tensors(embeddings, labels)
-    return checked_batch(embeddings, labels, given)
-
-
 def checked_batch(embeddings: Tensor, labels: Tensor, given: dict[str, Any]) -> Batch:
     """The batch as the operators take it, checked.
 
@@ -108,6 +113,8 @@ def checked_batch(embeddings: Tensor, labels: Tensor, given: dict[str, Any]) -> 
     """
     check_pairing(embeddings, labels, given)
     check_bool("return_stats", given.get("return_stats", False))
+    check_bool("ref_sharded", given.get("ref_sharded", False))
+    check_choice("gradient_scale", given.get("gradient_scale", "mean"), GRADIENT_SCALES)
     check_weights(given.get("weights"), embeddings)
     rows, references = widened(embeddings), given.get("ref_embeddings")
     if references is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 #: A softplus is above zero down to this difference of distances, exclusively: ln 2^-1075, as in ``csrc/core/loss.h``.
 SOFTPLUS_VANISHES = -745.1332191019412
+
+#: Elements up to which PyTorch computes elementwise functions in one thread.
+_ONE_THREAD = 1 << 14
 
 
 class Options(NamedTuple):
@@ -36,11 +40,34 @@ def losses_of(distances: Tensor, found: Tensor, poison: Tensor, options: Options
     difference = positive - negative if options.soft_margin else positive - negative + options.margin
     difference = difference * (poison + 0 * difference.detach())  # NaN, as is its slope, also where it overflows
     if options.soft_margin:
-        values = torch.logaddexp(difference, torch.zeros_like(difference))  # softplus is cut off at 20
+        values = _one_thread_at_a_time(_softplus, difference)
         active = difference > SOFTPLUS_VANISHES  # vectorised exponentials lose the last numbers before zero
     else:
         values, active = torch.relu(difference), difference > 0
     return Losses(torch.where(counted, values, 0), counted, counted & active)
+
+
+def ordered_sum(values: Tensor) -> Tensor:
+    """[] of ``values`` [T] float64, added one after the other on a CPU, as its kernels do: the same bits whatever the
+    number of threads, which ``sum`` divides a tensor among. Other devices' ``sum`` goes by the shape alone.
+    """
+    if values.device.type != "cpu":
+        return values.sum()
+    return torch.nn.functional.pad(values, (1, 0)).cumsum(0)[-1]
+
+
+def _softplus(difference: Tensor) -> Tensor:
+    """log(1 + exp(difference)); not PyTorch's softplus, which is cut off at 20."""
+    return torch.logaddexp(difference, torch.zeros_like(difference))
+
+
+def _one_thread_at_a_time(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """An elementwise function of ``values`` [T], piece by piece: what of a long tensor is computed in vectors and what
+    is left to the end of one, by another exponential, else follows from the number of threads.
+    """
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return function(values)
+    return torch.cat([function(piece) for piece in values.split(_ONE_THREAD)])
 
 
 def reduced(losses: Losses, weights: Tensor | None, poison: Tensor, reduction: str) -> Tensor:
@@ -49,8 +76,9 @@ def reduced(losses: Losses, weights: Tensor | None, poison: Tensor, reduction: s
         losses = Losses(weights * losses.values, weights * losses.counted, weights * losses.active)
     if reduction == "none":
         return losses.values
-    total = losses.values.sum() * poison
+    total = ordered_sum(losses.values) * poison
     if reduction == "sum":
         return total
-    number = (losses.counted if reduction == "mean" else losses.active).sum()
+    numbers = losses.counted if reduction == "mean" else losses.active
+    number = ordered_sum(numbers) if numbers.is_floating_point() else numbers.sum()
     return torch.where(number == 0, 0 * total, total / torch.where(number == 0, 1, number))

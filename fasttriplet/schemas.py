@@ -35,8 +35,9 @@ SCHEMAS = {
     "mine_triplets": f"({_BATCH}, int miner, int otherwise, bool within_margin, float margin, int k, bool kth_only, "
     "float skip_fraction) -> (Tensor, Tensor)",
     # Gradients [N, D] of the embeddings and [M, D] of the references, [0] without any; grad [2, T] is of distances.
+    # With parts, four numbers, of some rows alone: the first and how many, of the embeddings and of the references.
     "_triplet_distances_backward": "(Tensor grad, Tensor embeddings, Tensor? ref_embeddings, Tensor distances, Tensor "
-    "triplets, int distance) -> (Tensor, Tensor)",
+    "triplets, int distance, int[] parts) -> (Tensor, Tensor)",
     # Of what mine_triplets returned: loss [T] or [], float64; slopes [2, T] float64 of the loss by the distances, 0
     # where there is none. poison [] float64: NaN where a row that takes part is not finite.
     "triplet_losses": "("
@@ -48,6 +49,9 @@ SCHEMAS = {
     # references. weights [N] float64; ones where there are none.
     "semi_hard": f"({_BATCH}, int otherwise, bool within_margin, float margin, bool soft_margin, bool with_gradient, "
     "Tensor? weights) -> (Tensor, Tensor, Tensor, Tensor)",
+    # The same of what mine_triplets returned of this batch: the pairs are not mined again. parts as above.
+    "semi_hard_of_triplets": f"({_BATCH}, Tensor distances, Tensor triplets, float margin, bool soft_margin, int[] "
+    "parts, bool with_gradient, Tensor? weights) -> (Tensor, Tensor, Tensor, Tensor)",
     # Of every triplet: sums [N] float64 of the losses, counts [2, N] int64 of active and of all triplets, both by
     # anchor; of each candidate how often it is the negative of an active one, [N or M] int64; gradients of the sums'
     # sum divided by the number of triplets [N, D] and [M, D], [0] where not asked for or without references.

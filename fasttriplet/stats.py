@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from fasttriplet.check import DISTANCES
 from fasttriplet.pair_distances import zero_rows
 from fasttriplet.pairing import Batch
+from fasttriplet.reduction import ordered_sum
 
 
 class TripletStats(NamedTuple):
@@ -56,61 +57,98 @@ class TripletStats(NamedTuple):
     negative_counts: Tensor
 
 
+class _Chosen(Protocol):
+    """Of ``functional._loss.Mined`` what is used here."""
+
+    @property
+    def distances(self) -> Tensor: ...  # [2, T] float64
+    @property
+    def triplets(self) -> Tensor: ...  # [3, T]
+    @property
+    def poison(self) -> Tensor: ...
+    @property
+    def counts(self) -> list[int] | None: ...  # of several processes: each one's triplets
+
+
 @torch.no_grad()
 def stats_of(
     batch: Batch,
-    distances: Tensor,  # [2, T] float64
-    triplets: Tensor,  # [3, T]
-    poison: Tensor,
+    mined: _Chosen,
     counted: Tensor,
     active: Tensor,
     distance: int,
     negative_counts: Tensor | None = None,
 ) -> TripletStats:
     """Of mined triplets; ``counted`` and ``active`` are how many count, by triplet or by anchor."""
-    dtype = batch.embeddings.dtype
+    dtype, distances, triplets = batch.embeddings.dtype, mined.distances.detach(), mined.triplets
     anchors, found = triplets[0], triplets[1:] >= 0
     takes_part = batch.takes_part()
     missing = []
     for exists in found:
-        absent = anchors.new_zeros(len(batch.embeddings)).index_add(0, anchors, exists.long()) == 0
+        absent = anchors.new_zeros(batch.anchors).index_add(0, anchors, exists.long()) == 0
         missing.append((absent if takes_part is None else absent & takes_part).sum())
     if negative_counts is None:
-        tally = anchors.new_zeros(batch.candidates + 1)  # the last place is for none
-        places = torch.where(found[1], triplets[2], batch.candidates)
-        negative_counts = tally.index_add(0, places, torch.ones_like(places))[: batch.candidates]
+        negative_counts = _negative_counts(batch, triplets[2], mined.counts)
+    apart, squares = _apart_and_squares(batch, distances[1], triplets, mined.counts, distance)
     return TripletStats(
-        (active.sum() / counted.sum().clamp_min(1) * poison).to(dtype),
+        (active.sum() / counted.sum().clamp_min(1) * mined.poison).to(dtype),
         missing[0],
         missing[1],
         _mean(distances[0], found[0]).to(dtype),
         _mean(distances[1], found[1]).to(dtype),
-        _collapse(batch, distances[1], triplets, distance).to(dtype),
+        _collapse(apart, found[1], squares, takes_part).to(dtype),
         negative_counts,
     )
 
 
+def _negative_counts(batch: Batch, negatives: Tensor, counts: list[int] | None) -> Tensor:
+    together = batch.together
+    if together is not None and not together.shared:  # candidates of this rank's own
+        assert counts is not None
+        negatives = together.group.of_each(negatives, counts)
+    tally = negatives.new_zeros(batch.candidates + 1)  # the last place is for none
+    places = torch.where(negatives >= 0, negatives, batch.candidates)
+    return tally.index_add(0, places, torch.ones_like(places))[: batch.candidates]
+
+
 def _mean(values: Tensor, exists: Tensor) -> Tensor:
-    return torch.where(exists, values, 0).sum() / exists.sum()
+    return ordered_sum(torch.where(exists, values, 0)) / exists.sum()
 
 
-def _collapse(batch: Batch, distances: Tensor, triplets: Tensor, distance: int) -> Tensor:
+def _apart_and_squares(
+    batch: Batch, distances: Tensor, triplets: Tensor, counts: list[int] | None, distance: int
+) -> tuple[Tensor, Tensor]:
+    """Euclidean distances [T] of anchors and their negatives, and squared norms [N] of the anchors."""
+    together = batch.together
+    if together is not None and not together.shared:
+        assert counts is not None
+        own = triplets[:, sum(counts[: together.group.rank]) :][:, : counts[together.group.rank]]
+        own = torch.cat([own[:1] - together.first, own[1:]])
+        squares = _squares(together.own.embeddings, DISTANCES[distance])
+        apart = _apart(together.own, together.group.of_each(distances, counts), own, squares, distance)
+        joined = together.joined(squares=squares)["squares"]
+        return together.joined(counts, apart=apart)["apart"], joined
+    squares = _squares(batch.embeddings, DISTANCES[distance])
+    return _apart(batch, distances, triplets, squares, distance), squares
+
+
+def _apart(batch: Batch, distances: Tensor, triplets: Tensor, squares: Tensor, distance: int) -> Tensor:
     anchors, _, negatives = triplets
-    exists, name = negatives >= 0, DISTANCES[distance]
-    squares = _squares(batch.embeddings, name)
+    name = DISTANCES[distance]
     if name == "euclidean":
-        apart = distances
-    elif name == "squared_euclidean":
-        apart = distances.sqrt()
-    else:
-        others = squares if batch.ref_embeddings is None else _squares(batch.ref_embeddings, name)
-        padded = torch.cat([others, others.new_zeros(1)])
-        own, other = squares[anchors], padded[torch.where(exists, negatives, batch.candidates)]
-        # |a - n|^2 = |a|^2 + |n|^2 - 2 a.n; of rows at length 1 twice the cosine distance, which is 1 beside a zero row
-        squared = (own + other) * distances if name == "cosine" else own + other + 2 * distances
-        apart = squared.clamp_min(0).sqrt()
-    takes_part = batch.takes_part()
-    mean_square = squares.mean() if takes_part is None else _mean(squares, takes_part)
+        return distances
+    if name == "squared_euclidean":
+        return distances.sqrt()
+    others = squares if batch.ref_embeddings is None else _squares(batch.ref_embeddings, name)
+    padded = torch.cat([others, others.new_zeros(1)])
+    own, other = squares[anchors], padded[torch.where(negatives >= 0, negatives, batch.candidates)]
+    # |a - n|^2 = |a|^2 + |n|^2 - 2 a.n; of rows at length 1 twice the cosine distance, which is 1 beside a zero row
+    squared = (own + other) * distances if name == "cosine" else own + other + 2 * distances
+    return squared.clamp_min(0).sqrt()
+
+
+def _collapse(apart: Tensor, exists: Tensor, squares: Tensor, takes_part: Tensor | None) -> Tensor:
+    mean_square = _mean(squares, torch.ones_like(squares, dtype=torch.bool) if takes_part is None else takes_part)
     mean = _mean(apart, exists)
     return torch.where(mean == 0, mean, mean / mean_square.sqrt())
 
@@ -119,4 +157,5 @@ def _squares(rows: Tensor, distance: str) -> Tensor:
     """Squared norms [N] in float64; by cosine those of rows at length 1."""
     if distance == "cosine":
         return (~zero_rows(rows)).double()
+    rows = rows.contiguous()  # the order of a sum may follow from strides
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()

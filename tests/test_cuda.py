@@ -304,7 +304,7 @@ def test_losses_and_gradients_of_triplets_of_any_miner(t, distance, referred):
             given = [x if x is None else x.to(place) for x in (rows, references, distances, triplets)]
             number = torch.tensor(poison, dtype=torch.float64, device=place)
             loss, slopes = operators.triplet_losses(*given[2:], number, 0.3, soft, reduction, 0)
-            gradients = operators._triplet_distances_backward(slopes, *given, distance)
+            gradients = operators._triplet_distances_backward(slopes, *given, distance, [])
             found.append([x.cpu() for x in (loss, slopes, *gradients)])
         for ours, theirs in zip(*reversed(found), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
@@ -329,7 +329,7 @@ def test_indices_that_no_miner_gave_make_the_gradient_nan():
     for place, value in (((0, 3), 1), ((0, 7), 99), ((1, 2), 9), ((2, 2), -2)):
         wrong = triplets.clone()
         wrong[place] = value
-        gradient, _ = torch.ops.fasttriplet._triplet_distances_backward(distances, rows, None, distances, wrong, 0)
+        gradient, _ = torch.ops.fasttriplet._triplet_distances_backward(distances, rows, None, distances, wrong, 0, [])
         assert gradient.isnan().all()
 
 

@@ -200,7 +200,9 @@ def test_opcheck(pairing, dtype):
         arguments = distances, triplets, distances.new_ones(()), 0.3, reduction % 2 == 0, reduction, reduction % 2
         torch.library.opcheck(OPS.triplet_losses.default, arguments)
     grad = torch.ones_like(distances)
-    torch.library.opcheck(OPS._triplet_distances_backward.default, (grad, rows, references, distances, triplets, 0))
+    given = grad, rows, references, distances, triplets, 0
+    for parts in ([], [1, 3, 2, 2 if references is not None else 0]):
+        torch.library.opcheck(OPS._triplet_distances_backward.default, (*given, parts))
     torch.library.opcheck(OPS.batch_all.default, (*five, 1, 0.3, False, True))
     grad = torch.ones(12, dtype=torch.float64)
     for with_gradient, weights in ((True, None), (True, grad), (False, None)):

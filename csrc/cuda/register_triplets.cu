@@ -75,7 +75,8 @@ void check_count(const Tensor& triplets) {
 // Indices that are none of the batch's cannot be reported without a wait for the device: they make the gradient NaN.
 std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& embeddings,
                                              std::optional<Tensor> ref_embeddings, const Tensor& distances,
-                                             const Tensor& triplets, int64_t distance) {
+                                             const Tensor& triplets, int64_t distance,
+                                             const std::vector<int64_t>& numbers) {
   check_embeddings(embeddings);
   check_mined(grad, distances, triplets, embeddings);
   if (ref_embeddings) check_references(*ref_embeddings, embeddings);
@@ -86,6 +87,7 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& e
   std::optional<Tensor> references;
   if (ref_embeddings) references = packed(*ref_embeddings);
   const int64_t n = rows.size(0), d = rows.size(1), m = references ? references->size(0) : 0, t = indices.size(1);
+  const Parts parts = parts_of(numbers, n, m);
   Tensor gradient = new_tensor({n, d}, embeddings.scalar_type(), embeddings);
   Tensor reference_gradient = new_tensor(references ? std::vector<int64_t>{m, d} : std::vector<int64_t>{0},
                                          embeddings.scalar_type(), embeddings);
@@ -106,6 +108,11 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& e
                              slopes.const_data_ptr<double>(), scratch, gradient.mutable_data_ptr<T>(),
                              reference_gradient.mutable_data_ptr<T>());
   });
+  if (numbers.empty()) return {gradient, reference_gradient};
+  // All rows are gathered and some are kept: that reads what an anchor or two thousand do, and the miner far more.
+  gradient = torch::stable::narrow(gradient, 0, parts.first, parts.rows);
+  if (references)
+    reference_gradient = torch::stable::narrow(reference_gradient, 0, parts.first_reference, parts.references);
   return {gradient, reference_gradient};
 }
 

@@ -61,7 +61,7 @@ class MinedDistances(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             gradient, ref_gradient = _MinedDistancesBackward.apply(*arguments)
         else:
-            gradient, ref_gradient = operator("_triplet_distances_backward", grad.device)(*arguments)
+            gradient, ref_gradient = operator("_triplet_distances_backward", grad.device)(*arguments, [])
         # Where one row is not finite the whole gradient is NaN, also where nothing was chosen.
         ref_gradient = None if ref_embeddings is None else ref_gradient * poison
         return gradient * poison, None, ref_gradient, *[None] * (ctx.arguments - 3)
@@ -81,7 +81,7 @@ class _MinedDistancesBackward(torch.autograd.Function):
         ctx.save_for_backward(grad, embeddings, ref_embeddings, triplets)
         ctx.distance = distance
         gradients = operator("_triplet_distances_backward", grad.device)(
-            grad, embeddings, ref_embeddings, distances, triplets, distance
+            grad, embeddings, ref_embeddings, distances, triplets, distance, []
         )
         return gradients[0], gradients[1]
 

@@ -6,6 +6,7 @@ derivative needs is mined again, pair by pair.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class SemiHardSums(torch.autograd.Function):
         batch = embeddings, labels, ref_embeddings, pairing, numbers
         wanted = multiple and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
         ctx.numbers, ctx.options = numbers, (distance, otherwise, within_margin, margin, soft_margin)
-        shares = weights / _size_of(weights) if wanted and weights is not None else None
+        shares = weights / size_of(weights) if wanted and weights is not None else None
         sums, counts, *gradients = operator("semi_hard", embeddings.device)(*batch, *ctx.options, wanted, shares)
         poison = poison_of(*batch)
         ctx.mark_non_differentiable(counts, poison)
@@ -63,18 +64,22 @@ class SemiHardSums(torch.autograd.Function):
             return own, None, references, *[None] * 9
         if kept:
             shares, pairs, *gradients = kept
-            size = _multiple(grad, shares)
+            size = multiple_of(grad, shares)
         else:
-            size = _size_of(grad)
+            size = size_of(grad)
             _, counts, *gradients = operator("semi_hard", grad.device)(*batch, *ctx.options, True, grad / size)
             pairs = counts.select(0, 1).sum()
-        factor = poison * pairs * size
-        # What no pair pulls is not moved by an infinite gradient either, but NaN where the batch is not finite.
-        own, references = (torch.where(each == 0, 0 * poison, each * factor).to(each.dtype) for each in gradients)
+        own, references = scaled(gradients, poison, poison * pairs * size)
         return own, None, None if batch[2] is None else references, *[None] * 9
 
 
-def _size_of(values: Tensor) -> Tensor:
+def scaled(gradients: Iterable[Tensor], poison: Tensor, factor: Tensor) -> Iterator[Tensor]:
+    """Times ``factor`` [] float64."""
+    # What no pair pulls is not moved by an infinite gradient either, but NaN where the batch is not finite.
+    return (torch.where(each == 0, 0 * poison, each * factor).to(each.dtype) for each in gradients)
+
+
+def size_of(values: Tensor) -> Tensor:
     """[]: the largest that is finite, or 1; gradients of what is divided by it are of usual size."""
     if len(values) == 0:
         return values.new_ones(())
@@ -86,7 +91,7 @@ def _finite(values: Tensor) -> Tensor:
     return torch.where(values.isfinite(), values.abs(), 0)
 
 
-def _multiple(grad: Tensor, shares: Tensor | None) -> Tensor:
+def multiple_of(grad: Tensor, shares: Tensor | None) -> Tensor:
     """[]: of the shares, what ``grad`` is; 0 of none, or of shares that are all 0."""
     if shares is None:
         return grad[:1].sum()

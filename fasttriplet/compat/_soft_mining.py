@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fasttriplet import transforms
-from fasttriplet.arguments import Pairing
-from fasttriplet.check import DISTANCES
+from fasttriplet.check import DISTANCES, check_tensors
 from fasttriplet.engines import operator
-from fasttriplet.pairing import batch_of, poison_of
+from fasttriplet.pairing import checked_batch, poison_of
 from fasttriplet.trip import away, there_and_back
 
 #: Of fast-reid, against a division by 0. It is more than all negatives weigh where they are farther than about 14.
@@ -40,7 +39,8 @@ def soft_mined_distances(embeddings: Tensor, labels: Tensor, distance: str) -> t
             "triplet_loss with hard_mining=False cannot be under a transform of torch.func: use torch.autograd, or "
             "fasttriplet.weighted_triplet_loss"
         )
-    batch = batch_of("triplet_loss", embeddings, labels, {}, Pairing)
+    check_tensors(embeddings, labels)
+    batch = checked_batch(embeddings, labels, {})
     nearby, apart = _SoftMined.apply(*batch.arguments, DISTANCES.index(distance)).unbind(0)
     return nearby, apart
 

@@ -8,16 +8,18 @@ alone, to all of its anchors at once: hard mining then finds the same row twice 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fasttriplet import functional
-from fasttriplet.arguments import Pairing
+from fasttriplet.arguments import LossArguments
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE
 from fasttriplet.compat._labels import one_class
-from fasttriplet.functional._loss import Miner, loss_of_distances, mined_distances
-from fasttriplet.pairing import batch_of
+from fasttriplet.distributed.batch import finished
+from fasttriplet.functional._loss import HARDEST, batch_of, loss_of_distances, loss_of_mined, mined_distances
+from fasttriplet.pairing import Batch, Miner
 from fasttriplet.reduction import Options
 from fasttriplet.trip import away, there_and_back
 
@@ -33,8 +35,18 @@ def hard_loss(
     distance: str,
     soft_margin: bool = False,
     reduction: str = "mean",
+    process_group: Any = None,
 ) -> Tensor:
-    """Batch-hard over all N anchors: ``reduction`` "mean" or "none"."""
+    """Batch-hard over all N anchors, of all ranks of a ``process_group``: ``reduction`` "mean" or "none"."""
+    at_no_difference = math.log(2) if soft_margin else max(float(margin), 0.0)
+    if process_group is not None:
+        batch, options = _batch_of_all(
+            embeddings,
+            labels,
+            process_group,
+            Options(float(margin), DISTANCES.index(distance), soft_margin, reduction, "zero"),
+        )
+        return loss_of_mined(batch, HARDEST, options) + one_class(batch.labels) * at_no_difference
     loss = functional.batch_hard_triplet_loss(
         embeddings,
         labels,
@@ -44,12 +56,17 @@ def hard_loss(
         reduction=reduction,
         on_missing="zero",
     )
-    at_no_difference = math.log(2) if soft_margin else max(float(margin), 0.0)
     return loss + one_class(labels) * at_no_difference  # the loss itself is 0 there
 
 
 def semi_hard_loss(
-    embeddings: Tensor, labels: Tensor, *, margin: float, distance: str, reduction: str = "mean"
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float,
+    distance: str,
+    reduction: str = "mean",
+    process_group: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss over all ordered positive pairs, each with its semi-hard or else the farthest negative, and their
     anchors [T]. ``reduction`` is "mean", or "none" for the losses [T] by anchor, then positive.
@@ -59,11 +76,16 @@ def semi_hard_loss(
     """
     if away(embeddings):
         return there_and_back(semi_hard_loss, locals())
-    batch = batch_of("semi_hard_triplet_loss", embeddings, labels, {}, Pairing)
     options = Options(float(margin), DISTANCES.index(distance), False, reduction, "skip")
-    distances, triplets, poison = mined_distances(batch, _SEMI_HARD, options.distance)
+    batch, _ = _batch_of_all(embeddings, labels, process_group, options)
+    distances, triplets, poison, counts = mined_distances(batch, _SEMI_HARD, options.distance)
     missing = triplets < 0
     distances = torch.where(missing[1:], 0, distances)
     triplets = torch.where(missing, 0, triplets)  # any row: what is not missing counts
-    loss = loss_of_distances(distances, triplets, poison, options)
-    return loss.to(batch.embeddings.dtype), triplets[0]
+    return finished(batch, loss_of_distances(distances, triplets, poison, options), counts), triplets[0]
+
+
+def _batch_of_all(embeddings: Tensor, labels: Tensor, process_group: Any, options: Options) -> tuple[Batch, Options]:
+    """Of all ranks of a process group, where there is one."""
+    given = {} if process_group is None else {"process_group": process_group}
+    return batch_of("this loss", embeddings, labels, given, LossArguments, lambda: options)

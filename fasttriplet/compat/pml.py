@@ -46,6 +46,8 @@ from fasttriplet.compat._pml_bases import (
     TripletMarginMinerBase,
     as_written,
 )
+from fasttriplet.compat._pml_distributed import DistributedLossWrapper as DistributedLossWrapper
+from fasttriplet.compat._pml_distributed import DistributedMinerWrapper as DistributedMinerWrapper
 from fasttriplet.compat._pml_objects import (
     Metric,
     checked_margin,

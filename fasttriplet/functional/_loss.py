@@ -5,12 +5,14 @@ In one operator where there are no weights and no statistics, else in plain PyTo
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from fasttriplet import transforms
+from fasttriplet.arguments import told
 from fasttriplet.autograd import MinedDistances, TripletLosses, mine
 from fasttriplet.check import (
     DISTANCES,
@@ -20,18 +22,19 @@ from fasttriplet.check import (
     check_bool,
     check_choice,
     check_margin,
+    check_tensors,
 )
+from fasttriplet.distributed.batch import batch_of_all, finished
+from fasttriplet.distributed.mining import mined_by_all, mined_of_own
 from fasttriplet.miners import Triplets
-from fasttriplet.pairing import Batch, poison_of
-from fasttriplet.reduction import Options, losses_of, reduced
+from fasttriplet.pairing import Batch, Miner, checked_batch, poison_of
+from fasttriplet.reduction import Options, losses_of, ordered_sum, reduced
 from fasttriplet.stats import stats_of
 
 #: A loss, or (loss, :class:`fasttriplet.TripletStats`) with ``return_stats=True``.
 LossResult: TypeAlias = Tensor | Any
 
-#: The tail of the operator's arguments: miner, otherwise, within_margin, margin, k, kth_only, skip_fraction.
-Miner: TypeAlias = tuple[int, int, bool, float, int, bool, float]
-
+_Options = TypeVar("_Options")
 
 #: The farthest positive and the nearest negative.
 HARDEST: Miner = (MINERS.index("batch_hard"), 0, False, 0.0, 1, False, 0.0)
@@ -44,16 +47,56 @@ def checked_options(margin: float, distance: str, soft_margin: bool, reduction: 
     return Options(check_margin(margin), code, check_bool("soft_margin", soft_margin), reduction, on_missing)
 
 
-def mined_distances(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances [2, T] float64 of what ``miner`` chooses, the triplets [3, T], and the batch's poison []."""
+def batch_of(
+    function: str,
+    embeddings: Tensor,
+    labels: Tensor,
+    arguments: Mapping[str, object],
+    known: Any,
+    checked: Callable[[], _Options],
+) -> tuple[Batch, _Options]:
+    """The batch of a call with ``arguments``, of which those of ``known`` may be there, and what ``checked`` makes of
+    the rest; with a process group that of all its ranks, which raise what is wrong with the arguments of any.
+    """
+    process_group = arguments.get("process_group")
+    if process_group is not None:  # nothing may be refused before all ranks have said what they were given
+        return batch_of_all(
+            function, embeddings, labels, process_group, lambda: told(function, arguments, known), checked
+        )
+    given = told(function, arguments, known)
+    check_tensors(embeddings, labels)
+    return checked_batch(embeddings, labels, given), checked()
+
+
+def is_plain(function: str, embeddings: Tensor, labels: Tensor, arguments: Mapping[str, object], known: Any) -> bool:
+    """Whether nothing is told beside labels [N], so that one operator serves the call."""
+    if arguments.get("process_group") is not None or told(function, arguments, known):
+        return False
+    check_tensors(embeddings, labels)
+    return labels.dim() == 1 and not transforms.active()
+
+
+class Mined(NamedTuple):
+    """What a miner chooses."""
+
+    distances: Tensor  # [2, T] float64
+    triplets: Tensor  # [3, T]
+    poison: Tensor  # [] of the batch
+    counts: list[int] | None = None  # of several processes: how many of the triplets each has
+
+
+def mined_distances(batch: Batch, miner: Miner, distance: int) -> Mined:
+    """What ``miner`` chooses, the distances with a graph."""
+    if batch.together is not None:
+        return Mined(*mined_by_all(batch, miner, distance))
     arguments = batch.arguments
     if not transforms.active():
-        return MinedDistances.apply(*arguments, distance, *miner)
+        return Mined(*MinedDistances.apply(*arguments, distance, *miner))
     with torch.no_grad():
         _, triplets = mine(*arguments, distance, *miner)
     poison = poison_of(*arguments)
     rows = batch.embeddings, batch.ref_embeddings
-    return transforms.distances_of_mined(*rows, triplets, poison, distance), triplets, poison
+    return Mined(transforms.distances_of_mined(*rows, triplets, poison, distance), triplets, poison)
 
 
 def loss_of_distances(distances: Tensor, triplets: Tensor, poison: Tensor, options: Options) -> Tensor:
@@ -67,21 +110,23 @@ def loss_of_distances(distances: Tensor, triplets: Tensor, poison: Tensor, optio
 def loss_of_mined(batch: Batch, miner: Miner, options: Options) -> LossResult:
     """The loss of what ``miner`` chooses."""
     weights = batch.weights
-    distances, triplets, poison = mined_distances(batch, miner, options.distance)
+    distances, triplets, poison, counts = mined = mined_distances(batch, miner, options.distance)
     if options.on_missing == "error":
         complete = (triplets[1:] >= 0).all(0).long()
-        refuse_missing(batch, triplets.new_zeros(len(batch.embeddings)).index_add(0, triplets[0], complete) > 0, poison)
+        refuse_missing(batch, triplets.new_zeros(batch.anchors).index_add(0, triplets[0], complete) > 0, poison)
     if weights is None and not batch.return_stats:
-        return loss_of_distances(distances, triplets, poison, options).to(batch.embeddings.dtype)
+        return finished(batch, loss_of_distances(distances, triplets, poison, options), counts)
     losses = losses_of(distances, triplets[1:] >= 0, poison, options)
     of_triplets = None if weights is None else weights.double().index_select(0, triplets[0])
     loss = reduced(losses, of_triplets, poison, options.reduction)
     if weights is not None and options.reduction != "none" and MINERS[miner[0]] == "semi_hard":
-        loss = loss + 0 * weights.double().sum()  # of anchors without a triplet too, which only this miner leaves out
-    loss = loss.to(batch.embeddings.dtype)
+        loss = loss + 0 * ordered_sum(
+            weights.double()
+        )  # of anchors without a triplet too, which only this miner leaves out
+    loss = finished(batch, loss, counts)
     if not batch.return_stats:
         return loss
-    return loss, stats_of(batch, distances.detach(), triplets, poison, losses.counted, losses.active, options.distance)
+    return loss, stats_of(batch, mined, losses.counted, losses.active, options.distance)
 
 
 def refuse_missing(batch: Batch, complete: Tensor, poison: Tensor) -> None:
@@ -102,6 +147,9 @@ def refuse_missing(batch: Batch, complete: Tensor, poison: Tensor) -> None:
 
 @torch.no_grad()
 def mined_triplets(batch: Batch, miner: Miner, distance: int) -> Triplets:
-    """What ``miner`` chooses, without a graph."""
-    distances, triplets = mine(*batch.arguments, distance, *miner)
+    """What ``miner`` chooses, without a graph; of several processes for this one's anchors."""
+    if batch.together is not None:
+        distances, triplets = mined_of_own(batch, miner, distance)
+    else:
+        distances, triplets = mine(*batch.arguments, distance, *miner)
     return Triplets(*triplets.unbind(0), *distances.to(batch.embeddings.dtype).unbind(0))

@@ -6,14 +6,22 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fasttriplet import transforms
-from fasttriplet.arguments import LossArguments, Pairing, takes, told
+from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.autograd import BatchHardLoss
-from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin, check_tensors
+from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin
+from fasttriplet.distributed.uncompiled import eagerly, wants_eager
 from fasttriplet.engines import operator
-from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.functional._loss import (
+    HARDEST,
+    LossResult,
+    batch_of,
+    checked_options,
+    is_plain,
+    loss_of_mined,
+    mined_triplets,
+)
 from fasttriplet.miners import MinedTriplets
-from fasttriplet.pairing import checked_batch, widened
+from fasttriplet.pairing import widened
 from fasttriplet.trip import away, there_and_back
 
 
@@ -85,11 +93,11 @@ def batch_hard_triplet_loss(
     """
     if away(embeddings):
         return there_and_back(batch_hard_triplet_loss, locals())
-    given = told("batch_hard_triplet_loss", arguments, LossArguments)
-    check_tensors(embeddings, labels)
-    if given or labels.dim() != 1 or transforms.active():
-        batch = checked_batch(embeddings, labels, given)
-        options = checked_options(margin, distance, soft_margin, reduction, on_missing)
+    if wants_eager(arguments):
+        return eagerly(batch_hard_triplet_loss, locals())
+    told = "batch_hard_triplet_loss", embeddings, labels, arguments, LossArguments
+    if not is_plain(*told):
+        batch, options = batch_of(*told, lambda: checked_options(margin, distance, soft_margin, reduction, on_missing))
         return loss_of_mined(batch, HARDEST, options)
     return BatchHardLoss.apply(
         widened(embeddings),
@@ -145,12 +153,12 @@ def mine_batch_hard(
     """
     if away(embeddings):
         return there_and_back(mine_batch_hard, locals())
-    given = told("mine_batch_hard", pairing, Pairing)
-    check_tensors(embeddings, labels)
-    if given or labels.dim() != 1:
-        batch = checked_batch(embeddings, labels, given)
-        mined = mined_triplets(batch, HARDEST, check_choice("distance", distance, DISTANCES))
-        return MinedTriplets(*mined[1:])
+    if wants_eager(pairing):
+        return eagerly(mine_batch_hard, locals())
+    told = "mine_batch_hard", embeddings, labels, pairing, Pairing
+    if not is_plain(*told):
+        batch, code = batch_of(*told, lambda: check_choice("distance", distance, DISTANCES))
+        return MinedTriplets(*mined_triplets(batch, HARDEST, code)[1:])
     wide = widened(embeddings)
     distances, positives, negatives = operator("mine_batch_hard", wide.device)(
         wide, labels, check_choice("distance", distance, DISTANCES)

@@ -8,9 +8,18 @@ from typing_extensions import Unpack
 
 from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, takes
-from fasttriplet.autograd import BatchAllSums, WeightedDistances, mine
-from fasttriplet.functional._loss import HARDEST, LossResult, checked_options, refuse_missing
-from fasttriplet.pairing import Batch, batch_of, poison_of
+from fasttriplet.autograd import BatchAllSums, WeightedDistances
+from fasttriplet.distributed.batch import finished
+from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.functional._loss import (
+    HARDEST,
+    LossResult,
+    batch_of,
+    checked_options,
+    mined_distances,
+    refuse_missing,
+)
+from fasttriplet.pairing import Batch, poison_of
 from fasttriplet.reduction import Losses, Options, losses_of, reduced
 from fasttriplet.stats import TripletStats, stats_of
 from fasttriplet.trip import away, there_and_back
@@ -74,23 +83,37 @@ def batch_all_triplet_loss(
     """
     if away(embeddings):
         return there_and_back(batch_all_triplet_loss, locals())
-    batch = batch_of("batch_all_triplet_loss", embeddings, labels, arguments, LossArguments)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
+    if wants_eager(arguments):
+        return eagerly(batch_all_triplet_loss, locals())
+    batch, options = batch_of(
+        *("batch_all_triplet_loss", embeddings, labels, arguments, LossArguments),
+        lambda: checked_options(margin, distance, soft_margin, reduction, on_missing),
+    )
     # One number goes back to all anchors. Where none does, no gradient is made on the way forward.
     uniform = batch.weights is None and reduction != "none" and torch.is_grad_enabled()
-    told = (*batch.arguments, options.distance, options.margin, options.soft_margin)
-    if transforms.active():
-        transforms.refuse_compiled("batch_all_triplet_loss")
-        sums, (active, counted), negative_counts = transforms.BatchAllSums.apply(*told)
-        poison, uniform = poison_of(*batch.arguments), False
-    else:
-        sums, (active, counted), negative_counts, poison = BatchAllSums.apply(*told, uniform)
+    sums, counts, negative_counts, poison = _batch_all_sums(batch, options, uniform)
+    active, counted = counts
     if on_missing == "error":
         refuse_missing(batch, counted > 0, poison)
     # Where one number is to go back to all anchors none may be masked: those without triplets have sums of 0.
     values = sums if uniform else torch.where(counted > 0, sums * poison, 0)
     losses = Losses(values, counted, active)
     return _result(batch, losses, poison, options, negative_counts)
+
+
+def _batch_all_sums(batch: Batch, options: Options, uniform: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums [N], counts [2, N], negative counts and poison of :class:`BatchAllSums`, of all anchors."""
+    told = options.distance, options.margin, options.soft_margin
+    together = batch.together
+    if together is not None:
+        sums, counts, negative_counts, poison = BatchAllSums.apply(*together.with_graph().arguments, *told, uniform)
+        joined = together.joined(sums=sums, counts=counts.T)
+        often = together.group.total(negative_counts) if together.shared else negative_counts
+        return joined["sums"], joined["counts"].T, often, together.poison(poison)
+    if transforms.active():
+        transforms.refuse_compiled("batch_all_triplet_loss")
+        return *transforms.BatchAllSums.apply(*batch.arguments, *told), poison_of(*batch.arguments)
+    return BatchAllSums.apply(*batch.arguments, *told, uniform)
 
 
 @takes(LossArguments)
@@ -153,14 +176,13 @@ def weighted_triplet_loss(
     """
     if away(embeddings):
         return there_and_back(weighted_triplet_loss, locals())
-    batch = batch_of("weighted_triplet_loss", embeddings, labels, arguments, LossArguments)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
-    if transforms.active():
-        transforms.refuse_compiled("weighted_triplet_loss")
-        distances = transforms.WeightedDistances.apply(*batch.arguments, options.distance)[:2]
-        poison = poison_of(*batch.arguments)
-    else:
-        distances, poison = WeightedDistances.apply(*batch.arguments, options.distance)
+    if wants_eager(arguments):
+        return eagerly(weighted_triplet_loss, locals())
+    batch, options = batch_of(
+        *("weighted_triplet_loss", embeddings, labels, arguments, LossArguments),
+        lambda: checked_options(margin, distance, soft_margin, reduction, on_missing),
+    )
+    distances, poison = _weighted_distances(batch, options.distance)
     found = ~distances.detach().isnan()
     takes_part = batch.takes_part()
     unknown = poison.isnan().expand(found.shape)  # all distances are NaN then: every anchor counts, and its loss is NaN
@@ -168,6 +190,18 @@ def weighted_triplet_loss(
     if on_missing == "error":
         refuse_missing(batch, found.all(0), poison)
     return _result(batch, losses_of(distances, found, poison, options), poison, options, None)
+
+
+def _weighted_distances(batch: Batch, distance: int) -> tuple[Tensor, Tensor]:
+    """Distances [2, N] and poison of :class:`WeightedDistances`, of all anchors."""
+    together = batch.together
+    if together is not None:
+        distances, poison = WeightedDistances.apply(*together.with_graph().arguments, distance)
+        return together.joined(distances=distances.T)["distances"].T, together.poison(poison)
+    if transforms.active():
+        transforms.refuse_compiled("weighted_triplet_loss")
+        return transforms.WeightedDistances.apply(*batch.arguments, distance)[:2], poison_of(*batch.arguments)
+    return WeightedDistances.apply(*batch.arguments, distance)
 
 
 def _result(
@@ -178,7 +212,7 @@ def _result(
     negative_counts: Tensor | None,
 ) -> LossResult:
     of_anchors = None if batch.weights is None else batch.weights.double()
-    loss = reduced(losses, of_anchors, poison, options.reduction).to(batch.embeddings.dtype)
+    loss = finished(batch, reduced(losses, of_anchors, poison, options.reduction))
     if not batch.return_stats:
         return loss
     return loss, _stats(batch, losses, poison, options.distance, negative_counts)
@@ -187,5 +221,5 @@ def _result(
 @torch.no_grad()
 def _stats(batch: Batch, losses: Losses, poison: Tensor, distance: int, negative_counts: Tensor | None) -> TripletStats:
     """No pair is chosen: the farthest positives and nearest negatives are mined for the statistics."""
-    distances, triplets = mine(*batch.arguments, distance, *HARDEST)
-    return stats_of(batch, distances, triplets, poison, losses.counted, losses.active, distance, negative_counts)
+    mined = mined_distances(batch, HARDEST, distance)
+    return stats_of(batch, mined._replace(poison=poison), losses.counted, losses.active, distance, negative_counts)

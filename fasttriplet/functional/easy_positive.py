@@ -7,9 +7,10 @@ from typing_extensions import Unpack
 
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, NEGATIVES, OTHERWISE, check_choice
-from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.functional._loss import LossResult, batch_of, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
-from fasttriplet.pairing import batch_of
+from fasttriplet.pairing import Miner
 from fasttriplet.trip import away, there_and_back
 
 
@@ -74,9 +75,13 @@ def easy_positive_triplet_loss(
     """
     if away(embeddings):
         return there_and_back(easy_positive_triplet_loss, locals())
-    batch = batch_of("easy_positive_triplet_loss", embeddings, labels, arguments, LossArguments)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
-    return loss_of_mined(batch, _miner(negatives, otherwise), options)
+    if wants_eager(arguments):
+        return eagerly(easy_positive_triplet_loss, locals())
+    batch, (options, miner) = batch_of(
+        *("easy_positive_triplet_loss", embeddings, labels, arguments, LossArguments),
+        lambda: (checked_options(margin, distance, soft_margin, reduction, on_missing), _miner(negatives, otherwise)),
+    )
+    return loss_of_mined(batch, miner, options)
 
 
 @takes(Pairing)
@@ -121,8 +126,13 @@ def mine_easy_positive(
     """
     if away(embeddings):
         return there_and_back(mine_easy_positive, locals())
-    batch = batch_of("mine_easy_positive", embeddings, labels, pairing, Pairing)
-    return mined_triplets(batch, _miner(negatives, otherwise), check_choice("distance", distance, DISTANCES))
+    if wants_eager(pairing):
+        return eagerly(mine_easy_positive, locals())
+    batch, (miner, code) = batch_of(
+        *("mine_easy_positive", embeddings, labels, pairing, Pairing),
+        lambda: (_miner(negatives, otherwise), check_choice("distance", distance, DISTANCES)),
+    )
+    return mined_triplets(batch, miner, code)
 
 
 def _miner(negatives: str, otherwise: str) -> Miner:

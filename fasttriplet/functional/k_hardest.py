@@ -7,9 +7,10 @@ from typing_extensions import Unpack
 
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, check_bool, check_choice, check_count, check_fraction
-from fasttriplet.functional._loss import LossResult, Miner, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.functional._loss import LossResult, batch_of, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
-from fasttriplet.pairing import batch_of
+from fasttriplet.pairing import Miner
 from fasttriplet.trip import away, there_and_back
 
 
@@ -77,9 +78,16 @@ def k_hardest_triplet_loss(
     """
     if away(embeddings):
         return there_and_back(k_hardest_triplet_loss, locals())
-    batch = batch_of("k_hardest_triplet_loss", embeddings, labels, arguments, LossArguments)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
-    return loss_of_mined(batch, _miner(k, kth_only, skip_fraction), options)
+    if wants_eager(arguments):
+        return eagerly(k_hardest_triplet_loss, locals())
+    batch, (options, miner) = batch_of(
+        *("k_hardest_triplet_loss", embeddings, labels, arguments, LossArguments),
+        lambda: (
+            checked_options(margin, distance, soft_margin, reduction, on_missing),
+            _miner(k, kth_only, skip_fraction),
+        ),
+    )
+    return loss_of_mined(batch, miner, options)
 
 
 @takes(Pairing)
@@ -127,8 +135,13 @@ def mine_k_hardest(
     """
     if away(embeddings):
         return there_and_back(mine_k_hardest, locals())
-    batch = batch_of("mine_k_hardest", embeddings, labels, pairing, Pairing)
-    return mined_triplets(batch, _miner(k, kth_only, skip_fraction), check_choice("distance", distance, DISTANCES))
+    if wants_eager(pairing):
+        return eagerly(mine_k_hardest, locals())
+    batch, (miner, code) = batch_of(
+        *("mine_k_hardest", embeddings, labels, pairing, Pairing),
+        lambda: (_miner(k, kth_only, skip_fraction), check_choice("distance", distance, DISTANCES)),
+    )
+    return mined_triplets(batch, miner, code)
 
 
 def _miner(k: int, kth_only: bool, skip_fraction: float) -> Miner:

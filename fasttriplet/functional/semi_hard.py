@@ -10,17 +10,20 @@ from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.autograd import SemiHardSums
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_choice, check_margin
+from fasttriplet.distributed.batch import finished
+from fasttriplet.distributed.semi_hard import semi_hard_sums_of_all
+from fasttriplet.distributed.uncompiled import eagerly, wants_eager
 from fasttriplet.functional._loss import (
     LossResult,
-    Miner,
+    batch_of,
     checked_options,
     loss_of_mined,
     mined_triplets,
     refuse_missing,
 )
 from fasttriplet.miners import Triplets
-from fasttriplet.pairing import batch_of
-from fasttriplet.reduction import Losses, reduced
+from fasttriplet.pairing import Batch, Miner
+from fasttriplet.reduction import Losses, Options, reduced
 from fasttriplet.trip import away, there_and_back
 
 
@@ -85,20 +88,39 @@ def semi_hard_triplet_loss(
     """
     if away(embeddings):
         return there_and_back(semi_hard_triplet_loss, locals())
-    batch = batch_of("semi_hard_triplet_loss", embeddings, labels, arguments, LossArguments)
-    options = checked_options(margin, distance, soft_margin, reduction, on_missing)
-    miner = _miner(within_margin, options.margin, otherwise)
+    if wants_eager(arguments):
+        return eagerly(semi_hard_triplet_loss, locals())
+
+    def checked() -> tuple[Options, Miner]:
+        options = checked_options(margin, distance, soft_margin, reduction, on_missing)
+        return options, _miner(within_margin, options.margin, otherwise)
+
+    batch, (options, miner) = batch_of("semi_hard_triplet_loss", embeddings, labels, arguments, LossArguments, checked)
     if batch.return_stats or reduction == "none" or transforms.active():  # which need every pair
         return loss_of_mined(batch, miner, options)
     weights = None if batch.weights is None else batch.weights.double()
-    shares = None if weights is None else weights.detach()
-    # The gradient of weights is the sums: what comes back through it is no multiple of the weights.
-    multiple = torch.is_grad_enabled() and not (weights is not None and weights.requires_grad)
-    told = options.distance, *miner[1:4], options.soft_margin, multiple
-    sums, (active, counted), poison = SemiHardSums.apply(*batch.arguments, shares, *told)
+    sums, (active, counted), poison = _sums(batch, weights, miner, options)
     if on_missing == "error":
         refuse_missing(batch, counted > 0, poison)
-    return reduced(Losses(sums, counted, active), weights, poison, reduction).to(batch.embeddings.dtype)
+    return finished(batch, reduced(Losses(sums, counted, active), weights, poison, reduction))
+
+
+def _sums(batch: Batch, weights: Tensor | None, miner: Miner, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums [N], counts [2, N] and poison of :class:`SemiHardSums`, of all anchors."""
+    together = batch.together
+    if together is not None and together.shared:
+        return semi_hard_sums_of_all(batch, weights, miner, options)
+    # The gradient of weights is the sums: what comes back through it is no multiple of the weights.
+    multiple = torch.is_grad_enabled() and not (weights is not None and weights.requires_grad)
+    own, shares = batch, None if weights is None else weights.detach()
+    if together is not None:
+        own, shares = together.own, None if shares is None else together.group.of_each(shares, together.sizes)
+    told = options.distance, *miner[1:4], options.soft_margin, multiple
+    sums, counts, poison = SemiHardSums.apply(*own.arguments, shares, *told)
+    if together is None:
+        return sums, counts, poison
+    joined = together.joined(sums=sums, counts=counts.T)
+    return joined["sums"], joined["counts"].T, together.poison(poison)
 
 
 @takes(Pairing)
@@ -144,9 +166,13 @@ def mine_semi_hard(
     """
     if away(embeddings):
         return there_and_back(mine_semi_hard, locals())
-    batch = batch_of("mine_semi_hard", embeddings, labels, pairing, Pairing)
-    miner = _miner(within_margin, check_margin(margin), otherwise)
-    return mined_triplets(batch, miner, check_choice("distance", distance, DISTANCES))
+    if wants_eager(pairing):
+        return eagerly(mine_semi_hard, locals())
+    batch, (miner, code) = batch_of(
+        *("mine_semi_hard", embeddings, labels, pairing, Pairing),
+        lambda: (_miner(within_margin, check_margin(margin), otherwise), check_choice("distance", distance, DISTANCES)),
+    )
+    return mined_triplets(batch, miner, code)
 
 
 def _miner(within_margin: bool, margin: float, otherwise: str) -> Miner:

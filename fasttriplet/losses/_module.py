@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from fasttriplet.arguments import DEFAULTS, GROUPS_EXCLUDE, ForwardArguments, ModuleOptions, takes
 from fasttriplet.check import (
     DISTANCES,
+    GRADIENT_SCALES,
     NEGATIVES,
     ON_MISSING,
     OTHERWISE,
@@ -24,6 +25,8 @@ from fasttriplet.check import (
     check_ignore_index,
     check_margin,
 )
+from fasttriplet.distributed.group import check_process_group
+from fasttriplet.distributed.held import HoldsProcessGroup
 from fasttriplet.functional._loss import LossResult
 
 
@@ -48,10 +51,13 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "groups_exclude": partial(_choice, GROUPS_EXCLUDE),
     "ignore_index": lambda name, value: check_ignore_index(value),
     "return_stats": check_bool,
+    "process_group": lambda name, value: check_process_group(value),
+    "ref_sharded": check_bool,
+    "gradient_scale": partial(_choice, GRADIENT_SCALES),
 }
 
 
-class TripletLoss(nn.Module):
+class TripletLoss(HoldsProcessGroup, nn.Module):
     """A function with the arguments bound that are not of one batch."""
 
     _function: ClassVar[Callable[..., LossResult]]

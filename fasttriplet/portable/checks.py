@@ -238,6 +238,20 @@ def check_triplet_indices(triplets: Tensor, anchors: int, candidates: int) -> No
     _indices(triplets[1:], "triplets", f"a candidate below {candidates}", candidates, 1)
 
 
+def check_parts(parts: Sequence[int], rows: int, references: int) -> None:
+    """None, or the first row whose gradient is wanted and how many, and the same of references."""
+    if not parts:
+        return
+    numbers = list(parts)
+    pairs = [] if len(numbers) != 4 else [(*numbers[:2], rows), (*numbers[2:], references)]
+    if pairs and all(first >= 0 and 0 <= count <= most - first for first, count, most in pairs):
+        return
+    raise ValueError(
+        f"parts must be none, or the first row and the number of rows of {rows} and the same of {references} "
+        f"references; got {numbers}"
+    )
+
+
 def check_pairs(pairs: Tensor, n: int) -> None:
     if pairs.device.type == "cpu":
         _indices(pairs, "pairs", f"an index below {n}", n, 0)

@@ -5,6 +5,8 @@ An edge (x, y) brings ``weight (x - y)`` to x and the reverse to y; the formulas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from fasttriplet.portable.checks import (
     check_distance,
     check_embeddings,
     check_mined,
+    check_parts,
     check_references,
     check_triplet_indices,
 )
@@ -36,8 +39,10 @@ def triplet_distances_backward(
     distances: Tensor,
     triplets: Tensor,
     distance: int,
+    parts: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """The operator: gradients [N, D] and [M, D], ``grad`` [2, T] being that of the distances."""
+    check_parts(parts, len(embeddings), 0 if ref_embeddings is None else len(ref_embeddings))
     check_embeddings(embeddings)
     check_mined(grad, distances, triplets, embeddings)
     check_references(ref_embeddings, embeddings)
@@ -47,7 +52,15 @@ def triplet_distances_backward(
     # By triplet, its positive before its negative.
     chosen, slopes, values = (each.T.flatten() for each in (triplets[1:], grad, distances))
     anchors = triplets[0].repeat_interleave(2)
-    return edge_gradients(embeddings, ref_embeddings, anchors, chosen, slopes, values, distance)
+    return parts_of(edge_gradients(embeddings, ref_embeddings, anchors, chosen, slopes, values, distance), parts)
+
+
+def parts_of(gradients: tuple[Tensor, Tensor], parts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Of gradients [N, D] and [M, D] the rows that are wanted: all, or by the first and the number of each."""
+    if not parts:
+        return gradients
+    own, references = gradients
+    return own[parts[0] :][: parts[1]], references[parts[2] :][: parts[3]]
 
 
 def edge_gradients(

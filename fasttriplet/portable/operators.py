@@ -14,7 +14,7 @@ from fasttriplet.portable.edges import triplet_distances_backward
 from fasttriplet.portable.hard import batch_hard_loss, batch_hard_loss_backward, mine_batch_hard
 from fasttriplet.portable.losses import triplet_losses, triplet_margin_loss, triplet_margin_loss_backward
 from fasttriplet.portable.miners import mine_triplets
-from fasttriplet.portable.semi_hard import semi_hard
+from fasttriplet.portable.semi_hard import semi_hard, semi_hard_of_triplets
 from fasttriplet.portable.weighted import weighted_distances, weighted_distances_backward
 
 OPERATORS: dict[str, Callable[..., Any]] = {
@@ -25,6 +25,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "_triplet_distances_backward": triplet_distances_backward,
     "triplet_losses": triplet_losses,
     "semi_hard": semi_hard,
+    "semi_hard_of_triplets": semi_hard_of_triplets,
     "batch_all": batch_all,
     "_batch_all_backward": batch_all_backward,
     "weighted_distances": weighted_distances,

@@ -71,7 +71,8 @@ py::tuple triplets_gradients(const Array<T>& rows, const Array<T>& references, c
   }
   Array<T> gradient({own, d}), reference_gradient({m, d});
   edge_gradient<T>(batch, {t, anchors, anchors + t, anchors + 2 * t, distances.data(), joined ? own : 0}, by_edge,
-                   poisoned, StdParallel(threads), gradient.mutable_data(), reference_gradient.mutable_data());
+                   poisoned, every_row(own, own + m), StdParallel(threads), gradient.mutable_data(),
+                   reference_gradient.mutable_data());
   return py::make_tuple(gradient, reference_gradient);
 }
 

@@ -44,7 +44,7 @@ class HingeWalk {
         anchors_(pairing.has_references() ? pairing.anchor_rows() : columns_),
         first_anchor_(pairing.has_references() ? static_cast<int64_t>(columns_.size()) : 0),
         rows_{batch, pairing, score_, columns_, margin},
-        edges_(batch, survey, parallel) {}
+        edges_(batch, survey, every_row(batch.split, batch.n), parallel) {}
 
   void run() {
     if (anchors_.empty() || columns_.empty()) return;

@@ -60,7 +60,7 @@ void add_positives_gradient(const Batch<T>& batch, const Pairing& pairing, const
   edge_gradient<T>(
       batch,
       {count, anchors.data(), pairs.candidates.data(), nullptr, pairs.distances.data(), pairing.first_candidate()},
-      both, false, parallel, own.data(), references.data());
+      both, false, every_row(batch.split, batch.n), parallel, own.data(), references.data());
   for (size_t at = 0; at < own.size(); ++at) gradient[at] += own[at];
   for (size_t at = 0; at < references.size(); ++at) reference_gradient[at] += references[at];
 }

@@ -51,21 +51,62 @@ class SemiHard {
            });
   }
 
+  // Of triplets that were mined before, by anchor, every positive pair of it with its negative.
+  void run(const MinedTriplets& mined, EdgeBlocks<T>* edges) {
+    const int64_t anchors = pairing_.anchors();
+    std::vector<int64_t> first(anchors + 1, mined.count), positives(anchors);
+    for (int64_t t = mined.count; t-- > 0;) first[mined.anchors[t]] = t;
+    for (int64_t i = anchors; i-- > 0;) {
+      first[i] = std::min(first[i], first[i + 1]);
+      positives[i] = first[i + 1] - first[i];
+    }
+    clear(edges);
+    const std::vector<int32_t> rows = pairing_.anchor_rows();
+    for_each_block(rows, positives, edges, [&](int64_t begin, int64_t end) {
+      for_each_range(parallel_, end - begin, 8, 16.0 * static_cast<double>(mined.count), [&](int64_t from, int64_t to) {
+        std::vector<PositivePick> pairs;
+        for (int64_t r = from; r < to; ++r) {
+          const int32_t anchor = rows[begin + r];
+          pairs.clear();
+          for (int64_t t = first[anchor]; t < first[anchor + 1]; ++t)
+            pairs.push_back(
+                {mined.positives[t], mined.distances[t], {mined.negatives[t], mined.distances[mined.count + t]}});
+          add(anchor, pairs, edges == nullptr ? nullptr : &edges->edges(r));
+        }
+      });
+      return true;
+    });
+  }
+
  private:
-  bool attempt(const Scan<T>& scan, const std::vector<int64_t>& positives, const FineEnough& fine_enough,
-               EdgeBlocks<T>* edges) {
+  void clear(EdgeBlocks<T>* edges) {
     std::fill_n(output_.sums, pairing_.anchors(), 0.0);
     std::fill_n(output_.active, pairing_.anchors(), 0);
     std::fill_n(output_.triplets, pairing_.anchors(), 0);
     if (edges != nullptr) edges->clear();
-    const std::vector<int32_t>& rows = scan.rows();
+  }
+
+  // Calls block(begin, end), which adds anchors rows[begin, end), until one returns false; returns the last answer.
+  template <typename Block>
+  bool for_each_block(const std::vector<int32_t>& rows, const std::vector<int64_t>& positives, EdgeBlocks<T>* edges,
+                      Block&& block) {
     const int64_t count = static_cast<int64_t>(rows.size());
     for (int64_t begin = 0, end; begin < count; begin = end) {
       int64_t total = 0;
       for (end = begin; end < count && (total < kBlockEdges || (end - begin) % kTileRows != 0); ++end)
         if (edges != nullptr) total += 2 * positives[rows[end]];
       if (edges != nullptr) edges->begin(rows.data() + begin, end - begin);
-      const bool done = scan.run(begin, end, [&](const Strip& strip) {
+      if (!block(begin, end)) return false;
+      if (edges != nullptr) edges->finish();
+    }
+    return true;
+  }
+
+  bool attempt(const Scan<T>& scan, const std::vector<int64_t>& positives, const FineEnough& fine_enough,
+               EdgeBlocks<T>* edges) {
+    clear(edges);
+    return for_each_block(scan.rows(), positives, edges, [&](int64_t begin, int64_t end) {
+      return scan.run(begin, end, [&](const Strip& strip) {
         std::unique_ptr<SemiHardMiner<T>> miner =
             pool_.take([&] { return std::make_unique<SemiHardMiner<T>>(picker_, pairing_, miner_); });
         int64_t r = strip.first - begin;
@@ -77,10 +118,7 @@ class SemiHard {
         pool_.give(std::move(miner));
         return wanted;
       });
-      if (!done) return false;
-      if (edges != nullptr) edges->finish();
-    }
-    return true;
+    });
   }
 
   // An anchor's sum, and its edges where those are wanted: a positive's and its negative's in turn, so that what
@@ -126,24 +164,22 @@ class SemiHard {
 
 }  // namespace
 
-template <typename T>
-bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
-               bool soft_margin, const double* weights, const Parallel& parallel, const SemiHardOutput& output,
-               T* gradient, T* reference_gradient) {
-  const KeepDenormals mode;
-  const Survey survey = survey_rows(batch, parallel);
-  const Pairing pairing(batch, survey, input, EqualRows::kMerged);
+namespace {
+
+// Runs `loss`, and writes its gradient where one is wanted. Returns whether every row that takes part is finite.
+template <typename T, typename Run>
+bool sums_and_gradient(const Batch<T>& batch, const Survey& survey, const Pairing& pairing, const double* weights,
+                       const WantedRows& rows, const Parallel& parallel, const SemiHardOutput& output, T* gradient,
+                       T* reference_gradient, Run&& run) {
   const int64_t anchors = pairing.anchors();
-  const bool wanted = gradient != nullptr || reference_gradient != nullptr;
-  SemiHard<T> loss(batch, survey, pairing, miner, margin, soft_margin, weights, parallel, output);
   const bool finite = pairing.all_finite();
   // A sum or a weight is, of an anchor that has triplets.
   const auto is_nan = [&](int64_t i) {
     return output.triplets[i] > 0 && (std::isnan(output.sums[i]) || (weights != nullptr && std::isnan(weights[i])));
   };
-  if (wanted) {
-    EdgeBlocks<T> edges(batch, survey, parallel);
-    loss.run(&edges);
+  if (gradient != nullptr || reference_gradient != nullptr) {
+    EdgeBlocks<T> edges(batch, survey, rows, parallel);
+    run(&edges);
     const int64_t triplets = std::accumulate(output.triplets, output.triplets + anchors, int64_t{0});
     double factor = 1 / static_cast<double>(std::max<int64_t>(triplets, 1));
     bool exists = finite;
@@ -151,15 +187,49 @@ bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOpti
     if (!exists) factor = std::numeric_limits<double>::quiet_NaN();
     edges.write(factor, gradient, reference_gradient);
   } else {
-    loss.run(nullptr);
+    run(nullptr);
   }
   if (!finite) std::fill_n(output.sums, anchors, std::numeric_limits<double>::quiet_NaN());
   return finite;
+}
+
+}  // namespace
+
+template <typename T>
+bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
+               bool soft_margin, const double* weights, const Parallel& parallel, const SemiHardOutput& output,
+               T* gradient, T* reference_gradient) {
+  const KeepDenormals mode;
+  const Survey survey = survey_rows(batch, parallel);
+  const Pairing pairing(batch, survey, input, EqualRows::kMerged);
+  SemiHard<T> loss(batch, survey, pairing, miner, margin, soft_margin, weights, parallel, output);
+  return sums_and_gradient(batch, survey, pairing, weights, every_row(batch.split, batch.n), parallel, output, gradient,
+                           reference_gradient, [&](EdgeBlocks<T>* edges) { loss.run(edges); });
+}
+
+template <typename T>
+bool semi_hard_of_triplets(const Batch<T>& batch, const PairingInput& input, const MinedTriplets& mined, double margin,
+                           bool soft_margin, const double* weights, const WantedRows& rows, const Parallel& parallel,
+                           const SemiHardOutput& output, T* gradient, T* reference_gradient) {
+  const KeepDenormals mode;
+  const Survey survey = survey_rows(batch, parallel);
+  const Pairing pairing(batch, survey, input, EqualRows::kMerged);
+  const MinerOptions unused{};
+  SemiHard<T> loss(batch, survey, pairing, unused, margin, soft_margin, weights, parallel, output);
+  return sums_and_gradient(batch, survey, pairing, weights, rows, parallel, output, gradient, reference_gradient,
+                           [&](EdgeBlocks<T>* edges) { loss.run(mined, edges); });
 }
 
 template bool semi_hard(const Batch<float>&, const PairingInput&, const MinerOptions&, double, bool, const double*,
                         const Parallel&, const SemiHardOutput&, float*, float*);
 template bool semi_hard(const Batch<double>&, const PairingInput&, const MinerOptions&, double, bool, const double*,
                         const Parallel&, const SemiHardOutput&, double*, double*);
+
+template bool semi_hard_of_triplets(const Batch<float>&, const PairingInput&, const MinedTriplets&, double, bool,
+                                    const double*, const WantedRows&, const Parallel&, const SemiHardOutput&, float*,
+                                    float*);
+template bool semi_hard_of_triplets(const Batch<double>&, const PairingInput&, const MinedTriplets&, double, bool,
+                                    const double*, const WantedRows&, const Parallel&, const SemiHardOutput&, double*,
+                                    double*);
 
 }  // namespace fasttriplet::cpu

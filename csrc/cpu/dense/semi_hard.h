@@ -7,6 +7,7 @@
 #include "core/options.h"
 #include "cpu/rows/batch.h"
 #include "cpu/rows/pairing.h"
+#include "cpu/triplets/wanted_rows.h"
 
 namespace fasttriplet::cpu {
 
@@ -27,5 +28,19 @@ template <typename T>
 bool semi_hard(const Batch<T>& batch, const PairingInput& input, const MinerOptions& miner, double margin,
                bool soft_margin, const double* weights, const Parallel& parallel, const SemiHardOutput& output,
                T* gradient, T* reference_gradient);
+
+// What mine_triplets returns of semi-hard mining.
+struct MinedTriplets {
+  int64_t count;
+  const int64_t *anchors, *positives, *negatives;  // [T], anchors ascending
+  const double* distances;                         // [2, T]
+};
+
+// The same, bit by bit, of triplets that were mined before, by whomever; gradients of some rows alone. Of a process
+// that holds a part of the batch.
+template <typename T>
+bool semi_hard_of_triplets(const Batch<T>& batch, const PairingInput& input, const MinedTriplets& mined, double margin,
+                           bool soft_margin, const double* weights, const WantedRows& rows, const Parallel& parallel,
+                           const SemiHardOutput& output, T* gradient, T* reference_gradient);
 
 }  // namespace fasttriplet::cpu

@@ -1,6 +1,7 @@
 // Gradients as operators over whole batches return them.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "check.h"
@@ -14,14 +15,16 @@ struct Gradients {
   Tensor own, references;
 
   Gradients(const PairingTensors& pairing, bool wanted)
-      : own(like(pairing.embeddings, wanted ? &pairing.embeddings : nullptr)),
-        references(like(pairing.embeddings, wanted && pairing.ref_embeddings ? &*pairing.ref_embeddings : nullptr)) {}
+      : Gradients(pairing, wanted, parts_of({}, pairing.embeddings.size(0), count(pairing.ref_embeddings))) {}
+  Gradients(const PairingTensors& pairing, bool wanted, const Parts& parts)
+      : own(rows(pairing.embeddings, wanted, parts.rows)),
+        references(rows(pairing.embeddings, wanted && pairing.ref_embeddings, parts.references)) {}
 
  private:
-  static Tensor like(const Tensor& embeddings, const Tensor* shaped) {
-    return new_tensor(
-        shaped == nullptr ? std::vector<int64_t>{0} : std::vector<int64_t>{shaped->size(0), shaped->size(1)},
-        embeddings.scalar_type(), embeddings);
+  static int64_t count(const std::optional<Tensor>& rows) { return rows ? rows->size(0) : 0; }
+  static Tensor rows(const Tensor& embeddings, bool wanted, int64_t count) {
+    return new_tensor(wanted ? std::vector<int64_t>{count, embeddings.size(1)} : std::vector<int64_t>{0},
+                      embeddings.scalar_type(), embeddings);
   }
 };
 

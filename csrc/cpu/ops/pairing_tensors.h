@@ -9,9 +9,16 @@
 #include "cpu/isa/isa.h"
 #include "cpu/rows/batch.h"
 #include "cpu/rows/pairing.h"
+#include "cpu/triplets/wanted_rows.h"
 #include "tensors.h"
 
 namespace fasttriplet::cpu {
+
+// Of a batch with `split` rows of its own.
+inline WantedRows wanted_rows(const Parts& parts, int64_t split) {
+  const int64_t first_reference = split + parts.first_reference;
+  return {{parts.first, parts.first + parts.rows}, {first_reference, first_reference + parts.references}};
+}
 
 class PackedPairing {
  public:

@@ -46,7 +46,8 @@ std::tuple<Tensor, Tensor> mine_operator(const Tensor& embeddings, const Tensor&
 
 std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& embeddings,
                                              std::optional<Tensor> ref_embeddings, const Tensor& distances,
-                                             const Tensor& triplets, int64_t distance) {
+                                             const Tensor& triplets, int64_t distance,
+                                             const std::vector<int64_t>& numbers) {
   check_embeddings(embeddings);
   check_mined(grad, distances, triplets, embeddings);
   const Tensor rows = packed(embeddings), upstream = packed(grad);
@@ -60,9 +61,11 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& e
   const int64_t candidates = references ? references->size(0) : n;
   const int64_t* const anchors = indices.const_data_ptr<int64_t>();
   check_triplet_indices(anchors, count, n, candidates);
-  Tensor gradient = new_tensor({n, d}, embeddings.scalar_type(), embeddings);
-  Tensor reference_gradient = new_tensor(references ? std::vector<int64_t>{candidates, d} : std::vector<int64_t>{0},
-                                         embeddings.scalar_type(), embeddings);
+  const Parts parts = parts_of(numbers, n, references ? candidates : 0);
+  Tensor gradient = new_tensor({parts.rows, d}, embeddings.scalar_type(), embeddings);
+  Tensor reference_gradient =
+      new_tensor(references ? std::vector<int64_t>{parts.references, d} : std::vector<int64_t>{0},
+                 embeddings.scalar_type(), embeddings);
   const TripletEdges edges = {
       count, anchors, anchors + count, anchors + 2 * count, values.const_data_ptr<double>(), references ? n : 0};
   const double* const slopes_in = upstream.const_data_ptr<double>();
@@ -78,7 +81,7 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& e
   dispatch_dtype(rows, [&](auto* typed) {
     using T = Pointee<decltype(typed)>;
     edge_gradient<T>(PackedPairing::batch_of<T>(rows, references, distance_of(distance)), edges, slopes, poisoned,
-                     TorchParallel(), gradient.template mutable_data_ptr<T>(),
+                     wanted_rows(parts, n), TorchParallel(), gradient.template mutable_data_ptr<T>(),
                      reference_gradient.template mutable_data_ptr<T>());
   });
   return {gradient, reference_gradient};

@@ -53,12 +53,13 @@ std::vector<int64_t> first_triplets(const TripletEdges& triplets, int64_t rows) 
 
 template <typename T>
 void edge_gradient(const Batch<T>& batch, const TripletEdges& triplets, const std::vector<double>& slopes,
-                   bool poisoned, const Parallel& parallel, T* gradient, T* reference_gradient) {
+                   bool poisoned, const WantedRows& wanted, const Parallel& parallel, T* gradient,
+                   T* reference_gradient) {
   const KeepDenormals mode;
-  const int64_t n = batch.n, d = batch.d, split = batch.split;
+  const int64_t n = batch.n, d = batch.d;
   if (poisoned) {
-    std::fill_n(gradient, split * d, std::numeric_limits<T>::quiet_NaN());
-    std::fill_n(reference_gradient, (n - split) * d, std::numeric_limits<T>::quiet_NaN());
+    std::fill_n(gradient, wanted.own.size() * d, std::numeric_limits<T>::quiet_NaN());
+    std::fill_n(reference_gradient, wanted.references.size() * d, std::numeric_limits<T>::quiet_NaN());
     return;
   }
   const std::vector<double> factors =
@@ -73,20 +74,21 @@ void edge_gradient(const Batch<T>& batch, const TripletEdges& triplets, const st
   const auto gather = batch.kernels().gather[static_cast<int>(batch.distance)];
   const Rows<T> rows = batch.source();
   const double operations = 4.0 * static_cast<double>(incoming.items.size()) * static_cast<double>(d);
-  for_each_range(parallel, n, 64, operations, [&](int64_t begin, int64_t end) {
+  for_each_range(parallel, wanted.size(), 64, operations, [&](int64_t begin, int64_t end) {
     std::vector<Edge> edges;
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t i = wanted.row(at);
       edges.clear();
       const int64_t own_begin = first.empty() ? i : first[i],
                     own_end = first.empty() ? std::min(i + 1, triplets.triplets) : first[i + 1];
       for (int64_t own = 2 * own_begin; own < 2 * own_end; ++own)
         if (pulls(own)) edges.push_back({target_of(triplets, own), weights[own], distance_of(own)});
-      for (int64_t at = incoming.begin[i]; at < incoming.begin[i + 1]; ++at) {
-        const int64_t e = incoming.items[at];
+      for (int64_t item = incoming.begin[i]; item < incoming.begin[i + 1]; ++item) {
+        const int64_t e = incoming.items[item];
         edges.push_back({anchor_of(triplets, e), weights[e], distance_of(e)});
       }
-      T* const out = i < split ? gradient + i * d : reference_gradient + (i - split) * d;
-      gather(rows, factors.data(), i, edges.data(), static_cast<int64_t>(edges.size()), out);
+      gather(rows, factors.data(), i, edges.data(), static_cast<int64_t>(edges.size()),
+             wanted.place(at, d, gradient, reference_gradient));
     }
   });
 }
@@ -102,13 +104,13 @@ void mined_backward(const Batch<T>& batch, const MinedPairs& pairs, const T* ups
     slopes[2 * i + 1] = -slopes[2 * i];
   }
   edge_gradient<T>(batch, {n, nullptr, pairs.positives, pairs.negatives, pairs.distances, 0}, slopes, poisoned,
-                   parallel, gradient, nullptr);
+                   every_row(n, n), parallel, gradient, nullptr);
 }
 
-template void edge_gradient(const Batch<float>&, const TripletEdges&, const std::vector<double>&, bool, const Parallel&,
-                            float*, float*);
+template void edge_gradient(const Batch<float>&, const TripletEdges&, const std::vector<double>&, bool,
+                            const WantedRows&, const Parallel&, float*, float*);
 template void edge_gradient(const Batch<double>&, const TripletEdges&, const std::vector<double>&, bool,
-                            const Parallel&, double*, double*);
+                            const WantedRows&, const Parallel&, double*, double*);
 template void mined_backward(const Batch<float>&, const MinedPairs&, const float*, bool, const Parallel&, float*);
 template void mined_backward(const Batch<double>&, const MinedPairs&, const double*, bool, const Parallel&, double*);
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/rows/batch.h"
+#include "cpu/triplets/wanted_rows.h"
 
 namespace fasttriplet::cpu {
 
@@ -18,11 +19,12 @@ struct TripletEdges {
   int64_t first_candidate;   // row of the batch that candidate 0 is: 0, or the batch's split
 };
 
-// `slopes` [2 T]: d loss / d distance of each edge. Writes the gradient of the batch's own rows [split, D] and of the
-// references [N - split, D]; all NaN where `poisoned`.
+// `slopes` [2 T]: d loss / d distance of each edge. Writes the gradient of the wanted rows, the batch's own and the
+// references; all NaN where `poisoned`.
 template <typename T>
 void edge_gradient(const Batch<T>& batch, const TripletEdges& triplets, const std::vector<double>& slopes,
-                   bool poisoned, const Parallel& parallel, T* gradient, T* reference_gradient);
+                   bool poisoned, const WantedRows& wanted, const Parallel& parallel, T* gradient,
+                   T* reference_gradient);
 
 struct MinedPairs {
   const int64_t* positives;  // [N], -1 where there is none

@@ -18,9 +18,9 @@ void EdgeBlocks<T>::begin(const int32_t* anchors, int64_t count) {
 }
 
 template <typename T>
-void EdgeBlocks<T>::gather(int64_t target, const Pull* pulls, int64_t count) {
-  batch_.kernels().pull[static_cast<int>(batch_.distance)](batch_.source(), survey_.factors.data(), target, pulls,
-                                                           count, sums_.data() + target * batch_.d);
+void EdgeBlocks<T>::gather(int64_t at, const Pull* pulls, int64_t count) {
+  batch_.kernels().pull[static_cast<int>(batch_.distance)](batch_.source(), survey_.factors.data(), wanted_.row(at),
+                                                           pulls, count, sums_.data() + at * batch_.d);
 }
 
 template <typename T>
@@ -28,14 +28,15 @@ void EdgeBlocks<T>::finish() {
   int64_t count = 0;
   for (const std::vector<Pull>& edges : edges_) count += static_cast<int64_t>(edges.size());
   if (count == 0) return;
-  sums_.resize(batch_.n * batch_.d, 0.0);
+  sums_.resize(wanted_.size() * batch_.d, 0.0);
   const double operations = static_cast<double>(count) * static_cast<double>(batch_.d);
   for_each_range(parallel_, anchor_count_, 8, operations, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r)
-      gather(anchors_[r], edges_[r].data(), static_cast<int64_t>(edges_[r].size()));
+      if (const int64_t at = wanted_.number_of(anchors_[r]); at >= 0)
+        gather(at, edges_[r].data(), static_cast<int64_t>(edges_[r].size()));
   });
   sort_by_target(count);
-  for_each_range(parallel_, batch_.n, kRange, operations, [&](int64_t first, int64_t last) {
+  for_each_range(parallel_, wanted_.size(), kRange, operations, [&](int64_t first, int64_t last) {
     for (int64_t target = first; target < last; ++target) {
       const int64_t begin = target == 0 ? 0 : place_[target * kParts - 1];
       const int64_t end = place_[target * kParts + kParts - 1];
@@ -47,14 +48,15 @@ void EdgeBlocks<T>::finish() {
 // By counting; of one target in the order of the anchors.
 template <typename T>
 void EdgeBlocks<T>::sort_by_target(int64_t count) {
-  place_.assign(batch_.n * kParts, 0);
+  place_.assign(wanted_.size() * kParts, 0);
   const auto for_each_edge_of = [&](int64_t part, auto&& f) {
     for (int64_t r = part * anchor_count_ / kParts; r < (part + 1) * anchor_count_ / kParts; ++r)
-      for (const Pull& edge : edges_[r]) f(r, edge);
+      for (const Pull& edge : edges_[r])
+        if (const int64_t at = wanted_.number_of(edge.partner); at >= 0) f(r, edge, at);
   };
   const double operations = 16.0 * static_cast<double>(count);
   for_each_task(parallel_, kParts, operations, [&](int64_t part) {
-    for_each_edge_of(part, [&](int64_t, const Pull& edge) { ++place_[edge.partner * kParts + part]; });
+    for_each_edge_of(part, [&](int64_t, const Pull&, int64_t at) { ++place_[at * kParts + part]; });
   });
   int32_t before = 0;
   for (int32_t& place : place_) {
@@ -64,20 +66,20 @@ void EdgeBlocks<T>::sort_by_target(int64_t count) {
   }
   if (static_cast<int64_t>(incoming_.size()) < count) incoming_.resize(count);
   for_each_task(parallel_, kParts, operations, [&](int64_t part) {
-    for_each_edge_of(part, [&](int64_t r, const Pull& edge) {
-      incoming_[place_[edge.partner * kParts + part]++] = {edge.weight, anchors_[r]};
+    for_each_edge_of(part, [&](int64_t r, const Pull& edge, int64_t at) {
+      incoming_[place_[at * kParts + part]++] = {edge.weight, anchors_[r]};
     });
   });
 }
 
 template <typename T>
-void EdgeBlocks<T>::gradient_of(int64_t i, double factor, double* gradient) const {
-  const int64_t d = batch_.d;
+void EdgeBlocks<T>::gradient_of(int64_t at, double factor, double* gradient) const {
+  const int64_t d = batch_.d, i = wanted_.row(at);
   if (sums_.empty()) {  // there was no edge
     std::fill_n(gradient, d, factor * 0);
     return;
   }
-  const double* const sums = sums_.data() + i * d;
+  const double* const sums = sums_.data() + at * d;
   if (survey_.factors.empty()) {
     for (int64_t k = 0; k < d; ++k) gradient[k] = factor * sums[k];
     return;
@@ -99,12 +101,12 @@ void EdgeBlocks<T>::gradient_of(int64_t i, double factor, double* gradient) cons
 template <typename T>
 void EdgeBlocks<T>::write(double factor, T* gradient, T* reference_gradient) const {
   const int64_t d = batch_.d;
-  for_each_range(parallel_, batch_.n, kRange, 4.0 * static_cast<double>(batch_.n * d),
+  for_each_range(parallel_, wanted_.size(), kRange, 4.0 * static_cast<double>(wanted_.size() * d),
                  [&](int64_t first, int64_t last) {
                    std::vector<double> row(d);
-                   for (int64_t i = first; i < last; ++i) {
-                     gradient_of(i, factor, row.data());
-                     T* const out = i < batch_.split ? gradient + i * d : reference_gradient + (i - batch_.split) * d;
+                   for (int64_t at = first; at < last; ++at) {
+                     gradient_of(at, factor, row.data());
+                     T* const out = wanted_.place(at, d, gradient, reference_gradient);
                      for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(row[k]);
                    }
                  });

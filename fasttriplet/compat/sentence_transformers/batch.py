@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fasttriplet import functional
-from fasttriplet.check import check_rows
+from fasttriplet.check import check_bool, check_rows
 from fasttriplet.compat._labels import label_vector
 from fasttriplet.compat._margin import Margin, margin_of
 from fasttriplet.compat._whole_batch import hard_loss, semi_hard_loss
@@ -52,11 +53,14 @@ class _BatchLoss(nn.Module):
         model: nn.Module,
         distance_metric: DistanceMetric = BatchHardTripletLossDistanceFunction.euclidean_distance,
         margin: Margin = 5,
+        *,
+        gather_across_devices: bool = False,
     ) -> None:
         super().__init__()
         self.sentence_embedder = model
         self.distance_metric = distance_metric
         self.triplet_margin = margin_of(margin)
+        self.gather_across_devices = check_bool("gather_across_devices", gather_across_devices)
 
     @property
     def distance_metric(self) -> DistanceMetric:
@@ -83,9 +87,17 @@ class _BatchLoss(nn.Module):
         loss: Tensor = getattr(self, self._loss)(labels, embeddings[0])
         return loss
 
+    def _group(self) -> Any:
+        """All processes, where the batch is that of all devices and there are several."""
+        several = self.gather_across_devices and dist.is_available() and dist.is_initialized()
+        return dist.group.WORLD if several else None
+
     def get_config_dict(self) -> dict[str, object]:
         """The arguments, as the trainer's model card prints them."""
-        return {"distance_metric": name_of(self.distance_metric), "margin": self.triplet_margin}
+        return {"distance_metric": name_of(self.distance_metric), "margin": self.triplet_margin, **self._gathers()}
+
+    def _gathers(self) -> dict[str, object]:
+        return {"gather_across_devices": True} if self.gather_across_devices else {}
 
     @property
     def citation(self) -> str:
@@ -105,6 +117,9 @@ class BatchHardTripletLoss(_BatchLoss):
             ``BatchHardTripletLossDistanceFunction``, the original's or this module's: ``euclidean_distance``, by either
             spelling and also with ``squared=True`` bound by ``functools.partial``, or ``cosine_distance``.
         margin: finite number, or a tensor of one that needs no gradient. Default 5.
+        gather_across_devices: the batch is that of all processes, the loss that of one with all of it, and the gradient
+            right under ``DistributedDataParallel``; ranks may have different numbers of sentences. Not in the original,
+            whose in-batch losses of other kinds have an argument of this name. Default false.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -134,7 +149,8 @@ class BatchHardTripletLoss(_BatchLoss):
     def batch_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
         margin = margin_of(self.triplet_margin)
-        return hard_loss(embeddings, _classes(labels, embeddings), margin=margin, distance=self._distance)
+        classes = _classes(labels, embeddings)
+        return hard_loss(embeddings, classes, margin=margin, distance=self._distance, process_group=self._group())
 
     @staticmethod
     def get_triplet_mask(labels: Tensor) -> Tensor:
@@ -159,6 +175,7 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     Args:
         model: maps features to a dict with ``"sentence_embedding"`` [N, D].
         distance_metric: as in :class:`BatchHardTripletLoss`.
+        gather_across_devices: as in :class:`BatchHardTripletLoss`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -183,17 +200,26 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
         self,
         model: nn.Module,
         distance_metric: DistanceMetric = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        *,
+        gather_across_devices: bool = False,
     ) -> None:
-        super().__init__(model, distance_metric)
+        super().__init__(model, distance_metric, gather_across_devices=gather_across_devices)
 
     def batch_hard_triplet_soft_margin_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
         classes = _classes(labels, embeddings)
-        return hard_loss(embeddings, classes, margin=0.0, distance=self._distance, soft_margin=True)
+        return hard_loss(
+            embeddings,
+            classes,
+            margin=0.0,
+            distance=self._distance,
+            soft_margin=True,
+            process_group=self._group(),
+        )
 
     def get_config_dict(self) -> dict[str, object]:
         """The arguments, as the trainer's model card prints them."""
-        return {"distance_metric": name_of(self.distance_metric)}
+        return {"distance_metric": name_of(self.distance_metric), **self._gathers()}
 
 
 class BatchSemiHardTripletLoss(_BatchLoss):
@@ -206,6 +232,7 @@ class BatchSemiHardTripletLoss(_BatchLoss):
         model: maps features to a dict with ``"sentence_embedding"`` [N, D].
         distance_metric: as in :class:`BatchHardTripletLoss`.
         margin: finite number, or a tensor of one that needs no gradient. Default 5.
+        gather_across_devices: as in :class:`BatchHardTripletLoss`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -240,7 +267,8 @@ class BatchSemiHardTripletLoss(_BatchLoss):
     def batch_semi_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
         classes, margin = _classes(labels, embeddings), margin_of(self.triplet_margin)
-        loss, _ = semi_hard_loss(embeddings, classes, margin=margin, distance=self._distance)
+        told = dict(margin=margin, distance=self._distance, process_group=self._group())
+        loss, _ = semi_hard_loss(embeddings, classes, **told)
         return loss
 
 
@@ -251,6 +279,7 @@ class BatchAllTripletLoss(_BatchLoss):
         model: maps features to a dict with ``"sentence_embedding"`` [N, D].
         distance_metric: as in :class:`BatchHardTripletLoss`.
         margin: finite number, or a tensor of one that needs no gradient. Default 5.
+        gather_across_devices: as in :class:`BatchHardTripletLoss`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -281,4 +310,5 @@ class BatchAllTripletLoss(_BatchLoss):
             margin=margin_of(self.triplet_margin),
             distance=self._distance,
             reduction="mean_nonzero",
+            process_group=self._group(),
         )

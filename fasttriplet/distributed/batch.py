@@ -1,0 +1,237 @@
+"""The batch of all ranks: every rank's rows in rank order, and this rank's anchors with their candidates among them.
+
+Three ways, by where candidates come from:
+
+- the batch itself, no references: rows travel to every rank, which scans its own anchors against all of them;
+- references in shards (``ref_sharded``): these travel as well;
+- references of the rank's own: no rows travel, what ranks share is the reduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from fasttriplet import transforms
+from fasttriplet.arguments import LISTED, BatchPairing
+from fasttriplet.check import DISTANCES, check_tensors
+from fasttriplet.distributed.agreement import Statement, agreed
+from fasttriplet.distributed.autograd import JoinedRows, JoinedValues, OwnValues, Scaled
+from fasttriplet.distributed.group import Group
+from fasttriplet.pairing import Batch, checked_batch
+from fasttriplet.portable.checks import check_pairing
+from fasttriplet.reduction import Options
+
+_Options = TypeVar("_Options")
+_Call: TypeAlias = tuple[Batch, Any, int, bool]  # the rank's own batch, options, the gradient's factor, ref_sharded
+
+#: What rows are told apart by, beside their labels.
+_IDS = ("sample_ids", "groups")
+
+
+class Together(NamedTuple):
+    """What a batch of several ranks is made of; ``sizes`` and ``ref_sizes`` are rows by rank."""
+
+    group: Group
+    factor: int  # of the gradient
+    sizes: list[int]
+    own: Batch  # this rank's anchors, with a graph, and all their candidates as references, without one
+    shared: bool  # whether all ranks have the same candidates
+    ref_sizes: list[int] | None  # where references are in shards
+    own_references: Tensor | None  # this rank's, with a graph
+
+    @property
+    def first(self) -> int:
+        """The row of the batch that this rank's first anchor is."""
+        return sum(self.sizes[: self.group.rank])
+
+    @property
+    def parts(self) -> list[int]:
+        """First row and rows, first reference and references of this rank, of those that are shared."""
+        rank = self.group.rank
+        references = (sum(self.ref_sizes[:rank]), self.ref_sizes[rank]) if self.ref_sizes else (0, 0)
+        return [self.first, self.sizes[rank], *references]
+
+    def with_graph(self) -> Batch:
+        """``own``, the candidates with a graph as well."""
+        candidates = self.own.ref_embeddings
+        assert candidates is not None
+        if not self.shared:
+            return self.own
+        own, sizes = self.own.embeddings, self.sizes
+        if self.ref_sizes is not None:
+            assert self.own_references is not None
+            own, sizes = self.own_references, self.ref_sizes
+        return self.own._replace(ref_embeddings=JoinedRows.apply(own, candidates, self.group, sizes))
+
+    def joined(self, sizes: Sequence[int] | None = None, **own: Tensor) -> dict[str, Tensor]:
+        """Values [n, ...] of this rank's anchors, or of as many of something as ``sizes`` say, as those of all."""
+        sizes = self.sizes if sizes is None else sizes
+        everything = self.group.rows(own, sizes)
+        return {
+            name: JoinedValues.apply(values, everything[name], self.group, sizes)
+            if values.requires_grad
+            else everything[name]
+            for name, values in own.items()
+        }
+
+    def poison(self, own: Tensor) -> Tensor:
+        """[]: NaN where a rank's own is, else 1."""
+        return self.group.rows({"poison": own[None]}, [1] * self.group.size)["poison"].mean()
+
+
+def finished(batch: Batch, loss: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+    """The loss as it is returned. Of several ranks' one that is not reduced this rank's, of as many as ``sizes``."""
+    together = batch.together
+    if together is not None:
+        if loss.dim() > 0:
+            loss = OwnValues.apply(loss, together.group, together.sizes if sizes is None else sizes)
+        if together.factor != 1:
+            loss = Scaled.apply(loss, together.factor)
+    return loss.to(batch.embeddings.dtype)
+
+
+def batch_of_all(
+    function: str,
+    embeddings: Tensor,
+    labels: Tensor,
+    process_group: object,
+    told: Callable[[], dict[str, Any]],
+    checked: Callable[[], _Options],
+) -> tuple[Batch, _Options]:
+    """The batch of all ranks of ``process_group``, and the options that ``checked`` gives; ``told`` gives the rest.
+
+    Raises:
+        Whatever is wrong with the arguments of any rank, on every rank.
+    """
+    group = Group(process_group)
+
+    def own_arguments() -> tuple[Statement, _Call]:
+        given, options = told(), checked()
+        own = _own_batch(function, embeddings, labels, given, group)
+        scale, sharded = given.get("gradient_scale", "mean"), given.get("ref_sharded", False)
+        alike = {
+            "the function": function,
+            **_named(options),
+            "gradient_scale": scale,
+            "ref_sharded": sharded,
+            **_alike(embeddings, labels, given, own, sharded),
+        }
+        references = own.ref_embeddings
+        wants = references is not None and references.requires_grad
+        count = 0 if references is None else len(references)
+        factor = group.size if scale == "mean" else 1
+        return Statement(alike, len(embeddings), count, wants), (own, options, factor, sharded)
+
+    statements, (own, options, factor, sharded) = agreed(group, own_arguments)
+    return _together(group, factor, statements, embeddings, own, sharded), options
+
+
+def _own_batch(function: str, embeddings: Tensor, labels: Tensor, given: dict[str, Any], group: Group) -> Batch:
+    """This rank's arguments, checked as far as a kernel would."""
+    if transforms.active():
+        raise NotImplementedError(f"process_group must be None under a transform of torch.func; got one in {function}")
+    check_tensors(embeddings, labels)
+    for name, tensor in (("embeddings", embeddings), ("ref_embeddings", given.get("ref_embeddings"))):
+        if hasattr(tensor, "device_mesh"):
+            raise TypeError(f"{name} must be a plain tensor, as {name}.to_local() of rows in shards; got a DTensor")
+    own = checked_batch(embeddings, labels, given)
+    check_pairing(*own.arguments)
+    if given.get("ref_sharded", False) and own.ref_embeddings is None:
+        raise ValueError("ref_embeddings must be given where ref_sharded is true; got none")
+    backends = group.device_types()
+    if embeddings.device.type not in backends:
+        served = ", ".join(f"{device} ({backend})" for device, backend in backends.items())
+        raise ValueError(
+            f"embeddings must be on a device that process_group has a backend for: {served}; got {embeddings.device}"
+        )
+    return own
+
+
+def _named(options: object) -> dict[str, object]:
+    """What an error can say of options: by name where they have names."""
+    if isinstance(options, Options):
+        return {**options._asdict(), "distance": DISTANCES[options.distance]}
+    if isinstance(options, tuple) and any(isinstance(each, Options) for each in options):
+        return {name: value for each in options for name, value in _named(each).items()}
+    return {"options of the miner": options}
+
+
+def _alike(
+    embeddings: Tensor, labels: Tensor, given: Mapping[str, Any], own: Batch, sharded: bool
+) -> dict[str, object]:
+    """What must be the same on every rank, of a rank's own arguments."""
+    tensors = (*BatchPairing.__annotations__, "weights")
+    weights = own.weights
+    return {
+        "the dtype of embeddings": embeddings.dtype,
+        "the dtype of embeddings and ref_embeddings together": own.embeddings.dtype,
+        "the number of columns of embeddings": embeddings.shape[1],
+        "the device type of embeddings": embeddings.device.type,
+        "whether embeddings require grad": embeddings.requires_grad and torch.is_grad_enabled(),
+        "the dtype of ref_embeddings": given["ref_embeddings"].dtype if sharded else "any",
+        "the form of labels": "[N]" if labels.dim() == 1 else f"[N, {labels.shape[1]}]",
+        **{name: "given" if name in given else "not given" for name in tensors},
+        "whether weights require grad": weights is not None and weights.requires_grad,
+        **{name: given.get(name) for name in ("groups_exclude", "ignore_index", "return_stats")},
+    }
+
+
+def _together(
+    group: Group, factor: int, statements: Sequence[Statement], embeddings: Tensor, own: Batch, sharded: bool
+) -> Batch:
+    sizes, ref_sizes = [each.rows for each in statements], [each.references for each in statements]
+    references, dtype = own.ref_embeddings, own.embeddings.dtype
+    shared = references is None or sharded
+    rules: dict[str, Any] = {
+        name: own.told[name] for name in ("groups_exclude", "ignore_index", "return_stats") if name in own.told
+    }
+    ids = [name for name in _IDS if name in own.told]
+    sent = {"labels": _whole("labels", own.labels)}
+    if own.weights is not None:
+        sent["weights"] = own.weights.double()
+    if shared:
+        sent["rows"] = embeddings.detach()
+        sent.update((name, own.told[name].long()) for name in ids)
+    if sharded and "self_indices" in own.told:
+        copies, before = own.told["self_indices"].long(), sum(ref_sizes[: group.rank])
+        sent["self_indices"] = torch.where(copies < 0, -1, copies + before)
+    everything = group.rows({name: rows.detach() for name, rows in sent.items()}, sizes)
+    told = dict(rules)
+    if own.weights is not None:
+        weights = sent["weights"]
+        told["weights"] = everything["weights"]
+        if weights.requires_grad:
+            told["weights"] = JoinedValues.apply(weights, everything["weights"], group, sizes)
+    if not shared:
+        together = Together(group, factor, sizes, own, False, None, references)
+        return Batch(own.embeddings, references, everything["labels"], told, together)
+    rows = everything["rows"].to(dtype)
+    told.update((name, everything[name]) for name in (*ids, "self_indices") if name in everything)
+    if references is None:
+        first = sum(sizes[: group.rank])
+        self_indices = torch.arange(first, first + len(embeddings), device=embeddings.device)
+        candidates = {"ref_labels": everything["labels"], "self_indices": self_indices}
+        candidates.update((f"ref_{name}", everything[name]) for name in ids)
+        ids_of_own = {name: own.told[name] for name in ids}
+        anchors = Batch(own.embeddings, rows, own.labels, {**rules, **ids_of_own, **candidates})
+        return Batch(rows, None, everything["labels"], told, Together(group, factor, sizes, anchors, True, None, None))
+    names = [name for name in LISTED if name.startswith("ref_") and name in own.told]
+    rows_of_shard = own.told["ref_embeddings"].detach()
+    shards = group.rows({"rows": rows_of_shard, **{name: _whole(name, own.told[name]) for name in names}}, ref_sizes)
+    all_references = shards.pop("rows").to(dtype)
+    told.update(shards)
+    ids_of_own = {name: own.told[name] for name in ids}
+    if "self_indices" in sent:
+        ids_of_own["self_indices"] = sent["self_indices"]
+    anchors = Batch(own.embeddings, all_references, own.labels, {**rules, **ids_of_own, **shards})
+    together = Together(group, factor, sizes, anchors, True, ref_sizes, references)
+    return Batch(rows, all_references, everything["labels"], told, together)
+
+
+def _whole(name: str, values: Tensor) -> Tensor:
+    """Of one dtype on every rank: int64, or bool of several labels a row and of masks."""
+    return values if values.dim() == 2 or name == "ref_mask" else values.long()

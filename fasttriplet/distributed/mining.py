@@ -1,0 +1,82 @@
+"""What every rank mines for its own anchors, gathered: from there on all ranks compute what one process does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fasttriplet.autograd.mined import MinedDistances, mine
+from fasttriplet.check import MINERS
+from fasttriplet.distributed.autograd import DistancesOfAll, JoinedValues
+from fasttriplet.distributed.batch import Together
+from fasttriplet.pairing import Batch, Miner, poison_of
+
+
+def mined_by_all(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Distances [2, T] float64 of what ``miner`` chooses for all anchors, the triplets [3, T], the poison [], and how
+    many triplets each rank's anchors have. Anchors are numbered over all ranks; candidates are where they are shared.
+    """
+    together = batch.together
+    assert together is not None
+    if not together.shared:
+        return _mined_among_own(together, miner, distance)
+    own = together.own.arguments
+    with torch.no_grad():
+        distances, triplets = mine(*own, distance, *miner)
+        counts = _counts(together, miner, triplets)
+        distances, triplets = _gathered(together, distances, triplets, counts)
+        poison = poison_of(*batch.arguments)
+        distances = distances * poison  # a row that is not finite may be another rank's anchor
+    distances = DistancesOfAll.apply(
+        together.own.embeddings,
+        together.own_references,
+        batch.embeddings,
+        batch.ref_embeddings,
+        distances,
+        triplets,
+        poison,
+        distance,
+        together.parts,
+    )
+    return distances, triplets, poison, counts
+
+
+@torch.no_grad()
+def mined_of_own(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Tensor]:
+    """Distances [2, T] and triplets [3, T] of this rank's anchors alone, numbered likewise."""
+    together = batch.together
+    assert together is not None
+    distances, triplets = mine(*together.own.arguments, distance, *miner)
+    if together.shared:
+        distances = distances * poison_of(*batch.arguments)
+    return distances, torch.cat([triplets[:1] + together.first, triplets[1:]])
+
+
+def _mined_among_own(together: Together, miner: Miner, distance: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Of candidates that every rank has for itself: only the reduction is over all."""
+    distances, triplets, poison = MinedDistances.apply(*together.own.arguments, distance, *miner)
+    counts = [count for (count,) in together.group.numbers([triplets.shape[1]])]
+    everything, all_triplets = _gathered(together, distances, triplets, counts)
+    joined = JoinedValues.apply(distances.T, everything.T, together.group, counts).T
+    return joined, all_triplets, together.poison(poison), counts
+
+
+def _counts(together: Together, miner: Miner, triplets: Tensor) -> list[int]:
+    """Triplets by rank. Of semi-hard mining they follow from the labels: a second wait for the host."""
+    if MINERS[miner[0]] == "semi_hard":
+        return [count for (count,) in together.group.numbers([triplets.shape[1]])]
+    assert together.own.ref_embeddings is not None
+    _, _, _, _, k, kth_only, _ = miner
+    several = MINERS[miner[0]] == "k_hardest" and not kth_only
+    each = min(k, len(together.own.ref_embeddings)) if several else 1
+    return [each * size for size in together.sizes]
+
+
+def _gathered(together: Together, distances: Tensor, triplets: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """28 bytes a triplet."""
+    numbered = torch.cat([triplets[:1] + together.first, triplets[1:]])
+    own = {"distances": distances.detach().T, "triplets": numbered.T.int()}
+    everything = together.group.rows(own, counts)
+    return everything["distances"].T.contiguous(), everything["triplets"].T.long().contiguous()
