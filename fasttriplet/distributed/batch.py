@@ -107,11 +107,13 @@ def batch_of_all(
     Raises:
         Whatever is wrong with the arguments of any rank, on every rank.
     """
+    if transforms.active():  # of all ranks, since nothing can be sent under one
+        raise NotImplementedError(f"process_group must be None under a transform of torch.func; got one in {function}")
     group = Group(process_group)
 
     def own_arguments() -> tuple[Statement, _Call]:
         given, options = told(), checked()
-        own = _own_batch(function, embeddings, labels, given, group)
+        own = _own_batch(embeddings, labels, given, group)
         scale, sharded = given.get("gradient_scale", "mean"), given.get("ref_sharded", False)
         alike = {
             "the function": function,
@@ -130,18 +132,14 @@ def batch_of_all(
     return _together(group, factor, statements, embeddings, own, sharded), options
 
 
-def _own_batch(function: str, embeddings: Tensor, labels: Tensor, given: dict[str, Any], group: Group) -> Batch:
+def _own_batch(embeddings: Tensor, labels: Tensor, given: dict[str, Any], group: Group) -> Batch:
     """This rank's arguments, checked as far as a kernel would."""
-    if transforms.active():
-        raise NotImplementedError(f"process_group must be None under a transform of torch.func; got one in {function}")
     check_tensors(embeddings, labels)
     for name, tensor in (("embeddings", embeddings), ("ref_embeddings", given.get("ref_embeddings"))):
         if hasattr(tensor, "device_mesh"):
             raise TypeError(f"{name} must be a plain tensor, as {name}.to_local() of rows in shards; got a DTensor")
     own = checked_batch(embeddings, labels, given)
     check_pairing(*own.arguments)
-    if given.get("ref_sharded", False) and own.ref_embeddings is None:
-        raise ValueError("ref_embeddings must be given where ref_sharded is true; got none")
     backends = group.device_types()
     if embeddings.device.type not in backends:
         served = ", ".join(f"{device} ({backend})" for device, backend in backends.items())

@@ -34,7 +34,7 @@ WRONG = {
     "a margin of str": (lambda: call(margin="0.2"), TypeError, "margin must be a real number"),
     "an unknown distance": (lambda: call(distance="manhattan"), ValueError, "distance must be one of"),
     "a wrong scale": (lambda: call(gradient_scale="all"), ValueError, "gradient_scale must be one of mean, sum"),
-    "shards of nothing": (lambda: call(ref_sharded=True), ValueError, "ref_embeddings must be given where ref_sharded"),
+    "shards of nothing": (lambda: call(ref_sharded=True), ValueError, "ref_sharded must come with ref_embeddings"),
     "weights of another shape": (lambda: call(weights=torch.ones(2)), ValueError, "weights must have shape"),
     "self_indices beyond": (
         lambda: call(ref_embeddings=rows(), ref_labels=torch.arange(6), self_indices=torch.full((6,), 9)),

@@ -13,6 +13,7 @@ import torch.distributed.checkpoint as checkpoint
 
 import fasttriplet
 from fasttriplet import CrossBatchMemory
+from fasttriplet.memory import References
 from tests.distributed.ranks import sizes, whole_results
 from tests.distributed.test_mined import same
 
@@ -32,6 +33,11 @@ def part(rank):
     return slice(sum(shares[:rank]), sum(shares[: rank + 1]))
 
 
+def kept(memory):
+    """The references, which are views of a ring that goes on."""
+    return References(*(each if each is None else each.clone() for each in memory.references()))
+
+
 def replicated(rank, group):
     memory, found = CrossBatchMemory(SIZE, 4, process_group=group), []
     for step in range(STEPS):
@@ -43,7 +49,7 @@ def replicated(rank, group):
             x, labels, sample_ids=ids, process_group=group, gradient_scale="sum", margin=1.0, **told
         )
         loss.backward()
-        found.append((memory.references(), loss.detach(), x.grad))
+        found.append((kept(memory), loss.detach(), x.grad))
     return found, memory.state_dict(), memory.ages()
 
 
@@ -56,7 +62,7 @@ def by_one_process():
         x = x.nan_to_num(0).requires_grad_()
         loss = fasttriplet.batch_hard_triplet_loss(x, labels, sample_ids=ids, margin=1.0, **told)
         loss.backward()
-        found.append((memory.references(), loss.detach(), x.grad))
+        found.append((kept(memory), loss.detach(), x.grad))
     return found, memory.state_dict(), memory.ages()
 
 
@@ -72,7 +78,7 @@ def sharded(rank, group):
             x, labels, sample_ids=ids, process_group=group, ref_sharded=True, gradient_scale="sum", margin=1.0, **told
         )
         loss.backward()
-        found.append((memory.references(), loss.detach(), x.grad))
+        found.append((kept(memory), loss.detach(), x.grad))
     return found
 
 
