@@ -5,8 +5,7 @@ import torch
 
 import fasttriplet
 from fasttriplet import reference
-from fasttriplet.arguments import Pairing
-from fasttriplet.pairing import batch_of
+from fasttriplet.pairing import checked_batch
 from tests.family import DENSE, LOSSES, MINED, NAMES, assert_as_reference, loss_and_gradients, mine
 from tests.inputs import CASES, DISTANCES, DTYPES, ON_MISSING, PAIRINGS, REDUCTIONS, batch, pair_up, undecided
 
@@ -156,7 +155,7 @@ def test_batch_all_counts_exactly(case, soft_margin, dtype):
     embeddings, classes = batch(BY_NAME[case], dtype)
     for pairing in PAIRINGS:
         labels, arguments = pair_up(pairing, embeddings, classes)
-        given = batch_of("test", embeddings, labels, arguments, Pairing)
+        given = checked_batch(embeddings, labels, arguments)
         wanted = reference.batch_of(embeddings.double(), labels, **{**arguments, **_double(arguments)})
         for distance in (0, 1, 3):
             matrix = reference.pairwise_distances(wanted.rows, DISTANCES[distance], wanted.references)

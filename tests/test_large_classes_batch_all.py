@@ -10,8 +10,7 @@ from torch import Tensor
 
 import fasttriplet
 from fasttriplet import reference
-from fasttriplet.arguments import Pairing
-from fasttriplet.pairing import batch_of
+from fasttriplet.pairing import checked_batch
 from tests.engine import host_only
 from tests.family import assert_as_reference
 from tests.inputs import DISTANCES, DTYPES, PAIRINGS, pair_up
@@ -47,7 +46,7 @@ SIZES = [(97, 40, 2), (61, 17, 3), (70, 1, 2)]
 
 def assert_counts(rows: Tensor, labels: Tensor, arguments: dict[str, object], distance: str, margin: float) -> None:
     """Active triplets by anchor and by negative are those of float64."""
-    given = batch_of("test", rows, labels, arguments, Pairing)
+    given = checked_batch(rows, labels, arguments)
     code = DISTANCES.index(distance)
     _, counts, negative_counts, *_ = torch.ops.fasttriplet.batch_all(*given.arguments, code, margin, False, False)
     doubled = {name: value.double() for name, value in arguments.items() if name == "ref_embeddings"}

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from fasttriplet import transforms
 from fasttriplet.autograd import TripletMargin
-from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin, check_triplets
+from fasttriplet.check import (
+    DISTANCES,
+    GRADIENT_SCALES,
+    REDUCTIONS,
+    check_bool,
+    check_choice,
+    check_margin,
+    check_triplets,
+)
+from fasttriplet.distributed.triplet_margin import triplet_margin_of_all
+from fasttriplet.distributed.uncompiled import eagerly
 from fasttriplet.pairing import HALF_DTYPES, widened
 from fasttriplet.trip import away, there_and_back
 
@@ -23,6 +36,8 @@ def triplet_margin_loss(
     mining_margin: float | None = None,
     reduction: str = "mean",
     weights: Tensor | None = None,
+    process_group: Any = None,
+    gradient_scale: str = "mean",
 ) -> Tensor:
     """Triplet margin loss of explicit triplets: row i of ``anchor``, ``positive`` and ``negative`` is triplet i.
 
@@ -49,6 +64,9 @@ def triplet_margin_loss(
             weights of what they run over; 0 where that sum is 0. Negative ones are taken as they are; with one that is
             NaN every reduction is NaN, with an infinite one no reduction is finite, even where its triplet does not
             count. They must not require grad: unlike those of the batch losses they get none. None, the default: all 1.
+        process_group: as in :func:`batch_hard_triplet_loss`: the triplets are those of all ranks, any number each, and
+            a reduction is over all of them. Their rows stay where they are. None, the default: no communication.
+        gradient_scale: ``"mean"`` or ``"sum"``, as in :func:`batch_hard_triplet_loss`. Default ``"mean"``.
 
     Returns:
         The loss, float64 for float64 inputs, else float32 (also for half precision and under autocast): [T] for
@@ -78,19 +96,28 @@ def triplet_margin_loss(
     """
     if away(anchor):
         return there_and_back(triplet_margin_loss, locals())
-    check_triplets(anchor, positive, negative, weights)
-    if anchor.dtype in HALF_DTYPES and anchor.dtype == positive.dtype == negative.dtype:  # else the operator refuses
-        anchor, positive, negative = widened(anchor), widened(positive), widened(negative)
+    if process_group is not None and torch.compiler.is_compiling():
+        return eagerly(triplet_margin_loss, locals())
+
+    def checked() -> tuple[tuple[Tensor, Tensor, Tensor, Tensor | None], tuple[Any, ...]]:
+        check_triplets(anchor, positive, negative, weights)
+        check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
+        rows = anchor, positive, negative
+        if (
+            anchor.dtype in HALF_DTYPES and anchor.dtype == positive.dtype == negative.dtype
+        ):  # else the operator refuses
+            rows = widened(anchor), widened(positive), widened(negative)
+        return (*rows, weights), (
+            check_margin(margin),
+            check_choice("distance", distance, DISTANCES),
+            check_bool("swap", swap),
+            check_bool("soft_margin", soft_margin),
+            None if mining_margin is None else check_margin(mining_margin, "mining_margin"),
+            check_choice("reduction", reduction, REDUCTIONS),
+        )
+
+    if process_group is not None:
+        return triplet_margin_of_all(process_group, gradient_scale, checked)
+    tensors, options = checked()
     loss = transforms.triplet_margin if transforms.active() else TripletMargin.apply
-    return loss(
-        anchor,
-        positive,
-        negative,
-        weights,
-        check_margin(margin),
-        check_choice("distance", distance, DISTANCES),
-        check_bool("swap", swap),
-        check_bool("soft_margin", soft_margin),
-        None if mining_margin is None else check_margin(mining_margin, "mining_margin"),
-        check_choice("reduction", reduction, REDUCTIONS),
-    )
+    return loss(*tensors, *options)

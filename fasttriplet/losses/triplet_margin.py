@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from fasttriplet import functional
-from fasttriplet.check import DISTANCES, REDUCTIONS, check_bool, check_choice, check_margin
+from fasttriplet.check import DISTANCES, GRADIENT_SCALES, REDUCTIONS, check_bool, check_choice, check_margin
+from fasttriplet.distributed.held import HoldsProcessGroup
 
 
-class TripletMarginLoss(nn.Module):
+class TripletMarginLoss(HoldsProcessGroup, nn.Module):
     """:func:`fasttriplet.triplet_margin_loss` as a module, in place of ``torch.nn.TripletMarginLoss``.
 
     Args: as in :func:`fasttriplet.triplet_margin_loss`; they are checked here, at construction.
@@ -38,6 +41,8 @@ reduction='mean')
         soft_margin: bool = False,
         mining_margin: float | None = None,
         reduction: str = "mean",
+        process_group: Any = None,
+        gradient_scale: str = "mean",
     ) -> None:
         super().__init__()
         check_choice("distance", distance, DISTANCES)
@@ -47,7 +52,8 @@ reduction='mean')
         self.swap = check_bool("swap", swap)
         self.soft_margin = check_bool("soft_margin", soft_margin)
         self.mining_margin = None if mining_margin is None else check_margin(mining_margin, "mining_margin")
-        self.reduction = reduction
+        check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
+        self.reduction, self.process_group, self.gradient_scale = reduction, process_group, gradient_scale
 
     @torch.jit.unused  # as in fasttriplet.losses._module
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -63,6 +69,8 @@ reduction='mean')
             mining_margin=self.mining_margin,
             reduction=self.reduction,
             weights=weights,
+            process_group=self.process_group,
+            gradient_scale=self.gradient_scale,
         )
 
     def extra_repr(self) -> str:

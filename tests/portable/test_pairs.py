@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 
-from fasttriplet.arguments import Pairing
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE
-from fasttriplet.pairing import batch_of
+from fasttriplet.pairing import checked_batch
 from fasttriplet.portable import exact, miners, pairs, screen
 from fasttriplet.portable.rows import frame_of, survey
 from tests.inputs import CASE_IDS, CASES, PAIRINGS, batch, pair_up
@@ -36,7 +35,7 @@ def arguments_of(case, dtype, pairing="plain", seed=0):
     """The operators' first five."""
     embeddings, labels = batch(case, dtype, seed)
     labels, told = pair_up(pairing, embeddings, labels)
-    return batch_of("mine_batch_hard", embeddings, labels, told, Pairing).arguments
+    return checked_batch(embeddings, labels, told).arguments
 
 
 def assert_same(found, expected):
