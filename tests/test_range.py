@@ -7,8 +7,7 @@ import torch
 
 import fasttriplet
 from fasttriplet import reference
-from fasttriplet.arguments import Pairing
-from fasttriplet.pairing import batch_of
+from fasttriplet.pairing import checked_batch
 from fasttriplet.reduction import SOFTPLUS_VANISHES
 from tests.engine import ENGINE
 from tests.family import NAMES, loss_and_gradients
@@ -86,7 +85,7 @@ def test_batch_all_counts_softplus_exactly(dtype, spread, pairing):
     classes = torch.randint(9, (60,), generator=generator)
     classes[:10] = torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 3, 3])
     labels, arguments = pair_up(pairing, rows.to(dtype), classes)
-    given = batch_of("test", rows.to(dtype), labels, arguments, Pairing)
+    given = checked_batch(rows.to(dtype), labels, arguments)
     vanished = 0
     for code in (0, 1, 3):
         sums, counts, negatives, *_ = torch.ops.fasttriplet.batch_all(*given.arguments, code, 0.3, True, False)
