@@ -75,7 +75,14 @@ class Group:
     def numbers(self, own: Sequence[int]) -> list[list[int]]:
         """Each rank's ``own``, of one length everywhere, by rank: a wait for the host."""
         sent = torch.tensor(own, dtype=torch.int64, device=self.device)
-        return self._gathered(sent).tolist()
+        try:
+            return self._gathered(sent).tolist()
+        except RuntimeError as error:
+            raise RuntimeError(
+                "the ranks of process_group did not all come here: each must call the same losses equally often. One "
+                "with fewer batches is given empty ones, [0, D], in place of DistributedDataParallel.join, which is "
+                f"not supported. torch.distributed says: {error}"
+            ) from error
 
     def objects(self, own: object) -> list[Any]:
         """Each rank's ``own``, pickled: for what goes into an error."""
