@@ -22,7 +22,7 @@ CMAKE_FLAGS = -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXE
 	-DCMAKE_CXX_COMPILER=$(CXX)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-asan test-shim test-portable test-originals test-aarch64 test-cuda-load lint format bench docs cuda gpu-bundle native wheel clean help
+.PHONY: demo test test-distributed test-asan test-shim test-portable test-originals test-aarch64 test-cuda-load lint format bench docs cuda gpu-bundle native wheel clean help
 
 demo: $(VENV)/.installed  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -40,6 +40,9 @@ test-asan: $(VENV)/.installed  ## run the tests of the kernels under AddressSani
 		ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1048576 \
 		UBSAN_OPTIONS=print_stacktrace=1 FASTTRIPLET_NATIVE_DIR=$(CURDIR)/build/asan \
 		$(PY) -m pytest --capture=sys tests/native
+
+test-distributed: $(VENV)/.installed native  ## run all tests of several processes: make test has a fifth of them
+	FASTTRIPLET_LONG_TESTS=1 $(PY) -m pytest -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true tests/distributed
 
 test-shim: $(VENV)/.installed native  ## run the package's tests by the CUDA kernels on the host (nine minutes)
 	FASTTRIPLET_TEST_ENGINE=shim $(PY) -m pytest tests
@@ -116,7 +119,7 @@ clean:  ## remove what was built, but not .venv
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 help:  ## show this list
-	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 # PyTorch comes first: the rest is then installed beside it, and the extension is built against it.
 $(VENV)/.torch: $(CONSTRAINTS)

@@ -22,7 +22,7 @@ class BatchPairing(TypedDict, total=False):
 
     Attributes:
         ref_embeddings: [M, D], where positives and negatives are taken from in place of the batch: a memory bank, a
-            second view, the rows of other processes. Of any dtype that ``embeddings`` may have. A loss has a gradient
+            second view. Of any dtype that ``embeddings`` may have. A loss has a gradient
             for both. Default None: the batch itself.
         ref_labels: [M] or [M, C], in the form of ``labels``; given together with ``ref_embeddings``.
         self_indices: [N] integers: which reference is anchor i's own copy and never its partner, -1 for none. With
@@ -87,7 +87,7 @@ class Statistics(TypedDict, total=False):
 
 
 class Processes(TypedDict, total=False):
-    """Whether the batch is that of several processes: how-to and pitfalls are in docs/distributed.md.
+    """Whether the batch is that of several processes.
 
     Attributes:
         process_group: a ``torch.distributed.ProcessGroup`` with this process in it, or a 1-D ``DeviceMesh``. Each rank

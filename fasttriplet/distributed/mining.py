@@ -11,7 +11,21 @@ from fasttriplet.autograd.mined import MinedDistances, mine
 from fasttriplet.check import MINERS
 from fasttriplet.distributed.autograd import DistancesOfAll, JoinedValues
 from fasttriplet.distributed.batch import Together
+from fasttriplet.engines import engine_of, miner_uses, uses_of
 from fasttriplet.pairing import Batch, Miner, poison_of
+
+
+def mines_whole(batch: Batch, miner: Miner) -> bool:
+    """Whether every rank mines for all anchors, by a kernel of the device that serves the batch but no references.
+
+    Other ranks' rows are references to a rank. Mining for all is as much work as there are ranks, and still less than
+    one rank's part by the portable engine. The kernels that there are of this kind have one triplet for each anchor.
+    """
+    embeddings, *rest = batch.arguments
+    device, kind = embeddings.device, miner_uses(miner[0])
+    if device.type == "cpu" or batch.ref_embeddings is not None or kind:
+        return False
+    return engine_of("mine_triplets", device, uses_of(*rest)).name not in ("portable", "cpu and back")
 
 
 def mined_by_all(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
@@ -22,11 +36,14 @@ def mined_by_all(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Ten
     assert together is not None
     if not together.shared:
         return _mined_among_own(together, miner, distance)
-    own = together.own.arguments
     with torch.no_grad():
-        distances, triplets = mine(*own, distance, *miner)
-        counts = _counts(together, miner, triplets)
-        distances, triplets = _gathered(together, distances, triplets, counts)
+        if mines_whole(batch, miner):
+            distances, triplets = mine(*batch.arguments, distance, *miner)
+            counts = together.sizes
+        else:
+            distances, triplets = mine(*together.own.arguments, distance, *miner)
+            counts = _counts(together, miner, triplets)
+            distances, triplets = _gathered(together, distances, triplets, counts)
         poison = poison_of(*batch.arguments)
         distances = distances * poison  # a row that is not finite may be another rank's anchor
     distances = DistancesOfAll.apply(
@@ -48,6 +65,10 @@ def mined_of_own(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Ten
     """Distances [2, T] and triplets [3, T] of this rank's anchors alone, numbered likewise."""
     together = batch.together
     assert together is not None
+    if mines_whole(batch, miner):
+        distances, triplets = mine(*batch.arguments, distance, *miner)
+        own = slice(together.first, together.first + together.sizes[together.group.rank])
+        return distances[:, own], triplets[:, own]
     distances, triplets = mine(*together.own.arguments, distance, *miner)
     if together.shared:
         distances = distances * poison_of(*batch.arguments)
