@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fasttriplet.arguments import LISTED, as_lists
 from fasttriplet.check import GRADIENT_SCALES, ROW_DTYPES, check_bool, check_choice, check_pairing, check_weights
-
-if TYPE_CHECKING:
-    from fasttriplet.distributed.batch import Together
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -40,7 +37,8 @@ class Batch(NamedTuple):
     ref_embeddings: Tensor | None  # [M, D] of the same dtype
     labels: Tensor  # [N], or [N, C] bool
     told: dict[str, Any]  # what was told beside that, see fasttriplet.arguments
-    together: Together | None = None  # of several processes: who they are, and this one's part
+    #: Of several processes: who they are and this one's part, fasttriplet.distributed.batch.Together.
+    together: Any = None
 
     @property
     def arguments(self) -> tuple[Any, ...]:

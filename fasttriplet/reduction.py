@@ -65,8 +65,8 @@ def _one_thread_at_a_time(function: Callable[[Tensor], Tensor], values: Tensor) 
     """An elementwise function of ``values`` [T], piece by piece: what of a long tensor is computed in vectors and what
     is left to the end of one, by another exponential, else follows from the number of threads.
     """
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
-        return function(values)
+    if values.device.type != "cpu" or torch.compiler.is_compiling() or not isinstance(values.shape[0], int):
+        return function(values)  # the last of a fake tensor, of as many entries as there will be
     return torch.cat([function(piece) for piece in values.split(_ONE_THREAD)])
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.check import DISTANCES
+from fasttriplet.distributed.batch import Together
 from fasttriplet.pair_distances import zero_rows
 from fasttriplet.pairing import Batch
 from fasttriplet.reduction import ordered_sum
@@ -102,7 +103,7 @@ def stats_of(
 
 
 def _negative_counts(batch: Batch, negatives: Tensor, counts: list[int] | None) -> Tensor:
-    together = batch.together
+    together: Together | None = batch.together
     if together is not None and not together.shared:  # candidates of this rank's own
         assert counts is not None
         negatives = together.group.of_each(negatives, counts)
@@ -119,7 +120,7 @@ def _apart_and_squares(
     batch: Batch, distances: Tensor, triplets: Tensor, counts: list[int] | None, distance: int
 ) -> tuple[Tensor, Tensor]:
     """Euclidean distances [T] of anchors and their negatives, and squared norms [N] of the anchors."""
-    together = batch.together
+    together: Together | None = batch.together
     if together is not None and not together.shared:
         assert counts is not None
         own = triplets[:, sum(counts[: together.group.rank]) :][:, : counts[together.group.rank]]

@@ -247,6 +247,7 @@ def shared_parameters(function):
     return {name: p for name, p in inspect.signature(function).parameters.items() if name in SHARED}
 
 
+DEFAULTS = {"groups_exclude": "pairs", "return_stats": False, "ref_sharded": False, "gradient_scale": "mean"}
 SHARED = LossArguments.__annotations__.keys()
 
 
@@ -262,7 +263,7 @@ def test_what_all_take_is_written_out(name):
         assert list(parameters) == list(arguments.__annotations__)
         assert not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
         for argument, parameter in parameters.items():
-            assert parameter.default == {"groups_exclude": "pairs", "return_stats": False}.get(argument), argument
+            assert parameter.default == DEFAULTS.get(argument), argument
             if function is not module.__init__:
                 assert f"\n    {argument}: " in inspect.getdoc(function)
         assert "\n    **" not in (inspect.getdoc(function) or "")

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.distributed.ranks import leave
 from tests.memory_model import Net, batch, descend
 
 STEPS, RANKS = 4, 2
@@ -30,13 +31,17 @@ def work(rank, folder):
     torch.set_num_threads(1)
     rendezvous = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS, timeout=PATIENCE)
+    torch.save(trained(rank), f"{folder}/{rank}.pt")
+    leave()
+
+
+def trained(rank):
     model = DistributedDataParallel(net())
     losses = []
     for step in range(STEPS):
         losses.append(model(*inputs(step, rank))["loss"])
         descend(model, losses[-1])
-    torch.save({"losses": torch.stack(losses).detach(), "state": model.module.state_dict()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {"losses": torch.stack(losses).detach(), "state": model.module.state_dict()}
 
 
 def by_one_process():

@@ -85,7 +85,7 @@ class Together(NamedTuple):
 
 def finished(batch: Batch, loss: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
     """The loss as it is returned. Of several ranks' one that is not reduced this rank's, of as many as ``sizes``."""
-    together = batch.together
+    together: Together | None = batch.together
     if together is not None:
         if loss.dim() > 0:
             loss = OwnValues.apply(loss, together.group, together.sizes if sizes is None else sizes)

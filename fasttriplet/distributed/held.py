@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasttriplet.distributed.group import check_process_group
 
@@ -25,7 +25,8 @@ class _Held:
 class HoldsProcessGroup:
     """Of a module: the attribute ``process_group``, checked where it is set."""
 
-    _held: _Held
+    if TYPE_CHECKING:  # torch.jit.script reads annotations
+        _held: _Held
     #: For ``torch.jit.script`` of models that hold such a module.
     __jit_unused_properties__: tuple[str, ...] = ("process_group",)
 

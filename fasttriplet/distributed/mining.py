@@ -32,7 +32,7 @@ def mined_by_all(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Ten
     """Distances [2, T] float64 of what ``miner`` chooses for all anchors, the triplets [3, T], the poison [], and how
     many triplets each rank's anchors have. Anchors are numbered over all ranks; candidates are where they are shared.
     """
-    together = batch.together
+    together: Together | None = batch.together
     assert together is not None
     if not together.shared:
         return _mined_among_own(together, miner, distance)
@@ -63,7 +63,7 @@ def mined_by_all(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Ten
 @torch.no_grad()
 def mined_of_own(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Tensor]:
     """Distances [2, T] and triplets [3, T] of this rank's anchors alone, numbered likewise."""
-    together = batch.together
+    together: Together | None = batch.together
     assert together is not None
     if mines_whole(batch, miner):
         distances, triplets = mine(*batch.arguments, distance, *miner)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fasttriplet.autograd.semi_hard import multiple_of, scaled, size_of
 from fasttriplet.distributed.autograd import refuse_second_derivative
+from fasttriplet.distributed.batch import Together
 from fasttriplet.distributed.mining import mined_by_all
 from fasttriplet.engines import operator
 from fasttriplet.pairing import Batch, Miner
@@ -20,7 +21,7 @@ def semi_hard_sums_of_all(
     batch: Batch, weights: Tensor | None, miner: Miner, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums [N], counts [2, N] and poison of :class:`fasttriplet.autograd.SemiHardSums` of all anchors of ``batch``."""
-    together = batch.together
+    together: Together | None = batch.together
     assert together is not None
     with torch.no_grad():
         distances, triplets, poison, _ = mined_by_all(batch, miner, options.distance)

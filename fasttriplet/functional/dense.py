@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, takes
 from fasttriplet.autograd import BatchAllSums, WeightedDistances
-from fasttriplet.distributed.batch import finished
+from fasttriplet.distributed.batch import Together, finished
 from fasttriplet.distributed.uncompiled import eagerly, wants_eager
 from fasttriplet.functional._loss import (
     HARDEST,
@@ -104,7 +104,7 @@ def batch_all_triplet_loss(
 def _batch_all_sums(batch: Batch, options: Options, uniform: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sums [N], counts [2, N], negative counts and poison of :class:`BatchAllSums`, of all anchors."""
     told = options.distance, options.margin, options.soft_margin
-    together = batch.together
+    together: Together | None = batch.together
     if together is not None:
         sums, counts, negative_counts, poison = BatchAllSums.apply(*together.with_graph().arguments, *told, uniform)
         joined = together.joined(sums=sums, counts=counts.T)
@@ -194,7 +194,7 @@ def weighted_triplet_loss(
 
 def _weighted_distances(batch: Batch, distance: int) -> tuple[Tensor, Tensor]:
     """Distances [2, N] and poison of :class:`WeightedDistances`, of all anchors."""
-    together = batch.together
+    together: Together | None = batch.together
     if together is not None:
         distances, poison = WeightedDistances.apply(*together.with_graph().arguments, distance)
         return together.joined(distances=distances.T)["distances"].T, together.poison(poison)

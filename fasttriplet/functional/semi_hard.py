@@ -10,7 +10,7 @@ from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.autograd import SemiHardSums
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_choice, check_margin
-from fasttriplet.distributed.batch import finished
+from fasttriplet.distributed.batch import Together, finished
 from fasttriplet.distributed.semi_hard import semi_hard_sums_of_all
 from fasttriplet.distributed.uncompiled import eagerly, wants_eager
 from fasttriplet.functional._loss import (
@@ -107,7 +107,7 @@ def semi_hard_triplet_loss(
 
 def _sums(batch: Batch, weights: Tensor | None, miner: Miner, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     """Sums [N], counts [2, N] and poison of :class:`SemiHardSums`, of all anchors."""
-    together = batch.together
+    together: Together | None = batch.together
     if together is not None and together.shared:
         return semi_hard_sums_of_all(batch, weights, miner, options)
     # The gradient of weights is the sums: what comes back through it is no multiple of the weights.

@@ -6,6 +6,7 @@ the next a process group of its own, so that a rank which never comes is the fai
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
@@ -50,6 +51,16 @@ def _rank(rank: int, ranks: int, folder: str, cases: Mapping[str, Work], threads
         if any(store.get(f"{name}/{other}") == b"broken" for other in range(ranks)):
             group = dist.new_group(timeout=PATIENCE)
     torch.save(found, f"{folder}/{rank}.pt")
+    leave()
+
+
+def leave() -> None:
+    """The end of the processes' groups, once no DistributedDataParallel is left that holds one.
+
+    Its reducer, where it is the last to hold a gloo group, waits for the group's thread without letting go of Python's
+    lock, for which that thread may wait to drop the last collective: the process then never ends.
+    """
+    gc.collect()
     dist.destroy_process_group()
 
 
