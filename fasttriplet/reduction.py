@@ -47,11 +47,17 @@ def losses_of(distances: Tensor, found: Tensor, poison: Tensor, options: Options
     return Losses(torch.where(counted, values, 0), counted, counted & active)
 
 
+def _has_no_order(values: Tensor) -> bool:
+    """Whether it is nothing to compute with in one thread: on another device, traced, or a fake of unknown length."""
+    return values.device.type != "cpu" or torch.compiler.is_compiling() or not isinstance(values.shape[0], int)
+
+
 def ordered_sum(values: Tensor) -> Tensor:
     """[] of ``values`` [T] float64, added one after the other on a CPU, as its kernels do: the same bits whatever the
-    number of threads, which ``sum`` divides a tensor among. Other devices' ``sum`` goes by the shape alone.
+    number of threads, which ``sum`` divides a tensor among. Other devices' ``sum`` goes by the shape alone, and what is
+    compiled sums as its compiler has it.
     """
-    if values.device.type != "cpu":
+    if _has_no_order(values):
         return values.sum()
     return torch.nn.functional.pad(values, (1, 0)).cumsum(0)[-1]
 
@@ -65,8 +71,8 @@ def _one_thread_at_a_time(function: Callable[[Tensor], Tensor], values: Tensor) 
     """An elementwise function of ``values`` [T], piece by piece: what of a long tensor is computed in vectors and what
     is left to the end of one, by another exponential, else follows from the number of threads.
     """
-    if values.device.type != "cpu" or torch.compiler.is_compiling() or not isinstance(values.shape[0], int):
-        return function(values)  # the last of a fake tensor, of as many entries as there will be
+    if _has_no_order(values):
+        return function(values)
     return torch.cat([function(piece) for piece in values.split(_ONE_THREAD)])
 
 
