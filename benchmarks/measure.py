@@ -50,11 +50,12 @@ def in_turn(
     *,
     repeats: int = 1,
     fewer_rounds: Mapping[str, int] | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, Timing]:
     """Runs all contenders one after the other, ``rounds`` times after one that does not count.
 
     ``repeats`` calls in a row make one measurement, for calls of microseconds. ``fewer_rounds`` names contenders that
-    take part in the first few rounds only.
+    take part in the first few rounds only. ``before`` is called ahead of each measurement and is no part of it.
     """
     limits = dict.fromkeys(contenders, rounds) | dict(fewer_rounds or {})
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -62,6 +63,7 @@ def in_turn(
         for name, run in contenders.items():
             if number >= limits[name]:
                 continue
+            before()
             start = time.perf_counter()
             for _ in range(repeats):
                 run()

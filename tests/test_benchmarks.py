@@ -6,19 +6,24 @@ import re
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import fasttriplet
 from benchmarks import (
     bench_loss,
     cases,
     classes,
+    compat,
+    distributed,
     family,
     measure,
+    one_rank,
     peak_memory,
     peers,
     portable,
     report,
     stages,
+    traffic,
     triplet_margin,
     variations,
     worst_cases,
@@ -294,6 +299,7 @@ def test_a_wrong_loss_or_gradient_is_not_timed(monkeypatch, wrong):
             "--loss: the contender gather computes batch-hard alone; got 'weighted'",
         ),
         (classes, ["--rounds", "0"], "--rounds: a count must be positive; got '0'"),
+        (distributed, ["--sizes", "9x4"], "--sizes: N must be a multiple of every number of ranks; got 9 for 2"),
         (
             portable,
             ["--peak-of", "x", "portable"],
@@ -344,3 +350,72 @@ def test_turns_and_spreads():
     assert len(timings["a"].seconds) == 3 and len(timings["b"].seconds) == 1
     ratio = measure.Timing([2.0, 6.0]).ratio(measure.Timing([1.0, 2.0, 1.0]))
     assert ratio == (2.5, 2.0, 3.0) and str(ratio) == "2.50 (2.00 to 3.00)"
+
+
+def test_the_benchmark_of_several_processes_runs_and_verifies(capsys, monkeypatch, tmp_path):
+    written, plan = tmp_path / "distributed.md", distributed.QUICK
+    monkeypatch.setattr("sys.argv", ["distributed", "--quick", "--out", str(written)])
+    distributed.main()
+    printed = capsys.readouterr().out
+    assert printed.strip() in written.read_text()
+    ((n, d),), (ranks,) = plan.sizes, plan.ranks
+    for loss in one_rank.LOSSES:
+        of_loss = [line for line in printed.splitlines() if line.startswith(f"| {n} x {d} | {loss} | {ranks} | ")]
+        times, travels, *back = of_loss
+        assert re.search(r"\| \S+ \(.* to .*\) \|", times) and len(back) == (loss in one_rank.DENSE)
+        collectives = {"batch-hard": "3 + 0", "semi-hard": "4 + 0", "batch-all": "5 + 1", "weighted": "4 + 1"}
+        assert f"| {ranks} | {collectives[loss]} | " in travels
+    beside = f"\n| {n} x {d} | {ranks} | " in printed
+    assert beside == peers.installed("pytorch_metric_learning")
+
+
+def test_several_processes_that_are_wrong_are_not_timed():
+    rows, labels = cases.batch(16, 4, 4)
+    value, gradient = compat.result_of(peers.gather, rows, labels)
+    exact = one_rank.Contender(peers.gather, None, same_everywhere=True)
+    near = one_rank.Contender(peers.gather, (1e-4, 1e-4))
+
+    def by_rank(first=0.0, second=0.0, pull=0.0, factor=1.0):
+        parts = (2 * gradient + pull).chunk(2)
+        return [(factor * (value + apart), part) for apart, part in zip((first, second), parts, strict=True)]
+
+    for contender in (exact, near, near._replace(times_ranks=True)):
+        factor = 2.0 if contender.times_ranks else 1.0
+        one_rank.check("some", contender, by_rank(factor=factor), (value, gradient))
+        for wrong in ({"first": 1e-3}, {"second": 1e-3}, {"pull": 1e-2}):
+            with pytest.raises(AssertionError, match=r"^some: "):
+                one_rank.check("some", contender, by_rank(**wrong, factor=factor), (value, gradient))
+    for wrong in ({"first": 1e-12, "second": 1e-12}, {"second": 1e-12}, {"pull": 1e-6}):
+        one_rank.check("some", near, by_rank(**wrong), (value, gradient))
+        with pytest.raises(AssertionError, match=r"^some: "):
+            one_rank.check("some", exact, by_rank(**wrong), (value, gradient))
+
+
+def test_what_travels_is_counted_and_held_to_the_formulas(tmp_path):
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        rank = one_rank.Rank(dist.group.WORLD, 16, 4)
+        for loss in one_rank.LOSSES:
+            contender = one_rank.contenders(loss, rank, False)[one_rank.OURS]
+            with traffic.counted() as counter:
+                found = one_rank.traffic_of(contender, rank, counter)
+            one_rank.check_traffic(loss, rank, found)
+            more = found[0]._replace(sent=1), found[1]
+            with pytest.raises(AssertionError, match=f"{loss}, forward: .*, and by the formula"):
+                one_rank.check_traffic(loss, rank, more)
+        with traffic.counted() as counter, pytest.raises(NotImplementedError, match="broadcast is not counted here"):
+            dist.broadcast(torch.ones(1), 0)
+        assert counter.taken() == (0, 0, 0)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("loss", one_rank.LOSSES)
+def test_formulas_of_what_travels_are_those_that_are_shown(loss):
+    for ranks, n, d, pairs in ((2, 1024, 128, 3072), (4, 16, 8, 48)):
+        for found, shown in zip(
+            traffic.expected(loss, ranks, n, d, pairs), (traffic.FORMULAS, traffic.FORMULAS_BACK), strict=True
+        ):
+            terms = re.sub(r"(?<=[\dD)]) (?=[(nTD])", " * ", shown[loss])
+            assert found.sent == found.received == (ranks - 1) * eval(terms, {"n": n, "D": d, "T": pairs})
