@@ -174,7 +174,7 @@ class CrossBatchMemory(HoldsProcessGroup, nn.Module):
             given = {name: value for name, value in batch.items() if value is not None}
             alike: dict[str, object] = {name: name in given for name in batch}
             alike.update({"the dtype of embeddings": batch["embeddings"].dtype, "mode": self.training})
-            return Statement(alike, len(batch["embeddings"]), 0, False), given
+            return Statement(alike, len(batch["embeddings"])), given
 
         statements, given = agreed(group, checked)
         sizes = [statement.rows for statement in statements]

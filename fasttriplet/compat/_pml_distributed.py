@@ -190,7 +190,7 @@ class _Joined:
                 f"the dtype and columns of {name}": None if rows is None else (rows.dtype, list(rows.shape[1:]))
                 for name, rows in (*batch.items(), *references.items())
             }
-            return Statement(alike, len(embeddings), 0 if ref_emb is None else len(ref_emb), False), True
+            return Statement(alike, len(embeddings), 0 if ref_emb is None else len(ref_emb)), True
 
         statements, _ = agreed(group, statement)
         self._sizes, self._ref_sizes = [each.rows for each in statements], [each.references for each in statements]

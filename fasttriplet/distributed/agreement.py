@@ -23,8 +23,7 @@ class Statement(NamedTuple):
 
     alike: dict[str, object]  #: what must be the same everywhere, by the name that an error calls it
     rows: int  #: anchors
-    references: int
-    wants_reference_gradient: bool
+    references: int = 0
 
 
 def agreed(group: Group, checked: Callable[[], tuple[Statement, _Result]]) -> tuple[list[Statement], _Result]:
@@ -39,19 +38,16 @@ def agreed(group: Group, checked: Callable[[], tuple[Statement, _Result]]) -> tu
         statement, result = checked()
     except Exception as refused:
         error = refused
-    numbers = [0, 0, 0, 0, 0]
+    numbers = [0, 0, 0, 0]
     if statement is not None:
-        wants = int(statement.wants_reference_gradient)
-        numbers = [1, _digest(statement.alike), statement.rows, statement.references, wants]
+        numbers = [1, _digest(statement.alike), statement.rows, statement.references]
     found = group.numbers(numbers)
     if not all(valid for valid, *_ in found):
         raise _error_of_all(group, error) from error
     assert statement is not None and result is not None
     if len({digest for _, digest, *_ in found}) > 1:
         raise ValueError(_difference(group.objects({name: str(value) for name, value in statement.alike.items()})))
-    return [
-        Statement(statement.alike, rows, references, bool(wants)) for _, _, rows, references, wants in found
-    ], result
+    return [Statement(statement.alike, *counts) for _, _, *counts in found], result
 
 
 def _digest(alike: Mapping[str, object]) -> int:

@@ -105,9 +105,16 @@ class DistancesOfAll(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, ref_embeddings, distances, triplets, poison = ctx.saved_tensors
         backward = operator("_triplet_distances_backward", grad.device)
-        own, theirs = backward(grad, embeddings, ref_embeddings, distances, triplets, ctx.distance, ctx.parts)
         refuse_second_derivative()
-        return own * poison, None if ref_embeddings is None else theirs * poison, *[None] * 7
+        parts = wanted_parts(ctx)
+        own, theirs = backward(grad, embeddings, ref_embeddings, distances, triplets, ctx.distance, parts)
+        return own * poison, theirs * poison if ctx.needs_input_grad[1] else None, *[None] * 7
+
+
+def wanted_parts(ctx: Any) -> list[int]:
+    """``ctx.parts``, without the references where nobody asks for their gradient: of a memory they are many."""
+    first, rows, first_reference, references = ctx.parts
+    return [first, rows, first_reference, references if ctx.needs_input_grad[1] else 0]
 
 
 def refuse_second_derivative() -> None:

@@ -123,10 +123,9 @@ def batch_of_all(
             **_alike(embeddings, labels, given, own, sharded),
         }
         references = own.ref_embeddings
-        wants = references is not None and references.requires_grad
         count = 0 if references is None else len(references)
         factor = group.size if scale == "mean" else 1
-        return Statement(alike, len(embeddings), count, wants), (own, options, factor, sharded)
+        return Statement(alike, len(embeddings), count), (own, options, factor, sharded)
 
     statements, (own, options, factor, sharded) = agreed(group, own_arguments)
     return _together(group, factor, statements, embeddings, own, sharded), options
@@ -171,6 +170,7 @@ def _alike(
         "the device type of embeddings": embeddings.device.type,
         "whether embeddings require grad": embeddings.requires_grad and torch.is_grad_enabled(),
         "the dtype of ref_embeddings": given["ref_embeddings"].dtype if sharded else "any",
+        "whether ref_embeddings require grad": sharded and given["ref_embeddings"].requires_grad,
         "the form of labels": "[N]" if labels.dim() == 1 else f"[N, {labels.shape[1]}]",
         **{name: "given" if name in given else "not given" for name in tensors},
         "whether weights require grad": weights is not None and weights.requires_grad,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.autograd.semi_hard import multiple_of, scaled, size_of
-from fasttriplet.distributed.autograd import refuse_second_derivative
+from fasttriplet.distributed.autograd import refuse_second_derivative, wanted_parts
 from fasttriplet.distributed.batch import Together
 from fasttriplet.distributed.mining import mined_by_all
 from fasttriplet.engines import operator
@@ -32,7 +32,8 @@ def semi_hard_sums_of_all(
         batch.arguments,
         None if weights is None else weights.detach(),
         poison,
-        (options.distance, distances, triplets, options.margin, options.soft_margin, together.parts),
+        (options.distance, distances, triplets, options.margin, options.soft_margin),
+        together.parts,
         multiple,
     )
     return sums, counts, poison
@@ -52,12 +53,15 @@ class SemiHardSumsOfAll(torch.autograd.Function):
         weights: Tensor | None,
         poison: Tensor,
         told: Sequence[Any],
+        parts: Sequence[int],
         multiple: bool,
     ) -> tuple[Tensor, Tensor]:
         wanted = multiple and any(ctx.needs_input_grad[:2])
-        ctx.has_references = own_references is not None
+        ctx.parts = parts
         shares = weights / size_of(weights) if wanted and weights is not None else None
-        sums, counts, *gradients = operator("semi_hard_of_triplets", own.device)(*arguments, *told, wanted, shares)
+        sums, counts, *gradients = operator("semi_hard_of_triplets", own.device)(
+            *arguments, *told, wanted_parts(ctx), wanted, shares
+        )
         ctx.mark_non_differentiable(counts)
         # Tensors of the whole batch, none of them with a graph.
         ctx.arguments, ctx.told, ctx.poison = arguments, told, poison
@@ -73,7 +77,7 @@ class SemiHardSumsOfAll(torch.autograd.Function):
         else:
             size = size_of(grad)
             again = operator("semi_hard_of_triplets", grad.device)
-            _, counts, *gradients = again(*ctx.arguments, *ctx.told, True, grad / size)
+            _, counts, *gradients = again(*ctx.arguments, *ctx.told, wanted_parts(ctx), True, grad / size)
             pairs = counts.select(0, 1).sum()
         own, references = scaled(gradients, ctx.poison, ctx.poison * pairs * size)
-        return own, references if ctx.has_references else None, *[None] * 5
+        return own, references if ctx.needs_input_grad[1] else None, *[None] * 6

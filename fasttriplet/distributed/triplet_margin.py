@@ -38,7 +38,7 @@ def triplet_margin_of_all(
             "the device type of anchor": tensors[0].device.type,
             "weights": "given" if tensors[3] is not None else "not given",
         }
-        return Statement(alike, len(tensors[0]), 0, False), (tensors, options)
+        return Statement(alike, len(tensors[0])), (tensors, options)
 
     statements, (tensors, options) = agreed(group, own)
     sizes = [statement.rows for statement in statements]

@@ -16,6 +16,7 @@ from examples.resnet50.evaluate import Evaluation
 from examples.resnet50.metrics import RetrievalMetrics
 from examples.resnet50.model import EmbeddingNet
 from examples.resnet50.options import complete, parse_options
+from examples.resnet50.processes import ALONE, Processes
 from examples.resnet50.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,8 +44,7 @@ def data_folder() -> Callable[[str], Path]:
     return locate
 
 
-@pytest.fixture
-def random_split() -> Split:
+def build_split() -> Split:
     """48 training images of 3 classes and 24 test images of 2 others, 32 x 32, of no meaning."""
     generator = torch.Generator().manual_seed(0)
 
@@ -53,6 +53,12 @@ def random_split() -> Split:
         return ImageSet(pixels, torch.arange(number) % len(classes), tuple(classes))
 
     return Split(images(48, "abc"), images(24, "de"), unseen=True, mirrored=False)
+
+
+@pytest.fixture
+def random_split() -> Split:
+    """The data of :func:`build_split`."""
+    return build_split()
 
 
 class TinyNet(EmbeddingNet):
@@ -70,26 +76,29 @@ class TinyNet(EmbeddingNet):
         self.to(memory_format=torch.channels_last)
 
 
+def build_tiny(embedding_dim: int = 8, weights: str | None = None, seed: int = 0) -> TinyNet:
+    """In the place of ``examples.resnet50.model.build_model``."""
+    torch.manual_seed(seed)
+    return TinyNet(embedding_dim)
+
+
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> Callable[[], TinyNet]:
     """Puts the tiny network in the place of ResNet-50 in every trainer, and gives one to be had alone."""
+    monkeypatch.setattr(trainer_module, "build_model", build_tiny)
+    return build_tiny
 
-    def build(embedding_dim: int = 8, weights: str | None = None, seed: int = 0) -> TinyNet:
-        torch.manual_seed(seed)
-        return TinyNet(embedding_dim)
 
-    monkeypatch.setattr(trainer_module, "build_model", build)
-    return build
+def build_trainer(*arguments: str, processes: Processes = ALONE) -> Trainer:
+    """A trainer of tiny batches on the CPU with more options; it has no need to measure the untrained network."""
+    tiny = ["--loss=fused", "--classes-per-batch=2", "--samples-per-class=2", "--embedding-dim=8", "--device=cpu"]
+    options, split = complete(parse_options([*tiny, *arguments])[0]), build_split()
+    made = Trainer(options, split, choose_device("cpu"), processes=processes)
+    made.before = Evaluation(torch.zeros(len(split.test), 8), RetrievalMetrics(0.0, 0.0, 0.0))
+    return made
 
 
 @pytest.fixture
-def new_trainer(random_split: Split) -> Callable[..., Trainer]:
-    """Makes a trainer of tiny batches on the CPU from more options; it has no need to measure the untrained network."""
-
-    def make(*arguments: str) -> Trainer:
-        tiny = ["--loss=fused", "--classes-per-batch=2", "--samples-per-class=2", "--embedding-dim=8", "--device=cpu"]
-        made = Trainer(complete(parse_options([*tiny, *arguments])[0]), random_split, choose_device("cpu"))
-        made.before = Evaluation(torch.zeros(len(random_split.test), 8), RetrievalMetrics(0.0, 0.0, 0.0))
-        return made
-
-    return make
+def new_trainer() -> Callable[..., Trainer]:
+    """Makes trainers from more options."""
+    return build_trainer

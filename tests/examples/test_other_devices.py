@@ -86,7 +86,7 @@ def test_batches_are_drawn_here_and_changed_there(
         return augment(images, *arguments, **options)
 
     monkeypatch.setattr(trainer_module, "augment", spied)
-    images, labels = run._next_batch()
+    images, labels = run._next_batch(slice(None))
     assert places == [(DEVICE, torch.float32)] and images.shape == (4, 1, 32, 32)
     assert images.device == labels.device == DEVICE
     names = ("cpu", "mps:0", "cuda:1", "xpu:0")

@@ -17,7 +17,7 @@ from examples.resnet50.agreement import (
     relative_difference,
     statement,
 )
-from examples.resnet50.augment import augment
+from examples.resnet50.augment import augment, draw_changes
 from examples.resnet50.datasets import Split
 from examples.resnet50.evaluate import bounded, calibrated, evaluate, pixel_metrics
 from examples.resnet50.model import EmbeddingNet, build_model
@@ -35,7 +35,7 @@ def test_augment_follows_its_generator():
     images = torch.rand(5, 1, 16, 16)
 
     def changed(seed: int) -> torch.Tensor:
-        return augment(images, torch.Generator().manual_seed(seed), mirror=False)
+        return augment(images, draw_changes(5, torch.Generator().manual_seed(seed), mirror=False))
 
     assert torch.equal(changed(1), changed(1)) and not torch.equal(changed(1), changed(2))
     assert changed(1).shape == images.shape and changed(1).min() >= 0 and changed(1).max() <= 1
@@ -75,6 +75,7 @@ def test_copies_are_held_at_first_only_and_the_same_embeddings_always():
 def test_copies_are_held_twice_where_nothing_but_float32_rounds():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [held_steps("float32", cpu), held_steps("bfloat16", cpu), held_steps("float32", cuda)] == [2, 1, 1]
+    assert [held_steps("float32", cpu, 2), held_steps("float64", cpu, 2), held_steps("float64", cuda)] == [1, 10, 10]
     assert "in the first 2;" in statement(2) and "in the first step;" in statement(1)
 
 

@@ -58,8 +58,8 @@ def test_a_step_waits_for_nothing(
     fused = loss_function("fused", margin=0.3, distance="euclidean", soft_margin=False)
     monkeypatch.setattr(trainer_module, "loss_function", lambda name, **options: fused)
     run = new_trainer("--steps=3", f"--precision={precision}", f"--loss={loss}")
-    batches = [run._next_batch() for _ in range(3)]  # drawing classes and images is the CPU's own affair
-    monkeypatch.setattr(run, "_next_batch", batches.pop)
+    batches = [run._next_batch(slice(None)) for _ in range(3)]  # drawing classes and images is the CPU's own affair
+    monkeypatch.setattr(run, "_next_batch", lambda part: batches.pop())
     del reads[:]
     with Waits() as waits:
         for _ in range(3):
