@@ -97,6 +97,7 @@ def groups(rank, group):
     """What is no group, and a group of others."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
 
     found = {}
     x, y = rows(), torch.arange(6) // 2
@@ -109,6 +110,13 @@ def groups(rank, group):
             fasttriplet.batch_hard_triplet_loss(x, y, process_group=given)
         except (TypeError, ValueError) as error:
             found[name] = type(error).__name__, str(error)
+    for name in ("embeddings", "ref_embeddings"):
+        sharded = DTensor.from_local(x, mesh["all"], [Shard(0)])
+        told = {"ref_embeddings": sharded, "ref_labels": y} if name == "ref_embeddings" else {}
+        try:
+            fasttriplet.batch_hard_triplet_loss(x if told else sharded, y, process_group=group, **told)
+        except TypeError as error:
+            found[name] = str(error)
     by_mesh = fasttriplet.batch_hard_triplet_loss(x, y, process_group=mesh["all"])
     return found, by_mesh, fasttriplet.batch_hard_triplet_loss(x, y, process_group=group)
 
@@ -163,4 +171,8 @@ def test_a_group_is_a_group_with_this_process_in_it(found):
         )
         if rank > 0:
             assert errors_found["others"][0] == "ValueError" and "this process is in" in errors_found["others"][1]
+        for name in ("embeddings", "ref_embeddings"):
+            assert errors_found[name].startswith(
+                f"{name} must be a plain tensor, as {name}.to_local() of rows in shards"
+            )
         assert by_mesh == by_group
