@@ -22,9 +22,11 @@ class DistributedLossWrapper(HoldsProcessGroup, nn.Module):
 
     Args:
         loss: one of this module, or of pytorch-metric-learning, its ``CrossBatchMemory`` included.
-        efficient: false, the default: every rank computes the loss of the whole batch, and the gradient is that of one
-            process with it. True: every rank computes that of its own rows as anchors among all; what averaging over
-            the ranks gives is the gradient of the mean of their losses, both sides of each pair included.
+        efficient: false, the default: the loss of the whole batch, computed on every rank, and the gradient is that of
+            one process with it. True: every rank computes that of its own rows as anchors among all; what averaging
+            over the ranks gives is the gradient of the mean of their losses, both sides of each pair included. Of this
+            module's loss of all triplets, where it is taken in the fused pass, both are the first, and each rank does
+            its share of the work.
         process_group: as in :mod:`fasttriplet.arguments`; not in the original. Default None: all processes.
 
     Raises:
@@ -94,6 +96,12 @@ class DistributedLossWrapper(HoldsProcessGroup, nn.Module):
             if self._remembers:
                 return self.loss(embeddings, labels, indices_tuple, enqueue_mask)
             return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        fused = getattr(self.loss, "_fused", None)  # of this module's loss: each rank has its share of the work
+        if fused is not None:
+            processes = {"process_group": group.process_group, "ref_sharded": ref_emb is not None}
+            loss = fused(embeddings, labels, indices_tuple, ref_emb, ref_labels, processes)
+            if loss is not None:
+                return loss
         joined = _Joined(group, embeddings, labels, ref_emb, ref_labels, enqueue_mask)
         if self.efficient:
             others, other_labels = joined.candidates(exchanging=True)

@@ -315,26 +315,51 @@ class TripletMarginLoss(TripletMarginLossBase):
         """
         metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
         check_batch(metric, embeddings, labels, ref_emb, ref_labels)
-        ours = as_written(
-            self, TripletMarginLoss, "compute_loss", "zero_losses", "add_embedding_regularization_to_loss_dict"
-        )
-        random = indices_tuple is None and self.triplets_per_anchor != "all"
-        if metric is None or reduction is None or random or not ours or self.embedding_regularizer is not None:
+        if metric is None or reduction is None or not self._is_ours(indices_tuple):
             with full_precision(embeddings):
                 others = None if ref_emb is None else widened(ref_emb)
                 return super().forward(widened(embeddings), labels, indices_tuple, others, ref_labels)
-        margin = margin_number(self.margin)
-        listed = indices_tuple is not None or self.swap or self.smooth_loss or reduction == "none"
-        if listed or labels is None or margin is None:
+        fused = self._fused(embeddings, labels, indices_tuple, ref_emb, ref_labels, {})
+        if fused is None:
             found = self._losses(metric, embeddings, labels, indices_tuple, ref_emb, ref_labels)
             if reduction == "none":
                 return found.losses
             return reduced(found.losses, reduction) + (found.rows * 0).sum()  # joined to the graph, whatever was mined
+        return fused
+
+    def _is_ours(self, indices_tuple: tuple[Tensor, ...] | None) -> bool:
+        """Whether nothing is overridden, random or added that the original's own code has to see to."""
+        written = as_written(
+            self, TripletMarginLoss, "compute_loss", "zero_losses", "add_embedding_regularization_to_loss_dict"
+        )
+        random = indices_tuple is None and self.triplets_per_anchor != "all"
+        return written and not random and self.embedding_regularizer is None
+
+    def _fused(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+        processes: dict[str, Any],
+    ) -> Tensor | None:
+        """The loss of all triplets in one pass, of several ``processes`` too; None where triplets have to be listed."""
+        metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
+        if metric is None or reduction is None or not self._is_ours(indices_tuple):
+            return None
+        if processes and (
+            self._forward_hooks or self._forward_pre_hooks or not as_written(self, TripletMarginLoss, "forward")
+        ):
+            return None  # asked by a wrapper, past what else a call would go through
+        margin = margin_number(self.margin)
+        listed = indices_tuple is not None or self.swap or self.smooth_loss or reduction == "none"
+        if listed or labels is None or margin is None:
+            return None
         rows = metric.rows(embeddings)
         ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
-        return functional.batch_all_triplet_loss(
-            rows, ids, margin=margin, distance=metric.distance, reduction=reduction, **references._asdict()
-        )
+        told = dict(margin=margin, distance=metric.distance, reduction=reduction, **references._asdict(), **processes)
+        return functional.batch_all_triplet_loss(rows, ids, **told)
 
     def compute_loss(
         self,
