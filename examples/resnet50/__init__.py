@@ -4,13 +4,16 @@ The map; an arrow is "imports"::
 
     train -> options, trainer, plots
     trainer -> datasets, sampler, augment, learner, telemetry, agreement, divergence, evaluate, record, checkpoint
-    learner -> model, schedule, losses, precision
+    learner -> model, schedule, losses, precision, sync_norm
+    train, trainer, sync_norm -> processes
     datasets, augment, evaluate -> transfer
     train, precision, agreement, metrics -> device
 
 - :mod:`~examples.resnet50.train`: the command: prints, exit codes, Ctrl-C.
 - :mod:`~examples.resnet50.trainer`: the loop over steps, one learner or two on the same batches.
 - :mod:`~examples.resnet50.learner`: one network with its optimiser and its loss.
+- :mod:`~examples.resnet50.processes`: the processes of ``torchrun``: whose rows are whose, what they decide together.
+- :mod:`~examples.resnet50.sync_norm`: batch norm over the rows of all processes.
 - :mod:`~examples.resnet50.device`: which device ``--device`` means, and where float64 is computed.
 - :mod:`~examples.resnet50.telemetry`: what steps measured, read from the device for ten of them at once.
 - :mod:`~examples.resnet50.agreement`: how far the fused and the reference loss may part, and why.

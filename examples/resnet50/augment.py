@@ -1,4 +1,7 @@
-"""Random affine changes of a batch, on tensors: the same generator state gives the same changes on any device."""
+"""Random affine changes of a batch, on tensors: the same generator state gives the same changes on any device.
+
+They are drawn for the whole batch and then made: a process that has a part of it makes those of its part.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,8 @@ def augmenting_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tensor:
-    """Rotated, scaled, sheared and shifted copies of ``images`` [N, C, S, S]; half of them mirrored if ``mirror``.
-
-    The border repeats outwards, so an image with a bright background gets no dark corners.
-    """
-    n = len(images)  # what is random is drawn on the CPU, whose generator it is
+def draw_changes(n: int, generator: torch.Generator, *, mirror: bool) -> Tensor:
+    """[n, 2, 3] on the CPU: a rotation, scaling, shear and shift for each image; half of them mirror if ``mirror``."""
 
     def uniform(limit: float) -> Tensor:  # [N] in -limit..limit
         return (torch.rand(n, generator=generator) * 2 - 1) * limit
@@ -42,5 +41,13 @@ def augment(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tens
     matrix[:, 1, 1] = angle.cos() * scale
     matrix[:, 0, 2] = uniform(2 * _SHIFT)  # grid_sample's width is 2, from -1 to 1
     matrix[:, 1, 2] = uniform(2 * _SHIFT)
-    grid = torch.nn.functional.affine_grid(to_device(matrix, images.device), list(images.shape), align_corners=False)
+    return matrix
+
+
+def augment(images: Tensor, changes: Tensor) -> Tensor:
+    """``images`` [N, C, S, S] after the ``changes`` [N, 2, 3] of :func:`draw_changes`.
+
+    The border repeats outwards, so an image with a bright background gets no dark corners.
+    """
+    grid = torch.nn.functional.affine_grid(to_device(changes, images.device), list(images.shape), align_corners=False)
     return torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

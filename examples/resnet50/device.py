@@ -32,6 +32,21 @@ def choose_device(name: str) -> torch.device:
     raise UserError(f"--device must be auto or one that PyTorch {torch.__version__} finds here: {found}; got {name}")
 
 
+def choose_own_device(name: str, index: int, number: int) -> torch.device:
+    """The same for process ``index`` of the ``number`` on this machine: they share the CPU, or have a GPU each."""
+    device = choose_device(name)
+    if number == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or ":" in name:
+        raise UserError(f"--device must be cpu or cuda for several processes, each of which has a GPU; got {name}")
+    if number > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc-per-node must be at most {torch.cuda.device_count()}, the number of GPUs, or --device cpu; "
+            f"got {number}"
+        )
+    return torch.device("cuda", index)
+
+
 def describe(device: torch.device, asked: str) -> str:
     """``device`` for people, and for ``auto`` what it was chosen from."""
     text = str(device)

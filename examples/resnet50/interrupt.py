@@ -8,16 +8,22 @@ from typing import Any
 
 
 class Interrupt:
-    """While entered, the first SIGINT sets ``requested``; a second one raises KeyboardInterrupt as usual."""
+    """While entered, the first SIGINT sets ``requested``; a second one raises KeyboardInterrupt as usual.
 
-    def __init__(self) -> None:
+    ``quiet``: it prints nothing, in those processes of a run that leave that to the first.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self.requested = False
+        self._quiet = quiet
         self._previous: Any = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if self._quiet:
+            return
         print("\ninterrupted: finishing this step, then saving; press Ctrl-C again to stop at once", flush=True)
 
     def __enter__(self) -> Interrupt:

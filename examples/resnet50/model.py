@@ -18,7 +18,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class EmbeddingNet(nn.Module):
-    """Images [N, C, S, S] in 0..1, C = 1 or 3, to unit embeddings [N, D] in float32.
+    """Images [N, C, S, S] in 0..1, C = 1 or 3, to unit embeddings [N, D].
 
     The head is linear and batch-normalised before the rows are divided by their norm. Pooled features follow a ReLU:
     all are positive, so without centring the embeddings of a new network are nearly one point, and batch-hard training
@@ -47,10 +47,10 @@ class EmbeddingNet(nn.Module):
         return self.mean.device
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, C, S, S] to [N, embedding_dim], rows of norm 1; float32 under autocast too."""
+        """[N, C, S, S] to [N, embedding_dim], rows of norm 1, in the dtype of the parameters, under autocast too."""
         normalised = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
-        features = self.body(normalised.contiguous(memory_format=torch.channels_last))
-        return nn.functional.normalize(self.head(features).float(), dim=1)
+        features = self.head(self.body(normalised.contiguous(memory_format=torch.channels_last)))
+        return nn.functional.normalize(features.to(self.mean.dtype), dim=1)
 
 
 def _read_state(weights: str) -> dict[str, Tensor]:

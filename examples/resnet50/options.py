@@ -168,7 +168,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=tuple(PRECISIONS),
         default="float32",
-        help="of the network, by autocast; float16 scales the loss and skips steps that overflow (default: float32)",
+        help="of the network, by autocast; float16 scales the loss and skips steps that overflow; float64 is that of "
+        "the weights too, to compare runs (default: float32)",
     )
     add(
         "--compile",

@@ -3,6 +3,8 @@
 The parameters stay in float32, and so does the loss. bfloat16 has the exponents of float32; the gradients of float16 go
 under below 6e-8 and overflow above 65504, so the loss is multiplied by a scale that adapts itself: halved after a step
 whose gradients overflow, which is skipped, doubled after 2000 steps without one.
+
+float64 has parameters and loss in float64 too: runs that differ in rounding alone then stay together for many steps.
 """
 
 from __future__ import annotations
@@ -12,7 +14,22 @@ import torch
 from examples.resnet50.device import has_float64
 from examples.resnet50.errors import UserError
 
-PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: What autocast makes of them, if anything.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": None,
+}
+
+
+def parameter_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of weights, batch norm and loss."""
+    if precision != "float64":
+        return torch.float32
+    if not has_float64(device):
+        raise UserError(f"--precision must be another than float64 on {device}, which has none; got float64")
+    return torch.float64
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

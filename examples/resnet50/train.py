@@ -2,10 +2,13 @@
 
 0: trained to the end. 1: fused and reference parted, or a loss is not finite. 2: a wrong option or file. 130: Ctrl-C,
 checkpoint saved.
+
+Under torchrun every process trains; the first leads, and does all else besides. The others follow: they print nothing.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -19,13 +22,14 @@ from tqdm import tqdm
 from examples.resnet50.agreement import Disagreement, statement
 from examples.resnet50.checkpoint import load_checkpoint
 from examples.resnet50.datasets import Split, read_dataset
-from examples.resnet50.device import choose_device, describe
+from examples.resnet50.device import choose_own_device, describe
 from examples.resnet50.divergence import Diverged
 from examples.resnet50.errors import UserError
 from examples.resnet50.evaluate import bounded, pixel_metrics
 from examples.resnet50.interrupt import Interrupt
 from examples.resnet50.metrics import NotFinite, RetrievalMetrics
 from examples.resnet50.options import Options, complete, merge_resumed, parse_options
+from examples.resnet50.processes import Processes, joined
 from examples.resnet50.record import Record, Row
 from examples.resnet50.run_folder import run_folder
 from examples.resnet50.trainer import Trainer
@@ -65,9 +69,21 @@ def _print_start(options: Options, split: Split, trainer: Trainer, folder: Path)
         f"batches: {options.classes_per_batch} classes x {options.samples_per_class} images, "
         f"{trainer.total_steps} steps ({sampler.batches_per_epoch} are one epoch), {torch.get_num_threads()} threads"
     )
+    if trainer.processes.size > 1:
+        print(f"spread:  {_spread(trainer)}")
     if options.loss == "both":
         print(f"check:   {statement(trainer.held_steps)}")
     print(f"results: {folder}/", flush=True)
+
+
+def _spread(trainer: Trainer) -> str:
+    """Over how many processes the batches are."""
+    n, size = trainer.sampler.batch_size, trainer.processes.size
+    share = f"{n // size} to {-(-n // size)}" if n % size else f"{n // size}"
+    text = f"{size} processes with {share} images of each batch, batch norm and loss of all {n}"
+    if trainer.options.loss == "both":
+        text += "; beside them the reference in one process, with whole batches"
+    return text
 
 
 def _print_metrics(title: str, m: RetrievalMetrics) -> None:
@@ -75,9 +91,10 @@ def _print_metrics(title: str, m: RetrievalMetrics) -> None:
     print(f"{title:<28}{figures}", flush=True)
 
 
-def _progress_line(row: Row, total: int) -> str:
+def _progress_line(row: Row, total: int, processes: int) -> str:
     names = [key.removeprefix("loss_") for key in row if key.startswith("loss_")]
-    losses = ", ".join(f"{name} {row[f'loss_{name}']:.5f}" for name in names)
+    where = {"fused": f" in {processes} processes", "reference": " in one"} if processes > 1 else {}
+    losses = ", ".join(f"{name}{where.get(name, '')} {row[f'loss_{name}']:.5f}" for name in names)
     line = f"step {int(row['step']):>4}/{total}  loss {losses}  active {row[f'active_{names[0]}']:4.0%}"
     if "copies_loss_difference" in row:
         line += (
@@ -105,7 +122,7 @@ def _train(trainer: Trainer, record: Record, checkpoint: Path, interrupt: Interr
             bar.set_postfix_str(f"loss {loss:.4f}, active {active:.0%}, {row['images_per_second']:.1f} images/s")
             step = int(row["step"])
             if step % every == 0 or step in (first, total):
-                tqdm.write(_progress_line(row, total), file=sys.stdout)
+                tqdm.write(_progress_line(row, total, trainer.processes.size), file=sys.stdout)
                 sys.stdout.flush()
 
         def go_on() -> bool:
@@ -154,7 +171,7 @@ def _where_to_look(options: Options, folder: Path) -> str:
     return f"look at the steps before it in {folder}/metrics.csv (gradient_norm: did it grow?), and try {remedy}"
 
 
-def _prepare(options: Options, given: frozenset[str]) -> Trainer:
+def _prepare(options: Options, given: frozenset[str], processes: Processes) -> Trainer:
     """Reads the data and builds the networks, new or from a checkpoint."""
     saved = None
     if options.resume is not None:
@@ -163,39 +180,51 @@ def _prepare(options: Options, given: frozenset[str]) -> Trainer:
     options = complete(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
+    here = (os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]) if processes.size > 1 else (0, 1)
+    device = choose_own_device(options.device, *map(int, here))
     if device.type != "cpu":
         torch.accelerator.set_device_index(device)  # pinning memory would start the first GPU beside it
     split = read_dataset(options.data, options.root, options.image_size)
     split = replace(split, test=bounded(split.test, options.test_limit))
-    trainer = Trainer(options, split, device, weights_needed=saved is None)
+    trainer = Trainer(options, split, device, processes=processes, weights_needed=saved is None)
     if saved is not None:
         trainer.restore(saved)
     return trainer
 
 
-def _run(trainer: Trainer, interrupt: Interrupt) -> int:
-    started = time.perf_counter()
+def _start(trainer: Trainer) -> tuple[Path, Record]:
+    """The folder of the results and its open files, once it is said what is about to be done, and from where."""
     options, split = trainer.options, trainer.split
     folder = run_folder(options)
-    checkpoint = folder / "checkpoint.pt"
     _print_start(options, split, trainer, folder)
     _print_metrics("pixels, for comparison", pixel_metrics(split.test, trainer.device))
     if trainer.before is None:
         trainer.before = trainer.evaluate()[0]
     _print_metrics("before training", trainer.before.metrics)
     record = Record(folder, trainer.history)
+    record.add_retrieval(trainer.learners[0].name, 0, trainer.before.metrics)
+    return folder, record
+
+
+def _lead(trainer: Trainer, interrupt: Interrupt) -> int:
+    """The run; where there are several processes, what the first of them does."""
+    started = time.perf_counter()
+    options, processes = trainer.options, trainer.processes
+    with processes.together():
+        folder, record = _start(trainer)
+    checkpoint = folder / "checkpoint.pt"
     try:
-        record.add_retrieval(trainer.learners[0].name, 0, trainer.before.metrics)
-        if not interrupt.requested:
+        if not processes.any(interrupt.requested):
             _train(trainer, record, checkpoint, interrupt)
+        interrupted = processes.any(interrupt.requested)
         if not trainer.history:
             print("interrupted before the first step: nothing to save", flush=True)
             return 130
-        trainer.save(checkpoint)
-        if interrupt.requested:
-            print(f"interrupted after step {trainer.step}; continue with --resume {checkpoint}", flush=True)
-        _finish(trainer, record, folder)
+        with processes.together():
+            trainer.save(checkpoint)
+            if interrupted:
+                print(f"interrupted after step {trainer.step}; continue with --resume {checkpoint}", flush=True)
+            _finish(trainer, record, folder)
     except Disagreement:
         _plot_loss(trainer, folder)
         raise
@@ -206,21 +235,41 @@ def _run(trainer: Trainer, interrupt: Interrupt) -> int:
         record.close()
     seconds = time.perf_counter() - started
     print(f"{seconds:.0f} s; see {folder}/: loss.png, embeddings.png, retrieval.png, metrics.csv, checkpoint.pt")
-    return 130 if interrupt.requested else 0
+    return 130 if interrupted or interrupt.requested else 0
+
+
+def _follow(trainer: Trainer, interrupt: Interrupt) -> int:
+    """What every other process does: the same steps, and at the same points it waits for the first."""
+    processes = trainer.processes
+    with processes.together():
+        pass
+    if not processes.any(interrupt.requested):
+        trainer.run(lambda row: None, lambda: not interrupt.requested)
+    interrupted = processes.any(interrupt.requested)
+    if trainer.history:
+        with processes.together():
+            pass
+    return 130 if interrupted else 0
+
+
+def _run(options: Options, given: frozenset[str], processes: Processes) -> int:
+    with Interrupt(quiet=not processes.is_first) as interrupt:
+        with processes.together():
+            trainer = _prepare(options, given, processes)
+        return (_lead if processes.is_first else _follow)(trainer, interrupt)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command with ``arguments``, by default those of the process, and returns its exit code."""
     options, given = parse_options(arguments)
     try:
-        with Interrupt() as interrupt:
-            return _run(_prepare(options, given), interrupt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Disagreement, Diverged, NotFinite) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        with joined() as processes:
+            try:
+                return _run(options, given, processes)
+            except (UserError, Disagreement, Diverged, NotFinite) as error:
+                if processes.is_first:
+                    print(f"error: {error}", file=sys.stderr, flush=True)
+                return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("interrupted: stopped at once", file=sys.stderr)
         return 130

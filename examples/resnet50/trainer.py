@@ -1,16 +1,21 @@
-"""The loop over steps: one learner, or two copies of it on the same batches."""
+"""The loop over steps: one learner, or two copies of it on the same batches.
+
+Several processes have one learner together, each with its part of every batch. The second copy is then trained by the
+first process alone, on whole batches: the fused loss of all processes beside the reference of one.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from examples.resnet50.agreement import check, compare, held_steps
-from examples.resnet50.augment import augment, augmenting_device
+from examples.resnet50.augment import augment, augmenting_device, draw_changes
 from examples.resnet50.checkpoint import save_checkpoint
 from examples.resnet50.datasets import Split
 from examples.resnet50.divergence import check_finite
@@ -21,6 +26,8 @@ from examples.resnet50.losses import loss_function
 from examples.resnet50.metrics import RetrievalMetrics
 from examples.resnet50.model import build_model
 from examples.resnet50.options import Options
+from examples.resnet50.precision import parameter_dtype
+from examples.resnet50.processes import ALONE, Processes
 from examples.resnet50.record import Row
 from examples.resnet50.sampler import ClassBalancedSampler
 from examples.resnet50.schedule import Schedule
@@ -29,17 +36,32 @@ from examples.resnet50.transfer import to_device
 
 
 class Trainer:
-    """Everything a run consists of; its state can be saved and continued bit for bit."""
+    """Everything a run consists of; its state can be saved and continued bit for bit.
 
-    def __init__(self, options: Options, split: Split, device: torch.device, *, weights_needed: bool = True):
+    Where there are several ``processes``, each has a trainer, and trains together with the others; sums over them may
+    then differ in the last bit from run to run.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        split: Split,
+        device: torch.device,
+        *,
+        processes: Processes = ALONE,
+        weights_needed: bool = True,
+    ):
         self.options = options
+        self.processes = processes
         self.split = split
         self.device = device
-        self.held_steps = held_steps(options.precision, device)
+        self.held_steps = held_steps(options.precision, device, processes.size)
         self.generator = torch.Generator().manual_seed(options.seed)  # of batches and augmentation
         self.sampler = ClassBalancedSampler(
             split.train.labels, options.classes_per_batch, options.samples_per_class, self.generator
         )
+        if processes.size > 1:
+            self._check_for_processes()
         per_epoch = self.sampler.batches_per_epoch
         self.total_steps = options.steps if options.steps is not None else (options.epochs or 1) * per_epoch
         self.step = 0
@@ -48,12 +70,34 @@ class Trainer:
         self.before: Evaluation | None = None
         self.learners = self._build_learners(options.weights if weights_needed else None)
 
+    def _check_for_processes(self) -> None:
+        """What only one process can do, by name."""
+        options, rows, number = self.options, self.sampler.batch_size, self.processes.size
+        if options.loss == "reference":
+            raise UserError(
+                "--loss must be fused or both for several processes, which the reference has not; got reference"
+            )
+        if options.compile:
+            raise UserError("--compile must be left out for several processes; got it")
+        if rows < number:
+            raise UserError(
+                f"--classes-per-batch x --samples-per-class must be at least {number}, the processes; got {rows}"
+            )
+
     def _build_learners(self, weights: str | None) -> list[Learner]:
         options = self.options
-        names = ("fused", "reference") if options.loss == "both" else (options.loss,)
+        trained_by = {"fused" if options.loss == "both" else options.loss: self.processes}
+        if options.loss == "both" and self.processes.is_first:
+            trained_by["reference"] = ALONE
         losses = [
-            loss_function(name, margin=options.margin, distance=options.distance, soft_margin=options.soft_margin)
-            for name in names
+            loss_function(
+                name,
+                margin=options.margin,
+                distance=options.distance,
+                soft_margin=options.soft_margin,
+                group=processes.group,
+            )
+            for name, processes in trained_by.items()
         ]
         schedule = Schedule(
             lr=options.lr,
@@ -68,7 +112,10 @@ class Trainer:
                 f"got {options.freeze_epochs} epochs, {schedule.frozen_steps} steps"
             )
         model = build_model(options.embedding_dim, weights, options.seed)
-        models = [m.to(self.device) for m in (model, *(copy.deepcopy(model) for _ in names[1:]))]
+        models = [
+            m.to(self.device, parameter_dtype(options.precision, self.device))
+            for m in (model, *(copy.deepcopy(model) for _ in losses[1:]))
+        ]
         return [
             Learner(
                 name,
@@ -78,28 +125,44 @@ class Trainer:
                 precision=options.precision,
                 soft_margin=options.soft_margin,
                 compiled=options.compile,
+                processes=processes,
             )
-            for name, m, loss in zip(names, models, losses, strict=True)
+            for (name, processes), m, loss in zip(trained_by.items(), models, losses, strict=True)
         ]
 
     def evaluate(self) -> list[Evaluation]:
-        """Retrieval among the test images by each learner's network as it is now."""
+        """Retrieval among the test images by each learner's network as it is now; waits for no other process."""
         return [evaluate(learner.model, self.split.train, self.split.test) for learner in self.learners]
 
-    def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images [N, C, S, S] and labels [N] on the device."""
+    def _next_batch(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [N, C, S, S] and labels [N] on the device: ``part`` of a batch that is the same in every process."""
         indices = self.sampler.next_batch()
-        images = self.split.train.images(indices, augmenting_device(self.device))
+        changes = None  # drawn for the whole batch
         if not self.options.no_augment:
-            images = augment(images, self.generator, mirror=self.split.mirrored)
+            changes = draw_changes(len(indices), self.generator, mirror=self.split.mirrored)
+        indices = indices[part]
+        images = self.split.train.images(indices, augmenting_device(self.device))
+        if changes is not None:
+            images = augment(images, changes[part])
         return images.to(self.device), to_device(self.split.train.labels[indices], self.device)
 
     def train_step(self) -> None:
         """One batch for every learner. What it measured is there after :meth:`read`; nothing here waits for it."""
         self.telemetry.start_step()
         self.step += 1
-        images, labels = self._next_batch()
-        results = [learner.train_step(self.step, images, labels) for learner in self.learners]
+        n, compared = self.sampler.batch_size, len(self.learners) == 2
+        part = self.processes.part(n)
+        images, labels = self._next_batch(slice(n) if compared else part)
+        own = part if compared else slice(len(images))
+        results = [self.learners[0].train_step(self.step, images[own], labels[own])]
+        results += [learner.train_step(self.step, images, labels) for learner in self.learners[1:]]
+        if self.options.loss == "both":  # in every process: they gather
+            whole = self.processes.whole
+            results[0] = replace(
+                results[0],
+                embeddings=whole(results[0].embeddings, n),
+                embedding_gradient=whole(results[0].embedding_gradient, n),
+            )
         known: Row = {"step": self.step, "learning_rate": self.learners[0].optimizer.param_groups[0]["lr"]}
         measured: dict[str, torch.Tensor] = {}
         for learner, result in zip(self.learners, results, strict=True):
@@ -108,9 +171,9 @@ class Trainer:
             measured[f"active_{learner.name}"] = result.active
             if self.options.precision == "float16":
                 measured[f"skipped_{learner.name}"] = result.skipped
-        if len(results) == 2:
+        if compared:
             measured.update(compare(results[0], results[1], self.learners[1].loss, labels))
-        self.telemetry.add(known, measured, len(images) * len(results))
+        self.telemetry.add(known, measured, n * len(results))
 
     def read(self, on_row: Callable[[Row], None]) -> None:
         """Adds the steps since the last read to the history and hands each to ``on_row``.
@@ -126,15 +189,21 @@ class Trainer:
             check_finite(row)
 
     def run(self, on_row: Callable[[Row], None], go_on: Callable[[], bool] = lambda: True) -> None:
-        """Trains to the last step, or until ``go_on`` is asked after a step and says no."""
+        """Trains to the last step, or until ``go_on`` is asked after a step and says no, in one process or another.
+
+        What one process alone finds wrong, as the first with its second copy, ends all of them in the same step.
+        """
         first = self.step + 1  # read at once: what is wrong from the beginning is told of then
         while self.step < self.total_steps:
             self.train_step()
-            if self.step % READ_EVERY == 0 or self.step == first:
-                self.read(on_row)
-            if not go_on():
+            with self.processes.together():
+                if self.step % READ_EVERY == 0 or self.step == first:
+                    self.read(on_row)
+                stop = not go_on()
+            if self.processes.any(stop):
                 break
-        self.read(on_row)
+        with self.processes.together():
+            self.read(on_row)
 
     def save(self, path: Path) -> None:
         """Writes everything a run needs to go on as if it had not stopped."""
