@@ -149,10 +149,10 @@ def _blocks(*lengths: int) -> int:
 
 #: By loss what a rank sends each other one on the way forward, with n rows a rank and, of semi-hard, T pairs.
 FORMULAS = {
-    "batch-hard": "40 + (4 D + 8) n + 28 n",
-    "semi-hard": "40 + (4 D + 8) n + 8 + 28 T",
-    "batch-all": "40 + (4 D + 8) n + 24 n + 16 n + 16",
-    "weighted": "40 + (4 D + 8) n + 16 n + 16",
+    "batch-hard": "32 + (4 D + 8) n + 28 n",
+    "semi-hard": "32 + (4 D + 8) n + 8 + 28 T",
+    "batch-all": "32 + (4 D + 8) n + 24 n + 16 n + 16",
+    "weighted": "32 + (4 D + 8) n + 16 n + 16",
 }
 #: And on the way back.
 FORMULAS_BACK = {"batch-hard": "0", "semi-hard": "0", "batch-all": "4 D n", "weighted": "4 D n"}
@@ -161,7 +161,7 @@ FORMULAS_BACK = {"batch-hard": "0", "semi-hard": "0", "batch-all": "4 D n", "wei
 def expected(loss: str, ranks: int, n: int, d: int, pairs: int) -> tuple[Traffic, Traffic]:
     """What a step sends forward and backward: float32 rows, int64 labels, ``n`` rows on every rank, and on the one with
     most of them ``pairs`` ordered positive pairs."""
-    header, rows = 40, _blocks(4 * n * d, 8 * n)
+    header, rows = 4 * 8, _blocks(4 * n * d, 8 * n)
     after = {
         "batch-hard": [_blocks(16 * n, 12 * n)],  # the triplets
         "semi-hard": [8, _blocks(16 * pairs, 12 * pairs)],  # how many there are, then these
