@@ -72,6 +72,7 @@ def test_public_names():
         "batch_hard_triplet_loss",
         "build_info",
         "easy_positive_triplet_loss",
+        "grad_cache",
         "k_hardest_triplet_loss",
         "mine_batch_hard",
         "mine_easy_positive",
@@ -86,6 +87,14 @@ def test_public_names():
 
 def test_package_is_marked_as_typed():
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_every_folder_of_the_package_is_installed():
+    """The list is written by hand: a folder that is left out is there in a checkout, and missing in a wheel."""
+    listed = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "fasttriplet").rglob("__init__.py")}
+    assert re.findall(r'"([\w.]+)"', listed[1]) == sorted(".".join(folder.parts) for folder in folders)
 
 
 def test_docstring_maps_every_module():

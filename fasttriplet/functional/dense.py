@@ -108,7 +108,9 @@ def _batch_all_sums(batch: Batch, options: Options, uniform: bool) -> tuple[Tens
     if together is not None:
         sums, counts, negative_counts, poison = BatchAllSums.apply(*together.with_graph().arguments, *told, uniform)
         joined = together.joined(sums=sums, counts=counts.T)
-        often = together.group.total(negative_counts) if together.shared else negative_counts
+        often = negative_counts
+        if together.shared and batch.return_stats:
+            often = together.group.total(often)
         return joined["sums"], joined["counts"].T, often, together.poison(poison)
     if transforms.active():
         transforms.refuse_compiled("batch_all_triplet_loss")
