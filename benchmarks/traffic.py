@@ -151,8 +151,8 @@ def _blocks(*lengths: int) -> int:
 FORMULAS = {
     "batch-hard": "32 + (4 D + 8) n + 28 n",
     "semi-hard": "32 + (4 D + 8) n + 8 + 28 T",
-    "batch-all": "32 + (4 D + 8) n + 24 n + 16 n + 16",
-    "weighted": "32 + (4 D + 8) n + 16 n + 16",
+    "batch-all": "32 + (4 D + 8) n + 24 n",
+    "weighted": "32 + (4 D + 8) n + 16 n",
 }
 #: And on the way back.
 FORMULAS_BACK = {"batch-hard": "0", "semi-hard": "0", "batch-all": "4 D n", "weighted": "4 D n"}
@@ -160,14 +160,15 @@ FORMULAS_BACK = {"batch-hard": "0", "semi-hard": "0", "batch-all": "4 D n", "wei
 
 def expected(loss: str, ranks: int, n: int, d: int, pairs: int) -> tuple[Traffic, Traffic]:
     """What a step sends forward and backward: float32 rows, int64 labels, ``n`` rows on every rank, and on the one with
-    most of them ``pairs`` ordered positive pairs."""
+    most of them ``pairs`` ordered positive pairs. A rank alone asks whether it is, and goes the way of one process."""
+    if ranks == 1:
+        return Traffic(1, 0, 0), NOTHING
     header, rows = 4 * 8, _blocks(4 * n * d, 8 * n)
     after = {
         "batch-hard": [_blocks(16 * n, 12 * n)],  # the triplets
         "semi-hard": [8, _blocks(16 * pairs, 12 * pairs)],  # how many there are, then these
-        # Sums and counts by anchor, how often each row is a negative, the poison.
-        "batch-all": [_blocks(8 * n, 16 * n), 2 * 8 * n, _blocks(8)],
-        "weighted": [_blocks(16 * n), _blocks(8)],
+        "batch-all": [_blocks(8 * n, 16 * n)],  # sums and counts by anchor
+        "weighted": [_blocks(16 * n)],
     }[loss]
     forward = (ranks - 1) * (header + rows + sum(after))
     back = (ranks - 1) * 4 * n * d if FORMULAS_BACK[loss] != "0" else 0
