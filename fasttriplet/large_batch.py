@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from fasttriplet.check import check_count
+from fasttriplet.distributed.agreement import Statement, agreed
 from fasttriplet.distributed.group import Group, check_process_group
+from fasttriplet.distributed.held import HoldsProcessGroup
 
 
 def grad_cache(
@@ -35,7 +38,8 @@ def grad_cache(
     each chunk by itself, so that its embeddings are not those of one large batch: use chunks as large as the batches it
     is meant for, or freeze it.
 
-    Under ``DistributedDataParallel`` and FSDP2 gradients are synchronised once, with the last chunk. ``backward`` may
+    Under ``DistributedDataParallel`` and FSDP2 gradients are synchronised once, with the last chunk, and FSDP2's
+    ``set_requires_gradient_sync`` is true afterwards. ``backward`` may
     be called once, by whatever means: ``GradScaler``, accelerators, several losses summed. Both runs are under the
     autocast of this call.
 
@@ -48,8 +52,9 @@ def grad_cache(
             handed to every chunk as it is.
         *loss_args: of the loss, as labels [N].
         chunk_size: rows of a chunk, at least 1.
-        process_group: handed to the loss under this name where it is not None. The ranks agree on the number of chunks,
-            so that models whose forward communicates, as FSDP's, run equally often on all of them.
+        process_group: handed to the loss under this name where it is not None; a module of this package has its own,
+            which is then the one. The ranks agree on the number of chunks, so that models whose forward communicates,
+            as FSDP's, run equally often on all of them.
 
     Returns:
         The loss, a scalar.
@@ -73,9 +78,10 @@ def grad_cache(
     Setup", 2021, https://arxiv.org/abs/2101.06983.
     """
     check_count("chunk_size", chunk_size)
-    check_process_group(process_group)
+    process_group, told = _processes(loss, process_group)
     chunks = _chunks(inputs, chunk_size, process_group)
-    ambience = _Ambience.here([leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)])
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    ambience = _Ambience.here([*tensors, *list(model.parameters())[:1]])
     states, embeddings = [], []
     with torch.no_grad(), _buffers_kept(model), _synchronising(model, False):
         for chunk in chunks:
@@ -83,9 +89,9 @@ def grad_cache(
             embeddings.append(_embeddings_of(model, chunk))
     everything = torch.cat(embeddings)
     if not torch.is_grad_enabled():
-        return _loss_of(loss, everything, loss_args, process_group)
+        return _loss_of(loss, everything, loss_args, told)
     everything.requires_grad_()
-    value = _loss_of(loss, everything, loss_args, process_group)
+    value = _loss_of(loss, everything, loss_args, told)
     sizes = [len(rows) for rows in embeddings]
     second = _SecondRun(model, chunks, states, sizes, ambience, everything, value)
     return _Replayed.apply(torch.zeros((), requires_grad=True), second)
@@ -129,7 +135,9 @@ class _SecondRun(NamedTuple):
         for number, (chunk, state, of_chunk) in enumerate(parts):
             with _synchronising(self.model, number == last), self.ambience.entered():
                 state.restore()
-                torch.autograd.backward(_embeddings_of(self.model, chunk), of_chunk)
+                rows = _embeddings_of(self.model, chunk)
+                if rows.requires_grad:  # else the model is frozen, and the loss may have parameters alone
+                    torch.autograd.backward(rows, of_chunk)
         afterwards.restore()
 
 
@@ -183,16 +191,21 @@ class _Ambience(NamedTuple):
 def _chunks(inputs: Any, chunk_size: int, process_group: object) -> list[Any]:
     """Of all tensors in ``inputs``; at least one, which may have no rows."""
     leaves, structure = pytree.tree_flatten(inputs)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if not tensors:
-        raise TypeError(f"inputs must be a tensor, or a tuple, list or dict of them; got {type(inputs).__name__}")
-    counts = {tuple(tensor.shape[:1]) for tensor in tensors}
-    if len(counts) > 1 or () in counts:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors)
-        raise ValueError(f"inputs must be tensors [N, ...] of one N; got {shapes}")
-    number = max(1, -(-len(tensors[0]) // chunk_size))
-    if process_group is not None:
-        number = max(count for (count,) in Group(process_group).numbers([number]))
+
+    def checked() -> tuple[Statement, bool]:
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not tensors:
+            raise TypeError(f"inputs must be a tensor, or a tuple, list or dict of them; got {type(inputs).__name__}")
+        counts = {tuple(tensor.shape[:1]) for tensor in tensors}
+        if len(counts) > 1 or () in counts:
+            shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors)
+            raise ValueError(f"inputs must be tensors [N, ...] of one N; got {shapes}")
+        return Statement({}, max(1, -(-len(tensors[0]) // chunk_size))), True
+
+    if process_group is None:
+        number = checked()[0].rows
+    else:
+        number = max(statement.rows for statement in agreed(Group(process_group), checked)[0])
     pieces = [leaf.tensor_split(number) if isinstance(leaf, Tensor) else [leaf] * number for leaf in leaves]
     return [pytree.tree_unflatten(list(chunk), structure) for chunk in zip(*pieces, strict=True)]
 
@@ -211,11 +224,23 @@ def _embeddings_of(model: nn.Module, chunk: Any) -> Tensor:
     return rows
 
 
+def _processes(loss: Callable[..., Tensor], process_group: object) -> tuple[object, dict[str, object]]:
+    """The process group, and what the loss is told of it: a module of this package has been, when it was made."""
+    check_process_group(process_group)
+    if not isinstance(loss, HoldsProcessGroup):
+        return process_group, {} if process_group is None else {"process_group": process_group}
+    if process_group is not None and loss.process_group is not process_group:
+        raise ValueError(
+            "process_group must be that which the loss was made with, as BatchHardTripletLoss(process_group=...); got "
+            f"{process_group!r} and a loss with {loss.process_group!r}"
+        )
+    return loss.process_group, {}
+
+
 def _loss_of(
-    loss: Callable[..., Tensor], embeddings: Tensor, loss_args: Sequence[Any], process_group: object
+    loss: Callable[..., Tensor], embeddings: Tensor, loss_args: Sequence[Any], told: dict[str, object]
 ) -> Tensor:
-    with_group = {} if process_group is None else {"process_group": process_group}
-    value = loss(embeddings, *loss_args, **with_group)
+    value = loss(embeddings, *loss_args, **told)
     if not isinstance(value, Tensor):
         raise TypeError(f"loss must return a tensor; got {type(value).__name__}")
     if value.dim() != 0:
@@ -225,11 +250,22 @@ def _loss_of(
 
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """What the model writes to its buffers is undone."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    """What the model writes to its buffers is undone, but for what ``DistributedDataParallel`` does before it calls its
+    module: it makes all ranks' buffers the same, in the first run alone.
+    """
+    module = model.module if isinstance(model, DistributedDataParallel) else model
+    before: list[tuple[Tensor, Tensor]] = []
+
+    def remember(*_: Any) -> None:
+        if not before:
+            before.extend((buffer, buffer.clone()) for buffer in module.buffers())
+
+    hook = module.register_forward_pre_hook(remember) if any(True for _ in module.buffers()) else None
     try:
         yield
     finally:
+        if hook is not None:
+            hook.remove()
         for buffer, kept in before:
             buffer.copy_(kept)
 

@@ -173,7 +173,9 @@ class CrossBatchMemory(HoldsProcessGroup, nn.Module):
             self._check(*batch.values())
             given = {name: value for name, value in batch.items() if value is not None}
             alike: dict[str, object] = {name: name in given for name in batch}
-            alike.update({"the dtype of embeddings": batch["embeddings"].dtype, "mode": self.training})
+            alike.update({"the dtype of embeddings": batch["embeddings"].dtype, "training": self.training})
+            alike.update({name: getattr(self, name) for name in ("size", "dim", "num_labels", "dtype")})
+            alike["what the memory has kept so far"] = tuple(self._counters)
             return Statement(alike, len(batch["embeddings"])), given
 
         statements, given = agreed(group, checked)

@@ -188,3 +188,16 @@ def test_no_rows():
     model = Net()
     grad_cache(model, fasttriplet.batch_hard_triplet_loss, inputs(n=0), labels(0), chunk_size=4).backward()
     assert all(gradient is not None and not gradient.any() for gradient in gradients(model))
+
+
+def test_a_frozen_model_leaves_the_losses_own_parameters_their_gradient():
+    model = Net().requires_grad_(False)
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+
+    def loss(rows, y):
+        return fasttriplet.batch_hard_triplet_loss(scale * rows, y, margin=1.0)
+
+    grad_cache(model, loss, inputs(), labels(), chunk_size=7).backward()
+    (expected,) = torch.autograd.grad(loss(model(inputs()), labels()), scale)
+    torch.testing.assert_close(scale.grad, expected, rtol=1e-12, atol=0)
+    assert all(gradient is None for gradient in gradients(model))

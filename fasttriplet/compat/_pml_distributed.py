@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import warnings
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fasttriplet.check import check_dense
 from fasttriplet.compat._pml_bases import StandInLoss, StandInMiner
 from fasttriplet.distributed.agreement import Statement, agreed
-from fasttriplet.distributed.autograd import JoinedRows, JoinedValues, Scaled
+from fasttriplet.distributed.autograd import JoinedRows, JoinedValues, Tied
 from fasttriplet.distributed.group import Group
 from fasttriplet.distributed.held import HoldsProcessGroup
 
@@ -49,6 +51,9 @@ class DistributedLossWrapper(HoldsProcessGroup, nn.Module):
       puts its own first. So indices for this wrapper come from the miner wrapper here, and not from the original's.
     - With ``efficient`` other ranks' rows have their gradient; in the original they have none.
     - Ranks may have different numbers of rows, and none.
+    - Parameters of the loss, as proxies or a margin that is learned, have the gradient of one process. In the original
+      it is that times the number of ranks.
+    - ``triplets_per_anchor`` draws random triplets on each rank for itself, so that ranks have different losses.
 
     Source: https://kevinmusgrave.github.io/pytorch-metric-learning/distributed/.
     """
@@ -96,27 +101,24 @@ class DistributedLossWrapper(HoldsProcessGroup, nn.Module):
             if self._remembers:
                 return self.loss(embeddings, labels, indices_tuple, enqueue_mask)
             return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        joined = _Joined(group, embeddings, labels, ref_emb, ref_labels, enqueue_mask)
         fused = getattr(self.loss, "_fused", None)  # of this module's loss: each rank has its share of the work
         if fused is not None:
             processes = {"process_group": group.process_group, "ref_sharded": ref_emb is not None}
             loss = fused(embeddings, labels, indices_tuple, ref_emb, ref_labels, processes)
             if loss is not None:
                 return loss
-        joined = _Joined(group, embeddings, labels, ref_emb, ref_labels, enqueue_mask)
         if self.efficient:
             others, other_labels = joined.candidates(exchanging=True)
             if indices_tuple is None:
                 indices_tuple = joined.without_own(_all_pairs(labels, other_labels))
-            return self.loss(embeddings, labels, indices_tuple, others, other_labels)
-        rows = joined.rows(exchanging=False)
+            loss = self.loss(embeddings, labels, indices_tuple, others, other_labels)
+            # A rank without triplets has a loss of its own rows alone.
+            return Tied.apply(loss, others) if isinstance(loss, Tensor) and others.requires_grad else loss
+        rows, all_labels = joined.rows(exchanging=False), joined.labels()
         if self._remembers:
-            loss = self.loss(rows, joined.told.get("labels"), indices_tuple, joined.told.get("enqueue_mask"))
-        else:
-            references = joined.references(exchanging=False)
-            loss = self.loss(
-                rows, joined.told.get("labels"), indices_tuple, references, joined.ref_told.get("ref_labels")
-            )
-        return Scaled.apply(loss.double(), group.size).to(loss.dtype) if isinstance(loss, Tensor) else loss
+            return self.loss(rows, all_labels, indices_tuple, joined.told.get("enqueue_mask"))
+        return self.loss(rows, all_labels, indices_tuple, *joined.references(exchanging=False))
 
     def extra_repr(self) -> str:
         return f"efficient={self.efficient}"
@@ -168,8 +170,7 @@ class DistributedMinerWrapper(HoldsProcessGroup, nn.Module):
         if self.efficient:
             mined = self.miner(emb, labels, *joined.candidates(exchanging=False))
             return joined.without_own(mined)
-        references, their_labels = joined.references(exchanging=False), joined.ref_told.get("ref_labels")
-        mined = self.miner(joined.rows(exchanging=False), joined.told["labels"], references, their_labels)
+        mined = self.miner(joined.rows(exchanging=False), joined.labels(), *joined.references(exchanging=False))
         return mined
 
     def extra_repr(self) -> str:
@@ -189,48 +190,74 @@ class _Joined:
         enqueue_mask: Tensor | None,
     ) -> None:
         self._group, self._own, self._own_references = group, embeddings, ref_emb
-        batch = {"rows": embeddings, "labels": labels, "enqueue_mask": enqueue_mask}
-        references = {"ref_rows": ref_emb, "ref_labels": ref_labels}
-
-        def statement() -> tuple[Statement, bool]:
-            # Of labels, masks and rows the dtypes: they travel as they are.
-            alike: dict[str, object] = {
-                f"the dtype and columns of {name}": None if rows is None else (rows.dtype, list(rows.shape[1:]))
-                for name, rows in (*batch.items(), *references.items())
-            }
-            return Statement(alike, len(embeddings), 0 if ref_emb is None else len(ref_emb)), True
-
-        statements, _ = agreed(group, statement)
+        self._same_labels = labels is not None and ref_labels is labels  # row i is reference i's own copy
+        self._batch = {"embeddings": embeddings, "labels": labels, "enqueue_mask": enqueue_mask}
+        self._shard = {"ref_emb": ref_emb, "ref_labels": ref_labels}
+        statements, _ = agreed(group, self._checked)
         self._sizes, self._ref_sizes = [each.rows for each in statements], [each.references for each in statements]
-        device = embeddings.device
-        self.told, self.ref_told = (
-            group.rows({name: rows.detach().to(device) for name, rows in given.items() if rows is not None}, sizes)
-            if any(rows is not None for rows in given.values())
-            else {}
-            for given, sizes in ((batch, self._sizes), (references, self._ref_sizes))
-        )
+
+    def _checked(self) -> tuple[Statement, bool]:
+        alike: dict[str, object] = {"ref_labels are labels": self._same_labels}
+        counts = []
+        for given in (self._batch, self._shard):
+            rows_name, rows = next(iter(given.items()))
+            for name, values in given.items():
+                if values is None:
+                    alike[f"the dtype of {name}"] = "that of None"
+                    continue
+                check_dense(name, values)
+                if rows is None or values.shape[:1] != rows.shape[:1]:
+                    of = "no rows" if rows is None else f"{rows_name} {list(rows.shape)}"
+                    raise ValueError(f"{name} must be one a row of {rows_name}; got {list(values.shape)} and {of}")
+                # They travel as they are: of one dtype and width, and all or none with a way back.
+                alike[f"the dtype of {name}"] = values.dtype
+                alike[f"the columns of {name}"] = list(values.shape[1:])
+                alike[f"whether {name} require grad"] = values.requires_grad and torch.is_grad_enabled()
+            counts.append(0 if rows is None else len(rows))
+        return Statement(alike, *counts), True
+
+    @cached_property
+    def told(self) -> dict[str, Tensor]:
+        """Of the batch, of all ranks, without a graph."""
+        return self._gathered(self._batch, self._sizes)
+
+    @cached_property
+    def _ref_told(self) -> dict[str, Tensor]:
+        return self._gathered(self._shard, self._ref_sizes)
+
+    def _gathered(self, given: dict[str, Tensor | None], sizes: list[int]) -> dict[str, Tensor]:
+        sent = {name: rows.detach().to(self._own.device) for name, rows in given.items() if rows is not None}
+        return self._group.rows(sent, sizes) if sent else {}
+
+    def labels(self) -> Tensor | None:
+        return self.told.get("labels")
 
     def rows(self, *, exchanging: bool) -> Tensor:
-        """[N, D] with a graph. ``exchanging``: each rank makes another loss of them, whose gradients add up."""
-        join = JoinedRows if exchanging else JoinedValues
-        return join.apply(self._own, self.told["rows"], self._group, self._sizes)
+        """[N, D] with a graph. ``exchanging``: each rank makes another loss of them, whose gradients add up; else all
+        make the same, whose gradient is multiplied for averages."""
+        return self._with_graph(self._own, self.told["embeddings"], self._sizes, exchanging)
 
-    def references(self, *, exchanging: bool) -> Tensor | None:
+    def _with_graph(self, own: Tensor, everything: Tensor, sizes: list[int], exchanging: bool) -> Tensor:
+        if exchanging:
+            return JoinedRows.apply(own, everything, self._group, sizes)
+        return JoinedValues.apply(own, everything, self._group, sizes, self._group.size)
+
+    def references(self, *, exchanging: bool) -> tuple[Tensor | None, Tensor | None]:
+        """And their labels, the very tensor of the batch's where the rank's were."""
         if self._own_references is None:
-            return None
-        join = JoinedRows if exchanging else JoinedValues
-        return join.apply(self._own_references, self.ref_told["ref_rows"], self._group, self._ref_sizes)
+            return None, None
+        everything = self._ref_told["ref_emb"]
+        rows = self._with_graph(self._own_references, everything, self._ref_sizes, exchanging)
+        return rows, self.labels() if self._same_labels else self._ref_told.get("ref_labels")
 
     def candidates(self, *, exchanging: bool) -> tuple[Tensor, Tensor | None]:
         """The references, or else the batch, and their labels."""
-        references = self.references(exchanging=exchanging)
-        if references is not None:
-            return references, self.ref_told.get("ref_labels")
-        return self.rows(exchanging=exchanging), self.told.get("labels")
+        rows, labels = self.references(exchanging=exchanging)
+        return (self.rows(exchanging=exchanging), self.labels()) if rows is None else (rows, labels)
 
     def without_own(self, indices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Of a miner's indices those that do not pair a row with itself."""
-        if self._own_references is not None:
+        """Of a miner's indices those that do not pair a row with itself, or with its own copy."""
+        if self._own_references is not None and not self._same_labels:
             return indices
         first = sum(self._sizes[: self._group.rank])
         kept = indices[0] + first != indices[1]

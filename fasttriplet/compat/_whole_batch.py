@@ -38,6 +38,8 @@ def hard_loss(
     process_group: Any = None,
 ) -> Tensor:
     """Batch-hard over all N anchors, of all ranks of a ``process_group``: ``reduction`` "mean" or "none"."""
+    if process_group is not None and away(embeddings):
+        return there_and_back(hard_loss, locals())
     at_no_difference = math.log(2) if soft_margin else max(float(margin), 0.0)
     if process_group is not None:
         batch, options = _batch_of_all(

@@ -39,17 +39,37 @@ class JoinedRows(torch.autograd.Function):
 
 class JoinedValues(torch.autograd.Function):
     """Values [N, ...] of all rows as of this rank's ``own`` [n, ...]. All ranks make the same of them: no gradient
-    travels.
+    travels. It is multiplied by ``factor``, in float64.
     """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, everything: Tensor, group: Group, sizes: Sequence[int]) -> Tensor:
-        ctx.group, ctx.sizes = group, sizes
+    def forward(
+        ctx: Any, own: Tensor, everything: Tensor, group: Group, sizes: Sequence[int], factor: int = 1
+    ) -> Tensor:
+        ctx.group, ctx.sizes, ctx.factor = group, sizes, factor
         return everything.view_as(everything)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.group.of_each(grad, ctx.sizes), None, None, None
+        own = ctx.group.of_each(grad, ctx.sizes)
+        if ctx.factor != 1:
+            own = (own.double() * ctx.factor).to(own.dtype)
+        return own, None, None, None, None
+
+
+class Tied(torch.autograd.Function):
+    """The loss as it is, joined to ``rows`` as well, though nothing of it may come from them: on the way back every
+    rank then sends the others what it owes them, zeros too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, rows: Tensor) -> Tensor:
+        ctx.shape, ctx.like = rows.shape, rows.new_empty(0)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, ctx.like.new_zeros(ctx.shape)
 
 
 class OwnValues(torch.autograd.Function):

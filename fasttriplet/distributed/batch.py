@@ -166,20 +166,24 @@ def _alike(
 ) -> dict[str, object]:
     """What must be the same on every rank, of a rank's own arguments."""
     tensors = (*BatchPairing.__annotations__, "weights")
-    weights = own.weights
     return {
         "the dtype of embeddings": embeddings.dtype,
         "the dtype of embeddings and ref_embeddings together": own.embeddings.dtype,
         "the number of columns of embeddings": embeddings.shape[1],
         "the device type of embeddings": embeddings.device.type,
-        "whether embeddings require grad": embeddings.requires_grad and torch.is_grad_enabled(),
+        "whether embeddings require grad": _has_graph(embeddings),
         "the dtype of ref_embeddings": given["ref_embeddings"].dtype if sharded else "any",
-        "whether ref_embeddings require grad": sharded and given["ref_embeddings"].requires_grad,
+        "whether ref_embeddings require grad": _has_graph(given.get("ref_embeddings")),
         "the form of labels": "[N]" if labels.dim() == 1 else f"[N, {labels.shape[1]}]",
         **{name: "given" if name in given else "not given" for name in tensors},
-        "whether weights require grad": weights is not None and weights.requires_grad,
+        "whether weights require grad": _has_graph(own.weights),
         **{name: given.get(name) for name in ("groups_exclude", "ignore_index", "return_stats")},
     }
+
+
+def _has_graph(tensor: Tensor | None) -> bool:
+    """Whether its gradient is asked for. On the way back ranks may have to send each other something: all or none."""
+    return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
 
 
 def _together(

@@ -79,9 +79,9 @@ class Group:
             return self._gathered(sent).tolist()
         except RuntimeError as error:
             raise RuntimeError(
-                "the ranks of process_group did not all come here: each must call the same losses equally often. One "
-                "with fewer batches is given empty ones, [0, D], in place of DistributedDataParallel.join, which is "
-                f"not supported. torch.distributed says: {error}"
+                "the ranks of process_group did not all come here, or could not hear one another: each must call the "
+                "same losses equally often. One with fewer batches is given empty ones, model(x[:0]), in place of "
+                f"DistributedDataParallel.join, which is not supported. torch.distributed says: {error}"
             ) from error
 
     def objects(self, own: object) -> list[Any]:
@@ -101,6 +101,7 @@ class Group:
         Returns:
             By name tensors [sum of sizes, ...].
         """
+        assert all(len(rows) == sizes[self.rank] for rows in own.values()), (self.rank, sizes)
         longest = max(sizes)
         widths = {name: _row_bytes(rows) for name, rows in own.items()}
         lengths = {name: -(-longest * width // _ALIGNMENT) * _ALIGNMENT for name, width in widths.items()}
@@ -163,6 +164,8 @@ def _row_bytes(rows: Tensor) -> int:
 
 
 def _as_bytes(rows: Tensor) -> Tensor:
+    if rows.numel() == 0:  # of any strides, which a view of bytes would refuse
+        return rows.new_empty(0, dtype=torch.uint8)
     return rows.detach().contiguous().view(-1).view(torch.uint8)
 
 

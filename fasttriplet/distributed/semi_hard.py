@@ -63,21 +63,28 @@ class SemiHardSumsOfAll(torch.autograd.Function):
             *arguments, *told, wanted_parts(ctx), wanted, shares
         )
         ctx.mark_non_differentiable(counts)
-        # Tensors of the whole batch, none of them with a graph.
-        ctx.arguments, ctx.told, ctx.poison = arguments, told, poison
-        ctx.kept = (shares, counts.select(0, 1).sum(), gradients) if wanted else None
+        # Tensors where autograd keeps them and lets go of them, the rest beside: none of them has a graph.
+        embeddings, labels, references, pairing, ctx.numbers = arguments
+        ctx.distance, distances, triplets, *ctx.options = told
+        kept = (shares, counts.select(0, 1).sum(), *gradients) if wanted else ()
+        ctx.kept = len(kept)
+        ctx.save_for_backward(embeddings, labels, references, distances, triplets, poison, *kept, *pairing)
         return sums, counts
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        if ctx.kept is not None:
-            shares, pairs, gradients = ctx.kept
+        embeddings, labels, all_references, distances, triplets, poison, *rest = ctx.saved_tensors
+        if ctx.kept:
+            shares, pairs, *gradients = rest[: ctx.kept]
             size = multiple_of(grad, shares)
         else:
             size = size_of(grad)
+            batch = embeddings, labels, all_references, rest[ctx.kept :], ctx.numbers, ctx.distance
             again = operator("semi_hard_of_triplets", grad.device)
-            _, counts, *gradients = again(*ctx.arguments, *ctx.told, wanted_parts(ctx), True, grad / size)
+            _, counts, *gradients = again(
+                *batch, distances, triplets, *ctx.options, wanted_parts(ctx), True, grad / size
+            )
             pairs = counts.select(0, 1).sum()
-        own, references = scaled(gradients, ctx.poison, ctx.poison * pairs * size)
+        own, references = scaled(gradients, poison, poison * pairs * size)
         return own, references if ctx.needs_input_grad[1] else None, *[None] * 6

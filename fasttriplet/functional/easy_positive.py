@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -84,6 +85,7 @@ def easy_positive_triplet_loss(
     return loss_of_mined(batch, miner, options)
 
 
+@torch.no_grad()
 @takes(Pairing)
 def mine_easy_positive(
     embeddings: Tensor,

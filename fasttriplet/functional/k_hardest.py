@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -90,6 +91,7 @@ def k_hardest_triplet_loss(
     return loss_of_mined(batch, miner, options)
 
 
+@torch.no_grad()
 @takes(Pairing)
 def mine_k_hardest(
     embeddings: Tensor,

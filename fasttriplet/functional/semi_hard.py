@@ -123,6 +123,7 @@ def _sums(batch: Batch, weights: Tensor | None, miner: Miner, options: Options) 
     return joined["sums"], joined["counts"].T, together.poison(poison)
 
 
+@torch.no_grad()
 @takes(Pairing)
 def mine_semi_hard(
     embeddings: Tensor,

@@ -1,5 +1,6 @@
 """What is wrong on one rank is the same error on all of them, and nobody waits."""
 
+import contextlib
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import fasttriplet
 from tests.distributed.ranks import whole_results
+from tests.family import NAMES
 
 RANKS = 3
 
@@ -73,6 +75,38 @@ def errors(kind, name, rank, group):
     return raised, function(*given, **options, process_group=group)
 
 
+def gradients(rank, group):
+    """What requires grad on one rank alone, or is in no_grad there, of losses whose way back needs all ranks."""
+    raised = []
+    for options, alone in (
+        (dict(weights=torch.ones(6, requires_grad=True)), torch.no_grad()),
+        (dict(weights=torch.ones(6, requires_grad=rank != 1)), contextlib.nullcontext()),
+        (dict(ref_embeddings=rows(requires_grad=rank == 0), ref_labels=torch.arange(6)), contextlib.nullcontext()),
+        (dict(ref_embeddings=rows(requires_grad=True), ref_labels=torch.arange(6), ref_sharded=True), torch.no_grad()),
+    ):
+        function, given, told = call("batch_all_triplet_loss", reduction="none", **options)
+        try:
+            with alone if rank == 1 else contextlib.nullcontext():
+                function(*given, **told, process_group=group)
+            raised.append(None)
+        except ValueError as error:
+            raised.append(str(error))
+    return raised
+
+
+def first_step(name, rank, group):
+    """An empty memory on every rank, and statistics."""
+    loss, stats = getattr(fasttriplet, f"{name}_triplet_loss")(
+        rows(),
+        torch.arange(6) // 2,
+        ref_embeddings=rows(0),
+        ref_labels=torch.zeros(0, dtype=torch.int64),
+        return_stats=True,
+        process_group=group,
+    )
+    return loss, stats.missing_positive
+
+
 def missing(rank, group):
     """A class on rank 0 alone, of one row: only the whole batch can tell."""
     labels = torch.tensor([7, 8]) if rank == 0 else torch.tensor([8, 9, 9])
@@ -124,9 +158,11 @@ def groups(rank, group):
 def work(ranks):
     if ranks != RANKS:
         return {}
+    others = {f"first step {name}": partial(first_step, name) for name in NAMES}
+    others["gradients"] = gradients
     asked = {f"wrong {name}": partial(errors, "wrong", name) for name in WRONG}
     asked.update({f"alone {name}": partial(errors, "alone", name) for name in ALONE})
-    return {**asked, "missing": missing, "not a number": not_a_number, "groups": groups}
+    return {**asked, "missing": missing, "not a number": not_a_number, "groups": groups, **others}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -176,3 +212,16 @@ def test_a_group_is_a_group_with_this_process_in_it(found):
                 f"{name} must be a plain tensor, as {name}.to_local() of rows in shards"
             )
         assert by_mesh == by_group
+
+
+def test_gradients_are_asked_for_on_all_ranks_or_none(found):
+    names = ("weights", "weights", "ref_embeddings", "ref_embeddings")
+    for raised in whole_results(found(RANKS)["gradients"]):
+        for name, text in zip(names, raised, strict=True):
+            assert text is not None and text.startswith(f"whether {name} require grad must be the same"), text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_references_yet(name, found):
+    for loss, missing_positive in whole_results(found(RANKS)[f"first step {name}"]):
+        assert loss == 0 and missing_positive == 6 * RANKS

@@ -95,6 +95,58 @@ def by_the_wrappers(kind, efficient, rank, group):
     return stepped(model, loss, miner, given(kind, part(rank, split)))
 
 
+def without_triplets(kind, rank, group):
+    """All labels of rank 1 are its own and different: it has no triplet, and its loss nothing of the others' rows."""
+    from pytorch_metric_learning import losses, miners
+    from pytorch_metric_learning.regularizers import LpRegularizer
+
+    loss, miner = {
+        "theirs mined": lambda: (losses.TripletMarginLoss(margin=0.4), miners.BatchHardMiner()),
+        "their contrastive": lambda: (losses.ContrastiveLoss(neg_margin=-1), None),
+        "ours regularised": lambda: (pml.TripletMarginLoss(0.4, embedding_regularizer=LpRegularizer()), None),
+    }[kind]()
+    x, y = batch()
+    own = part(rank, "even")
+    labels = 100 + torch.arange(len(y[own])) if rank == 1 else y[own]
+    model = DistributedDataParallel(net(), process_group=group)
+    rows = model(x[own])
+    indices = pml.DistributedMinerWrapper(miner, True, process_group=group)(rows.detach(), labels) if miner else None
+    value = pml.DistributedLossWrapper(loss, True, process_group=group)(rows, labels, indices)
+    value.backward()
+    return value.detach(), [parameter.grad for parameter in model.parameters()]
+
+
+def proxies(rank, group):
+    """The gradient of the rows is for averages, that of the loss's own parameters as in one process."""
+    from pytorch_metric_learning import losses
+
+    torch.manual_seed(0)
+    loss = losses.ProxyAnchorLoss(6, 5).double()
+    x, y = batch()
+    rows = x[part(rank)][:, :5].clone().requires_grad_()
+    pml.DistributedLossWrapper(loss, process_group=group)(rows, y[part(rank)]).backward()
+    return rows.grad, loss.proxies.grad
+
+
+def wrong(what, rank, group):
+    x, y = batch()
+    x, y = x[:6], y[:6]
+    if rank == 1:
+        y = {"short": y[:3], "long": y.repeat(2)[:7], "dtype": y.float()}[what]
+    raised = []
+    for call in (
+        lambda: pml.DistributedLossWrapper(pml.TripletMarginLoss(), process_group=group)(x, y),
+        lambda: pml.DistributedMinerWrapper(pml.BatchHardMiner(), process_group=group)(x, y),
+        lambda: sentence_transformers.BatchHardTripletLoss(Model(), gather_across_devices=True)([{"x": x}], y),
+    ):
+        try:
+            call()
+            raised.append(None)
+        except ValueError as error:
+            raised.append(str(error))
+    return raised
+
+
 class Model(nn.Module):
     """As the losses of sentence-transformers call it."""
 
@@ -126,10 +178,16 @@ def one_class(name, rank, group):
     return sentences(name, True, "euclidean", "one class", partial(DistributedDataParallel, process_group=group))[0]
 
 
+SPARSE = ("theirs mined", "their contrastive", "ours regularised")
+
+
 def work(ranks):
     if ranks != RANKS:
         return {}
     asked = {f"pml {kind} {efficient}": partial(by_the_wrappers, kind, efficient) for kind, efficient in PML}
+    asked.update({f"without triplets {kind}": partial(without_triplets, kind) for kind in SPARSE})
+    asked.update({f"compat wrong {what}": partial(wrong, what) for what in ("short", "long", "dtype")})
+    asked["proxies"] = proxies
     for name in SENTENCES:
         for distance in ("euclidean", "cosine"):
             asked[f"{name} {distance}"] = partial(sentences_of_rank, name, distance)
@@ -235,3 +293,35 @@ def test_what_is_wrapped_is_looked_at():
     wrapper, loss = pml.DistributedLossWrapper(pml.TripletMarginLoss()), pml.TripletMarginLoss()
     with pytest.warns(UserWarning, match="outside of a process group"):
         assert torch.equal(wrapper(x, y), loss(x, y))
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_a_rank_without_triplets_leaves_nobody_waiting(kind, found):
+    pytest.importorskip("pytorch_metric_learning")
+    results = whole_results(found(RANKS)[f"without triplets {kind}"])
+    assert results[0][0] > 0 and all(value.isfinite() for value, _ in results)
+    for _, gradients in results:
+        assert any(gradient.abs().max() > 0 for gradient in gradients)
+        close_together(gradients, results[0][1])
+
+
+def test_parameters_of_a_loss_have_the_gradient_of_one_process(found):
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    torch.manual_seed(0)
+    loss = losses.ProxyAnchorLoss(6, 5).double()
+    x, y = batch()
+    rows = x[:, :5].clone().requires_grad_()
+    loss(rows, y).backward()
+    results = whole_results(found(RANKS)["proxies"])
+    close(torch.cat([of_rows for of_rows, _ in results]), RANKS * rows.grad, 1e-9)
+    for _, of_proxies in results:
+        close(of_proxies, loss.proxies.grad, 1e-9)
+
+
+@pytest.mark.parametrize("what", ["short", "long", "dtype"])
+def test_what_is_wrong_on_one_rank_is_an_error_on_all(what, found):
+    results = whole_results(found(RANKS)[f"compat wrong {what}"])
+    for raised in results:
+        assert raised == results[0] and all(text is not None and "labels" in text for text in raised)
+        if what != "dtype":
+            assert all(text.endswith("(on rank 1 of process_group)") for text in raised)

@@ -55,8 +55,40 @@ def counted(reductions, bucket):
     return future
 
 
+def with_buffers(cached, rank, group):
+    """Running statistics, which DistributedDataParallel makes rank 0's at each forward; then a gradient in eval."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8)).double(), process_group=group)
+    loss = fasttriplet.BatchHardTripletLoss(process_group=group)
+    for step in range(4):
+        x = torch.randn(8, 16, generator=torch.Generator().manual_seed(10 * step + rank), dtype=torch.float64)
+        if step == 3:
+            model.eval()
+        model.zero_grad()
+        if cached:
+            fasttriplet.grad_cache(model, loss, x, torch.arange(8) // 2, chunk_size=8).backward()
+        else:
+            loss(model(x), torch.arange(8) // 2).backward()
+    return dict(model.module.named_buffers()), [parameter.grad for parameter in model.parameters()]
+
+
+def wrong(rank, group):
+    x = torch.randn(8, 16, dtype=torch.float64)
+    given = (x, x[:3]) if rank == 1 else (x, x)
+    try:
+        fasttriplet.grad_cache(
+            net(), fasttriplet.batch_hard_triplet_loss, given, torch.arange(8), chunk_size=4, process_group=group
+        )
+    except ValueError as error:
+        return str(error)
+
+
 def work(ranks):
-    return {f"grad_cache {way}": partial(on_a_rank, way) for way in ("ddp", "fsdp")} if ranks == RANKS else {}
+    if ranks != RANKS:
+        return {}
+    asked = {f"grad_cache {way}": partial(on_a_rank, way) for way in ("ddp", "fsdp")}
+    asked.update({f"grad_cache buffers {cached}": partial(with_buffers, cached) for cached in (True, False)})
+    return {**asked, "grad_cache wrong": wrong}
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
@@ -70,3 +102,18 @@ def test_the_gradient_is_that_of_one_large_batch(way, found):
         for gradient, parameter in zip(gradients, model.parameters(), strict=True):
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-12, atol=1e-13)
         assert reductions == (1 if way == "ddp" else 0)
+
+
+def test_buffers_are_synchronised_as_without_it(found):
+    cached, plain = (whole_results(found(RANKS)[f"grad_cache buffers {way}"]) for way in (True, False))
+    for (buffers, gradients), (their_buffers, their_gradients) in zip(cached, plain, strict=True):
+        assert buffers.keys() == their_buffers.keys() and len(buffers) == 3
+        for name, value in buffers.items():
+            torch.testing.assert_close(value, their_buffers[name], rtol=1e-12, atol=0)
+        for value, expected in zip(gradients, their_gradients, strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_what_is_wrong_on_one_rank_is_an_error_on_all(found):
+    for text in whole_results(found(RANKS)["grad_cache wrong"]):
+        assert text == "inputs must be tensors [N, ...] of one N; got [8, 16], [3, 16] (on rank 1 of process_group)"

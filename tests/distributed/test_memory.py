@@ -122,6 +122,30 @@ def copies(rank, group):
     return found, repr(CrossBatchMemory(10, 4, process_group=group, sharded=True))
 
 
+def of_other_shape(rank, group):
+    """Memories of one group that differ: they would keep garbage."""
+    raised = []
+    for told in ({"dim": 5}, {"num_labels": 3}, {"size": 9}, {"dtype": torch.float64}):
+        options = {"size": 8, "dim": 4, **(told if rank == 1 else {})}
+        memory = CrossBatchMemory(**options, process_group=group)
+        labels = torch.ones(6, 3, dtype=torch.bool) if memory.num_labels else torch.arange(6)
+        try:
+            memory.enqueue(torch.randn(6, memory.dim), labels)
+            raised.append(None)
+        except ValueError as error:
+            raised.append(str(error))
+    memory = CrossBatchMemory(8, 4, process_group=group)
+    other = CrossBatchMemory(8, 4)
+    if rank == 1:  # loads what the others do not
+        other.enqueue(torch.randn(3, 4), torch.arange(3))
+        memory.load_state_dict(other.state_dict())
+    try:
+        memory.enqueue(torch.randn(6, 4), torch.arange(6))
+    except ValueError as error:
+        raised.append(str(error))
+    return raised
+
+
 def disagreeing(rank, group):
     memory = CrossBatchMemory(SIZE, 4, process_group=group)
     labels = torch.arange(6) if rank != 1 else torch.arange(5)
@@ -140,6 +164,7 @@ def work(ranks):
         "memory checkpoints": partial(in_a_folder, checkpoints),
         "memory copies": copies,
         "memory disagreeing": disagreeing,
+        "memory of other shape": of_other_shape,
     }
 
 
@@ -211,3 +236,10 @@ def test_what_is_wrong_with_one_ranks_batch_is_an_error_on_all(found):
 def test_a_sharded_memory_needs_processes():
     with pytest.raises(ValueError, match="process_group must be given where sharded is true"):
         CrossBatchMemory(10, 4, sharded=True)
+
+
+def test_memories_of_a_group_are_alike(found):
+    names = ("dim", "num_labels", "size", "dtype", "what the memory has kept so far")
+    for raised in whole_results(found(RANKS)["memory of other shape"]):
+        for name, text in zip(names, raised, strict=True):
+            assert text is not None and text.startswith(f"{name} must be the same on every rank of process_group"), text

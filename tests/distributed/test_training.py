@@ -111,6 +111,24 @@ def second_derivative(rank, group):
     return raised
 
 
+def gone_back_twice(rank, group):
+    """What is kept for the way back is let go of by it."""
+    raised = []
+    for name in LOSSES:
+        x = torch.randn(6, 4, requires_grad=True)
+        loss = getattr(fasttriplet, f"{name}_triplet_loss")(x, torch.arange(6) // 2, margin=2.0, process_group=group)
+        loss.backward(retain_graph=True)
+        first = x.grad.clone()
+        loss.backward()
+        assert torch.equal(x.grad, 2 * first)
+        try:
+            loss.backward()
+            raised.append(None)
+        except RuntimeError as error:
+            raised.append(str(error))
+    return raised
+
+
 def under_vmap(rank, group):
     def loss(x):
         return fasttriplet.batch_hard_triplet_loss(x, torch.arange(6) // 2, process_group=group)
@@ -124,7 +142,7 @@ def work(ranks):
     if ranks not in RANKS:
         return {}
     asked = {f"{way} {name}": partial(on_a_rank, way, name, ranks) for way in WAYS for name in LOSSES}
-    return {**asked, "scaler": scaler_skips, "second": second_derivative, "vmap": under_vmap}
+    return {**asked, "scaler": scaler_skips, "second": second_derivative, "twice": gone_back_twice, "vmap": under_vmap}
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -164,3 +182,9 @@ def test_transforms_are_refused_by_name(found):
 
 def test_the_processes_are_gone():
     assert not dist.is_initialized()
+
+
+def test_a_graph_is_gone_back_through_once(found):
+    for raised in whole_results(found(2)["twice"]):
+        for name, text in zip(LOSSES, raised, strict=True):
+            assert text is not None and "second time" in text, name

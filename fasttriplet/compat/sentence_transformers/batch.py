@@ -20,6 +20,8 @@ from fasttriplet.compat.sentence_transformers.distances import (
     batch_distance,
     name_of,
 )
+from fasttriplet.distributed.agreement import Statement, agreed
+from fasttriplet.distributed.group import Group
 
 CITATION = """
 @misc{hermans2017defense,
@@ -87,6 +89,17 @@ class _BatchLoss(nn.Module):
         loss: Tensor = getattr(self, self._loss)(labels, embeddings[0])
         return loss
 
+    def _checked(self, labels: Tensor, embeddings: Tensor) -> tuple[Tensor, float]:
+        """Integer labels and the margin; what is wrong with those of one process is an error in all that gather."""
+
+        def checked() -> tuple[Statement, tuple[Tensor, float]]:
+            classes = _classes(labels, embeddings)
+            alike: dict[str, object] = {"the dtype of labels": labels.dtype}  # compared by bits: 1 and 1.0 differ
+            return Statement(alike, len(classes)), (classes, margin_of(self.triplet_margin))
+
+        group = self._group()
+        return checked()[1] if group is None else agreed(Group(group), checked)[1]
+
     def _group(self) -> Any:
         """All processes, where the batch is that of all devices and there are several."""
         several = self.gather_across_devices and dist.is_available() and dist.is_initialized()
@@ -148,8 +161,7 @@ class BatchHardTripletLoss(_BatchLoss):
 
     def batch_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
-        margin = margin_of(self.triplet_margin)
-        classes = _classes(labels, embeddings)
+        classes, margin = self._checked(labels, embeddings)
         return hard_loss(embeddings, classes, margin=margin, distance=self._distance, process_group=self._group())
 
     @staticmethod
@@ -207,7 +219,7 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
 
     def batch_hard_triplet_soft_margin_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
-        classes = _classes(labels, embeddings)
+        classes, _ = self._checked(labels, embeddings)
         return hard_loss(
             embeddings,
             classes,
@@ -266,7 +278,7 @@ class BatchSemiHardTripletLoss(_BatchLoss):
 
     def batch_semi_hard_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
-        classes, margin = _classes(labels, embeddings), margin_of(self.triplet_margin)
+        classes, margin = self._checked(labels, embeddings)
         told = dict(margin=margin, distance=self._distance, process_group=self._group())
         loss, _ = semi_hard_loss(embeddings, classes, **told)
         return loss
@@ -304,10 +316,11 @@ class BatchAllTripletLoss(_BatchLoss):
 
     def batch_all_triplet_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """The loss, a scalar, of N ``labels`` and ``embeddings`` [N, D]."""
+        classes, margin = self._checked(labels, embeddings)
         return functional.batch_all_triplet_loss(
             embeddings,
-            _classes(labels, embeddings),
-            margin=margin_of(self.triplet_margin),
+            classes,
+            margin=margin,
             distance=self._distance,
             reduction="mean_nonzero",
             process_group=self._group(),
