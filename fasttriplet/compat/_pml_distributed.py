@@ -102,10 +102,9 @@ class DistributedLossWrapper(HoldsProcessGroup, nn.Module):
                 return self.loss(embeddings, labels, indices_tuple, enqueue_mask)
             return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         joined = _Joined(group, embeddings, labels, ref_emb, ref_labels, enqueue_mask)
-        fused = getattr(self.loss, "_fused", None)  # of this module's loss: each rank has its share of the work
-        if fused is not None:
-            processes = {"process_group": group.process_group, "ref_sharded": ref_emb is not None}
-            loss = fused(embeddings, labels, indices_tuple, ref_emb, ref_labels, processes)
+        shared = getattr(self.loss, "_shared", None)  # of this module's loss: each rank has its share of the work
+        if shared is not None:
+            loss = shared(group.process_group, embeddings, labels, indices_tuple, ref_emb, ref_labels)
             if loss is not None:
                 return loss
         if self.efficient:

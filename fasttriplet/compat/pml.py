@@ -319,7 +319,7 @@ class TripletMarginLoss(TripletMarginLossBase):
             with full_precision(embeddings):
                 others = None if ref_emb is None else widened(ref_emb)
                 return super().forward(widened(embeddings), labels, indices_tuple, others, ref_labels)
-        fused = self._fused(embeddings, labels, indices_tuple, ref_emb, ref_labels, {})
+        fused = self._fused(metric, reduction, embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if fused is None:
             found = self._losses(metric, embeddings, labels, indices_tuple, ref_emb, ref_labels)
             if reduction == "none":
@@ -337,21 +337,16 @@ class TripletMarginLoss(TripletMarginLossBase):
 
     def _fused(
         self,
+        metric: Metric,
+        reduction: str,
         embeddings: Tensor,
         labels: Tensor | None,
         indices_tuple: tuple[Tensor, ...] | None,
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
-        processes: dict[str, Any],
+        **processes: Any,
     ) -> Tensor | None:
         """The loss of all triplets in one pass, of several ``processes`` too; None where triplets have to be listed."""
-        metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
-        if metric is None or reduction is None or not self._is_ours(indices_tuple):
-            return None
-        if processes and (
-            self._forward_hooks or self._forward_pre_hooks or not as_written(self, TripletMarginLoss, "forward")
-        ):
-            return None  # asked by a wrapper, past what else a call would go through
         margin = margin_number(self.margin)
         listed = indices_tuple is not None or self.swap or self.smooth_loss or reduction == "none"
         if listed or labels is None or margin is None:
@@ -360,6 +355,18 @@ class TripletMarginLoss(TripletMarginLossBase):
         ids, references = pairing(metric, rows, labels, ref_emb, ref_labels)
         told = dict(margin=margin, distance=metric.distance, reduction=reduction, **references._asdict(), **processes)
         return functional.batch_all_triplet_loss(rows, ids, **told)
+
+    def _shared(self, process_group: Any, *arguments: Any) -> Tensor | None:
+        """For a wrapper of several processes: the same where the call would come to it, past nothing that is asked or
+        overridden on the way. ``arguments`` are those of :meth:`forward`.
+        """
+        metric, reduction = metric_of(self.distance), reduction_of(self.reducer)
+        as_called = as_written(self, TripletMarginLoss, "forward")
+        hooked = bool(self._forward_hooks or self._forward_pre_hooks)
+        if metric is None or reduction is None or hooked or not as_called or not self._is_ours(arguments[2]):
+            return None
+        sharded = arguments[3] is not None
+        return self._fused(metric, reduction, *arguments, process_group=process_group, ref_sharded=sharded)
 
     def compute_loss(
         self,
