@@ -201,7 +201,7 @@ def test_opcheck(pairing, dtype):
         torch.library.opcheck(OPS.triplet_losses.default, arguments)
     grad = torch.ones_like(distances)
     given = grad, rows, references, distances, triplets, 0
-    for parts in ([], [1, 3, 2, 2 if references is not None else 0]):
+    for parts in ([], [1, 3, 2, 2] if references is not None else [1, 3, 0, 0]):
         torch.library.opcheck(OPS._triplet_distances_backward.default, (*given, parts))
     torch.library.opcheck(OPS.batch_all.default, (*five, 1, 0.3, False, True))
     grad = torch.ones(12, dtype=torch.float64)

@@ -8,6 +8,7 @@ below a stated limit.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -230,9 +231,14 @@ def multiple_of_inputs(member: Member) -> float:
 
 
 def memory_cell(member: Member) -> str:
-    """In a process of its own, since memory pools of this one would hide it."""
+    """In a process of its own, since memory pools of this one would hide it.
+
+    Large blocks go back to the system at once there: how many of them glibc keeps, in whichever order threads let go of
+    them, is between one and four times the inputs, and differs from run to run.
+    """
     command = [sys.executable, "-m", "build_tools.docs.family", "--memory", member.title]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if run.returncode != 0:
         raise OSError(run.stderr.strip())
     multiple = float(run.stdout)
