@@ -160,7 +160,7 @@ FORMULAS_BACK = {"batch-hard": "0", "semi-hard": "0", "batch-all": "4 D n", "wei
 
 def expected(loss: str, ranks: int, n: int, d: int, pairs: int) -> tuple[Traffic, Traffic]:
     """What a step sends forward and backward: float32 rows, int64 labels, ``n`` rows on every rank, and on the one with
-    most of them ``pairs`` ordered positive pairs. A rank alone asks whether it is, and goes the way of one process."""
+    most of them ``pairs`` ordered positive pairs. A rank alone asks whether it is, and nothing more."""
     if ranks == 1:
         return Traffic(1, 0, 0), NOTHING
     header, rows = 4 * 8, _blocks(4 * n * d, 8 * n)
