@@ -37,11 +37,8 @@ class DistributedLossWrapper(HoldsProcessGroup, nn.Module):
 
     Example:
         >>> from fasttriplet.compat.pml import DistributedLossWrapper, TripletMarginLoss
-        >>> DistributedLossWrapper(TripletMarginLoss(margin=0.1))
-        DistributedLossWrapper(
-          efficient=False
-          (loss): TripletMarginLoss(margin=0.1, swap=False, smooth_loss=False)
-        )
+        >>> DistributedLossWrapper(TripletMarginLoss(margin=0.1), efficient=True).efficient
+        True
 
     Deviations:
 
