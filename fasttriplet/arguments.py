@@ -180,6 +180,14 @@ def told(function: str, arguments: Mapping[str, object], known: Any) -> dict[str
     return {name: value for name, value in arguments.items() if not _says_nothing(name, value)}
 
 
+def as_passed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``locals()`` of a public function, at its beginning, as keyword arguments for it."""
+    arguments = dict(given)
+    for rest in ("arguments", "pairing"):  # what these functions call their **
+        arguments.update(arguments.pop(rest, {}))
+    return arguments
+
+
 def _says_nothing(name: str, value: object) -> bool:
     """Whether it is the default, and nothing that merely equals it."""
     default = DEFAULTS.get(name)

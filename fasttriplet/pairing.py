@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,17 @@ from fasttriplet.check import GRADIENT_SCALES, ROW_DTYPES, check_bool, check_cho
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
-#: The tail of a miner's arguments: miner, otherwise, within_margin, margin, k, kth_only, skip_fraction.
-Miner: TypeAlias = tuple[int, int, bool, float, int, bool, float]
+
+class Miner(NamedTuple):
+    """A miner with its options, as the operator takes them: codes are those of :mod:`fasttriplet.check`."""
+
+    miner: int
+    otherwise: int = 0
+    within_margin: bool = False
+    margin: float = 0.0
+    k: int = 1
+    kth_only: bool = False
+    skip_fraction: float = 0.0
 
 
 def widened(embeddings: Tensor) -> Tensor:
@@ -59,6 +68,12 @@ class Batch(NamedTuple):
         return len(self.labels)
 
     @property
+    def is_plain_in_group_of_one(self) -> bool:
+        """Whether all that is told of it beside labels [N] is a process group, in which this process is alone."""
+        plain = self.labels.dim() == 1 and self.told.keys() <= {"process_group", "gradient_scale", "ref_sharded"}
+        return plain and self.together is None and "process_group" in self.told
+
+    @property
     def candidates(self) -> int:
         """How many there are to choose from."""
         return len(self.embeddings if self.ref_embeddings is None else self.ref_embeddings)
@@ -67,6 +82,15 @@ class Batch(NamedTuple):
         """[N] bool, anchors that are not ignored; None where none is."""
         index = self.told.get("ignore_index")
         return None if index is None else ~_ignored(self.labels, index)
+
+
+class Mined(NamedTuple):
+    """What a miner chooses."""
+
+    distances: Tensor  # [2, T] float64
+    triplets: Tensor  # [3, T]
+    poison: Tensor  # [] of the batch
+    counts: list[int] | None = None  # of several processes: how many of the triplets each has
 
 
 def _ignored(labels: Tensor, index: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from fasttriplet.check import DISTANCES
 from fasttriplet.distributed.batch import Together
 from fasttriplet.pair_distances import zero_rows
-from fasttriplet.pairing import Batch
+from fasttriplet.pairing import Batch, Mined
 from fasttriplet.reduction import ordered_sum
 
 
@@ -58,23 +58,10 @@ class TripletStats(NamedTuple):
     negative_counts: Tensor
 
 
-class _Chosen(Protocol):
-    """Of ``functional._loss.Mined`` what is used here."""
-
-    @property
-    def distances(self) -> Tensor: ...  # [2, T] float64
-    @property
-    def triplets(self) -> Tensor: ...  # [3, T]
-    @property
-    def poison(self) -> Tensor: ...
-    @property
-    def counts(self) -> list[int] | None: ...  # of several processes: each one's triplets
-
-
 @torch.no_grad()
 def stats_of(
     batch: Batch,
-    mined: _Chosen,
+    mined: Mined,
     counted: Tensor,
     active: Tensor,
     distance: int,
@@ -123,7 +110,7 @@ def _apart_and_squares(
     together: Together | None = batch.together
     if together is not None and not together.shared:
         assert counts is not None
-        own = triplets[:, sum(counts[: together.group.rank]) :][:, : counts[together.group.rank]]
+        own = together.group.of_each(triplets.T, counts).T
         own = torch.cat([own[:1] - together.first, own[1:]])
         squares = _squares(together.own.embeddings, DISTANCES[distance])
         apart = _apart(together.own, together.group.of_each(distances, counts), own, squares, distance)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet import engines
+from fasttriplet.arguments import as_passed
 
 
 def away(tensor: object) -> bool:
@@ -29,9 +30,7 @@ def there_and_back(function: Callable[..., Any], given: Mapping[str, Any]) -> An
 
     Its tensors must be on one device, that of the first of them; a number may also be on the CPU.
     """
-    arguments = dict(given)
-    for rest in ("arguments", "pairing"):  # what the public functions call their **
-        arguments.update(arguments.pop(rest, {}))
+    arguments = as_passed(given)
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     first, device = next((name, value.device) for name, value in tensors.items())
     for name, value in tensors.items():

@@ -24,7 +24,7 @@ from fasttriplet.reduction import Options
 from fasttriplet.trip import away, there_and_back
 
 #: The nearest negative farther than the positive, or else the farthest.
-_SEMI_HARD: Miner = (MINERS.index("semi_hard"), OTHERWISE.index("farthest"), False, 0.0, 1, False, 0.0)
+_SEMI_HARD = Miner(MINERS.index("semi_hard"), OTHERWISE.index("farthest"))
 
 
 def hard_loss(

@@ -22,7 +22,7 @@ class Statement(NamedTuple):
     """What a rank says of its call."""
 
     alike: dict[str, object]  #: what must be the same everywhere, by the name that an error calls it
-    rows: int  #: anchors
+    rows: int  #: how many of what the call is about, anchors mostly
     references: int = 0
 
 

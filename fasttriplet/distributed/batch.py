@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from fasttriplet import transforms
 from fasttriplet.arguments import LISTED, BatchPairing
-from fasttriplet.check import DISTANCES, check_tensors
+from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_tensors
 from fasttriplet.distributed.agreement import Statement, agreed
 from fasttriplet.distributed.autograd import JoinedRows, JoinedValues, OwnValues, Scaled
 from fasttriplet.distributed.group import Group
-from fasttriplet.pairing import Batch, checked_batch
+from fasttriplet.distributed.untransformed import refuse_transforms
+from fasttriplet.pairing import Batch, Miner, checked_batch
 from fasttriplet.portable.checks import check_pairing
 from fasttriplet.reduction import Options
 
@@ -30,6 +30,8 @@ _Call: TypeAlias = tuple[Batch, Any, int, bool]  # the rank's own batch, options
 
 #: What rows are told apart by, beside their labels.
 _IDS = ("sample_ids", "groups")
+#: What is told of a batch that no rows have.
+_RULES = ("groups_exclude", "ignore_index", "return_stats")
 
 
 class Together(NamedTuple):
@@ -46,14 +48,13 @@ class Together(NamedTuple):
     @property
     def first(self) -> int:
         """The row of the batch that this rank's first anchor is."""
-        return sum(self.sizes[: self.group.rank])
+        return self.group.first(self.sizes)
 
     @property
     def parts(self) -> list[int]:
         """First row and rows, first reference and references of this rank, of those that are shared."""
-        rank = self.group.rank
-        references = (sum(self.ref_sizes[:rank]), self.ref_sizes[rank]) if self.ref_sizes else (0, 0)
-        return [self.first, self.sizes[rank], *references]
+        rank, ref_sizes = self.group.rank, self.ref_sizes or [0] * self.group.size
+        return [self.first, self.sizes[rank], self.group.first(ref_sizes), ref_sizes[rank]]
 
     def with_graph(self) -> Batch:
         """``own``, the candidates with a graph as well."""
@@ -71,12 +72,7 @@ class Together(NamedTuple):
         """Values [n, ...] of this rank's anchors, or of as many of something as ``sizes`` say, as those of all."""
         sizes = self.sizes if sizes is None else sizes
         everything = self.group.rows(own, sizes)
-        return {
-            name: JoinedValues.apply(values, everything[name], self.group, sizes)
-            if values.requires_grad
-            else everything[name]
-            for name, values in own.items()
-        }
+        return {name: JoinedValues.apply(values, everything[name], self.group, sizes) for name, values in own.items()}
 
     def poison(self, own: Tensor) -> Tensor:
         """[]: NaN where a rank's own is, else 1; ``own`` is of a rank's anchors and their candidates."""
@@ -109,8 +105,7 @@ def batch_of_all(
     Raises:
         Whatever is wrong with the arguments of any rank, on every rank.
     """
-    if transforms.active():  # of all ranks, since nothing can be sent under one
-        raise NotImplementedError(f"process_group must be None under a transform of torch.func; got one in {function}")
+    refuse_transforms(function)
     group = Group(process_group)
 
     def own_arguments() -> tuple[Statement, _Call]:
@@ -130,7 +125,7 @@ def batch_of_all(
         return Statement(alike, len(embeddings), count), (own, options, factor, sharded)
 
     statements, (own, options, factor, sharded) = agreed(group, own_arguments)
-    if group.size == 1:  # the symmetric walk of one process, twice as fast
+    if group.size == 1:  # the symmetric walks of one process, twice as fast
         return own, options
     return _together(group, factor, statements, embeddings, own, sharded), options
 
@@ -152,13 +147,16 @@ def _own_batch(embeddings: Tensor, labels: Tensor, given: dict[str, Any], group:
     return own
 
 
-def _named(options: object) -> dict[str, object]:
-    """What an error can say of options: by name where they have names."""
+def _named(options: Any) -> dict[str, object]:
+    """Options by the names of their arguments, as an error tells them: of a loss, of a miner, or the distance alone."""
     if isinstance(options, Options):
         return {**options._asdict(), "distance": DISTANCES[options.distance]}
-    if isinstance(options, tuple) and any(isinstance(each, Options) for each in options):
-        return {name: value for each in options for name, value in _named(each).items()}
-    return {"options of the miner": options}
+    if isinstance(options, Miner):
+        codes = {"miner": MINERS[options.miner], "otherwise": OTHERWISE[options.otherwise]}
+        return {**options._asdict(), **codes}
+    if isinstance(options, tuple):  # the loss's come first, and its margin is that of both
+        return {name: value for each in reversed(options) for name, value in _named(each).items()}
+    return {"distance": DISTANCES[options]}
 
 
 def _alike(
@@ -177,7 +175,7 @@ def _alike(
         "the form of labels": "[N]" if labels.dim() == 1 else f"[N, {labels.shape[1]}]",
         **{name: "given" if name in given else "not given" for name in tensors},
         "whether weights require grad": _has_graph(own.weights),
-        **{name: given.get(name) for name in ("groups_exclude", "ignore_index", "return_stats")},
+        **{name: given.get(name) for name in _RULES},
     }
 
 
@@ -190,52 +188,48 @@ def _together(
     group: Group, factor: int, statements: Sequence[Statement], embeddings: Tensor, own: Batch, sharded: bool
 ) -> Batch:
     sizes, ref_sizes = [each.rows for each in statements], [each.references for each in statements]
-    references, dtype = own.ref_embeddings, own.embeddings.dtype
-    shared = references is None or sharded
-    rules: dict[str, Any] = {
-        name: own.told[name] for name in ("groups_exclude", "ignore_index", "return_stats") if name in own.told
-    }
-    ids = [name for name in _IDS if name in own.told]
+    shared, dtype = own.ref_embeddings is None or sharded, own.embeddings.dtype
+    rules = {name: own.told[name] for name in _RULES if name in own.told}
+    sent = _sent(own, embeddings if shared else None, group.first(ref_sizes) if sharded else None)
+    told: dict[str, Any] = group.rows({name: values.detach() for name, values in sent.items()}, sizes)
+    labels = told.pop("labels")
+    if own.weights is not None:
+        told["weights"] = JoinedValues.apply(sent["weights"], told["weights"], group, sizes)
+    told.update(rules)
+    if not shared:
+        together = Together(group, factor, sizes, own, False, None, own.ref_embeddings)
+        return Batch(own.embeddings, own.ref_embeddings, labels, told, together)
+    rows = told.pop("rows").to(dtype)
+    of_anchors = {name: sent[name] for name in (*_IDS, "self_indices") if name in sent}
+    if not sharded:
+        first = group.first(sizes)
+        of_anchors["self_indices"] = torch.arange(first, first + len(embeddings), device=embeddings.device)
+        candidates = {"ref_labels": labels, **{f"ref_{name}": told[name] for name in _IDS if name in told}}
+        anchors = Batch(own.embeddings, rows, own.labels, {**rules, **of_anchors, **candidates})
+        return Batch(rows, None, labels, told, Together(group, factor, sizes, anchors, True, None, None))
+    names = [name for name in LISTED if name.startswith("ref_") and name in own.told]
+    shard = {"rows": own.told["ref_embeddings"].detach(), **{name: _whole(name, own.told[name]) for name in names}}
+    candidates = group.rows(shard, ref_sizes)
+    references = candidates.pop("rows").to(dtype)
+    anchors = Batch(own.embeddings, references, own.labels, {**rules, **of_anchors, **candidates})
+    together = Together(group, factor, sizes, anchors, True, ref_sizes, own.ref_embeddings)
+    return Batch(rows, references, labels, {**told, **candidates}, together)
+
+
+def _sent(own: Batch, embeddings: Tensor | None, first_reference: int | None) -> dict[str, Tensor]:
+    """What every rank is to know of this rank's anchors: with ``embeddings`` their rows too, and where candidates are
+    the shards of which this rank's begins at ``first_reference``, their own copies among all.
+    """
     sent = {"labels": _whole("labels", own.labels)}
     if own.weights is not None:
         sent["weights"] = own.weights.double()
-    if shared:
-        sent["rows"] = embeddings.detach()
-        sent.update((name, own.told[name].long()) for name in ids)
-    if sharded and "self_indices" in own.told:
-        copies, before = own.told["self_indices"].long(), sum(ref_sizes[: group.rank])
-        sent["self_indices"] = torch.where(copies < 0, -1, copies + before)
-    everything = group.rows({name: rows.detach() for name, rows in sent.items()}, sizes)
-    told = dict(rules)
-    if own.weights is not None:
-        weights = sent["weights"]
-        told["weights"] = everything["weights"]
-        if weights.requires_grad:
-            told["weights"] = JoinedValues.apply(weights, everything["weights"], group, sizes)
-    if not shared:
-        together = Together(group, factor, sizes, own, False, None, references)
-        return Batch(own.embeddings, references, everything["labels"], told, together)
-    rows = everything["rows"].to(dtype)
-    told.update((name, everything[name]) for name in (*ids, "self_indices") if name in everything)
-    if references is None:
-        first = sum(sizes[: group.rank])
-        self_indices = torch.arange(first, first + len(embeddings), device=embeddings.device)
-        candidates = {"ref_labels": everything["labels"], "self_indices": self_indices}
-        candidates.update((f"ref_{name}", everything[name]) for name in ids)
-        ids_of_own = {name: own.told[name] for name in ids}
-        anchors = Batch(own.embeddings, rows, own.labels, {**rules, **ids_of_own, **candidates})
-        return Batch(rows, None, everything["labels"], told, Together(group, factor, sizes, anchors, True, None, None))
-    names = [name for name in LISTED if name.startswith("ref_") and name in own.told]
-    rows_of_shard = own.told["ref_embeddings"].detach()
-    shards = group.rows({"rows": rows_of_shard, **{name: _whole(name, own.told[name]) for name in names}}, ref_sizes)
-    all_references = shards.pop("rows").to(dtype)
-    told.update(shards)
-    ids_of_own = {name: own.told[name] for name in ids}
-    if "self_indices" in sent:
-        ids_of_own["self_indices"] = sent["self_indices"]
-    anchors = Batch(own.embeddings, all_references, own.labels, {**rules, **ids_of_own, **shards})
-    together = Together(group, factor, sizes, anchors, True, ref_sizes, references)
-    return Batch(rows, all_references, everything["labels"], told, together)
+    if embeddings is not None:
+        sent["rows"] = embeddings
+        sent.update((name, own.told[name].long()) for name in _IDS if name in own.told)
+    if first_reference is not None and "self_indices" in own.told:
+        copies = own.told["self_indices"].long()
+        sent["self_indices"] = torch.where(copies < 0, -1, copies + first_reference)
+    return sent
 
 
 def _whole(name: str, values: Tensor) -> Tensor:

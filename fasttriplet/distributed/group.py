@@ -6,7 +6,9 @@ one collective, in the precision they have, padded to the longest of the ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -50,7 +52,8 @@ def _resolved(process_group: object) -> Any:
 
 
 class Group:
-    """The processes that share a batch. Every method but ``of_each`` is a collective: all ranks call it, in one order.
+    """The processes that share a batch. Every method is a collective, which all ranks call in one order, but for those
+    that name a rank's part, ``first`` and ``of_each``, and ``device_types``.
 
     Args:
         process_group: see :func:`check_process_group`.
@@ -106,12 +109,13 @@ class Group:
         widths = {name: _row_bytes(rows) for name, rows in own.items()}
         lengths = {name: -(-longest * width // _ALIGNMENT) * _ALIGNMENT for name, width in widths.items()}
         some = next(iter(own.values()))
-        payload = torch.zeros(sum(lengths.values()), dtype=torch.uint8, device=some.device)
-        for place, length, (name, rows) in zip(_places(lengths), lengths.values(), own.items(), strict=True):
-            payload[place : place + length][: len(rows) * widths[name]] = _as_bytes(rows)
+        *places, end = accumulate(lengths.values(), initial=0)
+        payload = torch.zeros(end, dtype=torch.uint8, device=some.device)
+        for place, (name, rows) in zip(places, own.items(), strict=True):
+            payload[place : place + len(rows) * widths[name]] = _as_bytes(rows)
         gathered = self._gathered(payload)  # [ranks, bytes]
         result = {}
-        for place, (name, rows) in zip(_places(lengths), own.items(), strict=True):
+        for place, (name, rows) in zip(places, own.items(), strict=True):
             parts = [
                 gathered[rank, place : place + size * widths[name]].view(rows.dtype).view(size, *rows.shape[1:])
                 for rank, size in enumerate(sizes)
@@ -144,9 +148,13 @@ class Group:
         dist.all_reduce(result, group=self.process_group)
         return result
 
+    def first(self, sizes: Sequence[int]) -> int:
+        """Where this rank's rows begin."""
+        return sum(sizes[: self.rank])
+
     def of_each(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
         """Of values in rank order those of this rank."""
-        return values.narrow(0, sum(sizes[: self.rank]), sizes[self.rank])
+        return values.narrow(0, self.first(sizes), sizes[self.rank])
 
     def _gathered(self, own: Tensor) -> Tensor:
         """[ranks, L] of ``own`` [L]."""
@@ -157,22 +165,10 @@ class Group:
 
 
 def _row_bytes(rows: Tensor) -> int:
-    width = rows.element_size()
-    for extent in rows.shape[1:]:
-        width *= extent
-    return width
+    return rows.element_size() * math.prod(rows.shape[1:])
 
 
 def _as_bytes(rows: Tensor) -> Tensor:
     if rows.numel() == 0:  # of any strides, which a view of bytes would refuse
         return rows.new_empty(0, dtype=torch.uint8)
     return rows.detach().contiguous().view(-1).view(torch.uint8)
-
-
-def _places(lengths: Mapping[str, int]) -> list[int]:
-    """Where each block begins."""
-    places, place = [], 0
-    for length in lengths.values():
-        places.append(place)
-        place += length
-    return places

@@ -12,7 +12,7 @@ from fasttriplet.check import MINERS
 from fasttriplet.distributed.autograd import DistancesOfAll, JoinedValues
 from fasttriplet.distributed.batch import Together
 from fasttriplet.engines import engine_of, miner_uses, uses_of
-from fasttriplet.pairing import Batch, Miner, poison_of
+from fasttriplet.pairing import Batch, Mined, Miner, poison_of
 
 
 def mines_whole(batch: Batch, miner: Miner) -> bool:
@@ -22,16 +22,14 @@ def mines_whole(batch: Batch, miner: Miner) -> bool:
     one rank's part by the portable engine. The kernels that there are of this kind have one triplet for each anchor.
     """
     embeddings, *rest = batch.arguments
-    device, kind = embeddings.device, miner_uses(miner[0])
+    device, kind = embeddings.device, miner_uses(miner.miner)
     if device.type == "cpu" or batch.ref_embeddings is not None or kind:
         return False
     return engine_of("mine_triplets", device, uses_of(*rest)).name not in ("portable", "cpu and back")
 
 
-def mined_by_all(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Distances [2, T] float64 of what ``miner`` chooses for all anchors, the triplets [3, T], the poison [], and how
-    many triplets each rank's anchors have. Anchors are numbered over all ranks; candidates are where they are shared.
-    """
+def mined_by_all(batch: Batch, miner: Miner, distance: int) -> Mined:
+    """What ``miner`` chooses for all anchors, which are numbered over all ranks, as candidates are that they share."""
     together: Together | None = batch.together
     assert together is not None
     if not together.shared:
@@ -57,7 +55,7 @@ def mined_by_all(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Ten
         distance,
         together.parts,
     )
-    return distances, triplets, poison, counts
+    return Mined(distances, triplets, poison, counts)
 
 
 @torch.no_grad()
@@ -67,31 +65,29 @@ def mined_of_own(batch: Batch, miner: Miner, distance: int) -> tuple[Tensor, Ten
     assert together is not None
     if mines_whole(batch, miner):
         distances, triplets = mine(*batch.arguments, distance, *miner)
-        own = slice(together.first, together.first + together.sizes[together.group.rank])
-        return distances[:, own], triplets[:, own]
+        distances, triplets = (together.group.of_each(each.T, together.sizes).T for each in (distances, triplets))
+        return distances, triplets
     distances, triplets = mine(*together.own.arguments, distance, *miner)
     if together.shared:
         distances = distances * poison_of(*batch.arguments)
     return distances, torch.cat([triplets[:1] + together.first, triplets[1:]])
 
 
-def _mined_among_own(together: Together, miner: Miner, distance: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+def _mined_among_own(together: Together, miner: Miner, distance: int) -> Mined:
     """Of candidates that every rank has for itself: only the reduction is over all."""
     distances, triplets, poison = MinedDistances.apply(*together.own.arguments, distance, *miner)
     counts = [count for (count,) in together.group.numbers([triplets.shape[1]])]
     everything, all_triplets = _gathered(together, distances, triplets, counts)
     joined = JoinedValues.apply(distances.T, everything.T, together.group, counts).T
-    return joined, all_triplets, together.poison(poison), counts
+    return Mined(joined, all_triplets, together.poison(poison), counts)
 
 
 def _counts(together: Together, miner: Miner, triplets: Tensor) -> list[int]:
     """Triplets by rank. Of semi-hard mining they follow from the labels: a second wait for the host."""
-    if MINERS[miner[0]] == "semi_hard":
+    if MINERS[miner.miner] == "semi_hard":
         return [count for (count,) in together.group.numbers([triplets.shape[1]])]
-    assert together.own.ref_embeddings is not None
-    _, _, _, _, k, kth_only, _ = miner
-    several = MINERS[miner[0]] == "k_hardest" and not kth_only
-    each = min(k, len(together.own.ref_embeddings)) if several else 1
+    several = MINERS[miner.miner] == "k_hardest" and not miner.kth_only
+    each = min(miner.k, together.own.candidates) if several else 1
     return [each * size for size in together.sizes]
 
 

@@ -12,10 +12,11 @@ from fasttriplet.check import DISTANCES, REDUCTIONS
 from fasttriplet.distributed.agreement import Statement, agreed
 from fasttriplet.distributed.autograd import refuse_second_derivative
 from fasttriplet.distributed.group import Group
+from fasttriplet.distributed.untransformed import refuse_transforms
 from fasttriplet.engines import operator
 from fasttriplet.portable.checks import check_triplet_weights, check_triplets
 
-#: Margin, distance, swap, soft_margin, mining_margin and reduction, as the operator takes them.
+#: The options as the operator takes them; distance and reduction as codes.
 _NAMES = ("margin", "distance", "swap", "soft_margin", "mining_margin", "reduction")
 
 
@@ -25,14 +26,18 @@ def triplet_margin_of_all(
     checked: Callable[[], tuple[tuple[Tensor, Tensor, Tensor, Tensor | None], tuple[Any, ...]]],
 ) -> Tensor:
     """The loss of the triplets of all ranks; ``checked`` gives this rank's rows and weights, and the options."""
+    refuse_transforms("triplet_margin_loss")
     group = Group(process_group)
 
     def own() -> tuple[Statement, Any]:
         tensors, options = checked()
         check_triplets(*tensors[:3])
         check_triplet_weights(tensors[3], tensors[0])
+        named = dict(zip(_NAMES, options, strict=True))
         alike = {
-            **dict(zip(_NAMES, options, strict=True)),
+            **named,
+            "distance": DISTANCES[named["distance"]],
+            "reduction": REDUCTIONS[named["reduction"]],
             "gradient_scale": gradient_scale,
             "the dtype of anchor": tensors[0].dtype,
             "the device type of anchor": tensors[0].device.type,
@@ -65,8 +70,9 @@ class _TripletMarginOfAll(torch.autograd.Function):
         loss, values = function(anchor, positive, negative, weights, *told, REDUCTIONS.index("none"))
         if REDUCTIONS[reduction] != "none":
             loss, slopes = _reduced(group, sizes, values, weights, options)
-            values = torch.cat([slopes[None], values[1:]])
-        ctx.save_for_backward(anchor, positive, negative, torch.cat([factor * values[:1], values[1:]]))
+            values[0] = slopes
+        values[0] *= factor
+        ctx.save_for_backward(anchor, positive, negative, values)
         ctx.options = distance, swap
         return loss.to(anchor.dtype)
 
@@ -92,7 +98,7 @@ def _reduced(
     distances = torch.where(values[0].isnan(), torch.nan, values[1:3])
     sent = {"distances": distances.T}
     if weights is not None:
-        sent["weights"] = weights
+        sent["weights"] = weights.double()  # of whichever dtype each rank's are
     everything = group.rows(sent, sizes)
     to_positive, to_negative = everything["distances"].T[:, :, None].contiguous()
     loss, values_of_all = operator("triplet_margin_loss", values.device)(

@@ -6,7 +6,7 @@ In one operator where there are no weights and no statistics, else in plain PyTo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from fasttriplet.check import (
 from fasttriplet.distributed.batch import batch_of_all, finished
 from fasttriplet.distributed.mining import mined_by_all, mined_of_own
 from fasttriplet.miners import Triplets
-from fasttriplet.pairing import Batch, Miner, checked_batch, poison_of
+from fasttriplet.pairing import Batch, Mined, Miner, checked_batch, poison_of
 from fasttriplet.reduction import Options, losses_of, ordered_sum, reduced
 from fasttriplet.stats import stats_of
 
@@ -37,7 +37,7 @@ LossResult: TypeAlias = Tensor | Any
 _Options = TypeVar("_Options")
 
 #: The farthest positive and the nearest negative.
-HARDEST: Miner = (MINERS.index("batch_hard"), 0, False, 0.0, 1, False, 0.0)
+HARDEST = Miner(MINERS.index("batch_hard"))
 
 
 def checked_options(margin: float, distance: str, soft_margin: bool, reduction: str, on_missing: str) -> Options:
@@ -76,19 +76,10 @@ def is_plain(function: str, embeddings: Tensor, labels: Tensor, arguments: Mappi
     return labels.dim() == 1 and not transforms.active()
 
 
-class Mined(NamedTuple):
-    """What a miner chooses."""
-
-    distances: Tensor  # [2, T] float64
-    triplets: Tensor  # [3, T]
-    poison: Tensor  # [] of the batch
-    counts: list[int] | None = None  # of several processes: how many of the triplets each has
-
-
 def mined_distances(batch: Batch, miner: Miner, distance: int) -> Mined:
     """What ``miner`` chooses, the distances with a graph."""
     if batch.together is not None:
-        return Mined(*mined_by_all(batch, miner, distance))
+        return mined_by_all(batch, miner, distance)
     arguments = batch.arguments
     if not transforms.active():
         return Mined(*MinedDistances.apply(*arguments, distance, *miner))

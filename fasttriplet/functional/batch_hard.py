@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.autograd import BatchHardLoss
 from fasttriplet.check import DISTANCES, ON_MISSING, REDUCTIONS, check_bool, check_choice, check_margin
-from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.distributed.untransformed import eagerly, wants_eager
 from fasttriplet.engines import operator
 from fasttriplet.functional._loss import (
     HARDEST,
@@ -98,7 +98,8 @@ def batch_hard_triplet_loss(
     told = "batch_hard_triplet_loss", embeddings, labels, arguments, LossArguments
     if not is_plain(*told):
         batch, options = batch_of(*told, lambda: checked_options(margin, distance, soft_margin, reduction, on_missing))
-        return loss_of_mined(batch, HARDEST, options)
+        if not batch.is_plain_in_group_of_one:
+            return loss_of_mined(batch, HARDEST, options)
     return BatchHardLoss.apply(
         widened(embeddings),
         labels,
@@ -158,7 +159,8 @@ def mine_batch_hard(
     told = "mine_batch_hard", embeddings, labels, pairing, Pairing
     if not is_plain(*told):
         batch, code = batch_of(*told, lambda: check_choice("distance", distance, DISTANCES))
-        return MinedTriplets(*mined_triplets(batch, HARDEST, code)[1:])
+        if not batch.is_plain_in_group_of_one:
+            return MinedTriplets(*mined_triplets(batch, HARDEST, code)[1:])
     wide = widened(embeddings)
     distances, positives, negatives = operator("mine_batch_hard", wide.device)(
         wide, labels, check_choice("distance", distance, DISTANCES)

@@ -10,7 +10,7 @@ from fasttriplet import transforms
 from fasttriplet.arguments import LossArguments, takes
 from fasttriplet.autograd import BatchAllSums, WeightedDistances
 from fasttriplet.distributed.batch import Together, finished
-from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.distributed.untransformed import eagerly, wants_eager
 from fasttriplet.functional._loss import (
     HARDEST,
     LossResult,

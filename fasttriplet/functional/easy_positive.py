@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, NEGATIVES, OTHERWISE, check_choice
-from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.distributed.untransformed import eagerly, wants_eager
 from fasttriplet.functional._loss import LossResult, batch_of, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import Miner
@@ -139,4 +139,4 @@ def mine_easy_positive(
 
 def _miner(negatives: str, otherwise: str) -> Miner:
     name = ("easy_positive", "easy_positive_semi_hard")[check_choice("negatives", negatives, NEGATIVES)]
-    return MINERS.index(name), check_choice("otherwise", otherwise, OTHERWISE), False, 0.0, 1, False, 0.0
+    return Miner(MINERS.index(name), check_choice("otherwise", otherwise, OTHERWISE))

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, check_bool, check_choice, check_count, check_fraction
-from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.distributed.untransformed import eagerly, wants_eager
 from fasttriplet.functional._loss import LossResult, batch_of, checked_options, loss_of_mined, mined_triplets
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import Miner
@@ -147,5 +147,9 @@ def mine_k_hardest(
 
 
 def _miner(k: int, kth_only: bool, skip_fraction: float) -> Miner:
-    options = check_count("k", k), check_bool("kth_only", kth_only), check_fraction("skip_fraction", skip_fraction)
-    return MINERS.index("k_hardest"), 0, False, 0.0, *options
+    return Miner(
+        MINERS.index("k_hardest"),
+        k=check_count("k", k),
+        kth_only=check_bool("kth_only", kth_only),
+        skip_fraction=check_fraction("skip_fraction", skip_fraction),
+    )

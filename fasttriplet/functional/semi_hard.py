@@ -12,7 +12,7 @@ from fasttriplet.autograd import SemiHardSums
 from fasttriplet.check import DISTANCES, MINERS, OTHERWISE, check_bool, check_choice, check_margin
 from fasttriplet.distributed.batch import Together, finished
 from fasttriplet.distributed.semi_hard import semi_hard_sums_of_all
-from fasttriplet.distributed.uncompiled import eagerly, wants_eager
+from fasttriplet.distributed.untransformed import eagerly, wants_eager
 from fasttriplet.functional._loss import (
     LossResult,
     batch_of,
@@ -178,4 +178,4 @@ def mine_semi_hard(
 
 def _miner(within_margin: bool, margin: float, otherwise: str) -> Miner:
     code = check_choice("otherwise", otherwise, OTHERWISE)
-    return MINERS.index("semi_hard"), code, check_bool("within_margin", within_margin), margin, 1, False, 0.0
+    return Miner(MINERS.index("semi_hard"), code, check_bool("within_margin", within_margin), margin)

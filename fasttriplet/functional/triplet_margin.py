@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fasttriplet import transforms
@@ -19,7 +18,7 @@ from fasttriplet.check import (
     check_triplets,
 )
 from fasttriplet.distributed.triplet_margin import triplet_margin_of_all
-from fasttriplet.distributed.uncompiled import eagerly
+from fasttriplet.distributed.untransformed import eagerly, wants_eager
 from fasttriplet.pairing import HALF_DTYPES, widened
 from fasttriplet.trip import away, there_and_back
 
@@ -96,7 +95,7 @@ def triplet_margin_loss(
     """
     if away(anchor):
         return there_and_back(triplet_margin_loss, locals())
-    if process_group is not None and torch.compiler.is_compiling():
+    if wants_eager({"process_group": process_group}):
         return eagerly(triplet_margin_loss, locals())
 
     def checked() -> tuple[tuple[Tensor, Tensor, Tensor, Tensor | None], tuple[Any, ...]]:

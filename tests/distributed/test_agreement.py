@@ -75,6 +75,27 @@ def errors(kind, name, rank, group):
     return raised, function(*given, **options, process_group=group)
 
 
+def miners(rank, group):
+    """Options of miners are told by their names and values too."""
+    raised = []
+    for name, alone in (
+        ("mine_batch_hard", {"distance": "cosine"}),
+        ("mine_k_hardest", {"k": 2}),
+        ("mine_semi_hard", {"otherwise": "skip"}),
+        ("mine_semi_hard", {"margin": 0.1}),
+        ("semi_hard_triplet_loss", {"margin": 0.1}),
+        ("k_hardest_triplet_loss", {"margin": 0.1}),
+        ("easy_positive_triplet_loss", {"negatives": "semi_hard"}),
+    ):
+        function, given, told = call(name, **(alone if rank == 1 else {}))
+        try:
+            function(*given, **told, process_group=group)
+            raised.append(None)
+        except ValueError as error:
+            raised.append(str(error).split(" must be the same on every rank of process_group; "))
+    return raised
+
+
 def gradients(rank, group):
     """What requires grad on one rank alone, or is in no_grad there, of losses whose way back needs all ranks."""
     raised = []
@@ -159,7 +180,7 @@ def work(ranks):
     if ranks != RANKS:
         return {}
     others = {f"first step {name}": partial(first_step, name) for name in NAMES}
-    others["gradients"] = gradients
+    others.update({"gradients": gradients, "miners": miners})
     asked = {f"wrong {name}": partial(errors, "wrong", name) for name in WRONG}
     asked.update({f"alone {name}": partial(errors, "alone", name) for name in ALONE})
     return {**asked, "missing": missing, "not a number": not_a_number, "groups": groups, **others}
@@ -225,3 +246,17 @@ def test_gradients_are_asked_for_on_all_ranks_or_none(found):
 def test_no_references_yet(name, found):
     for loss, missing_positive in whole_results(found(RANKS)[f"first step {name}"]):
         assert loss == 0 and missing_positive == 6 * RANKS
+
+
+def test_options_of_miners_are_told_by_name(found):
+    expected = [
+        ["distance", "got euclidean on rank 0 and cosine on rank 1"],
+        ["k", "got 4 on rank 0 and 2 on rank 1"],
+        ["otherwise", "got farthest on rank 0 and skip on rank 1"],
+        ["margin", "got 0.3 on rank 0 and 0.1 on rank 1"],
+        ["margin", "got 0.3 on rank 0 and 0.1 on rank 1"],
+        ["margin", "got 0.3 on rank 0 and 0.1 on rank 1"],
+        ["miner", "got easy_positive on rank 0 and easy_positive_semi_hard on rank 1"],
+    ]
+    for raised in whole_results(found(RANKS)["miners"]):
+        assert raised == expected

@@ -66,6 +66,35 @@ def averaged(rank, group):
     return x.grad
 
 
+def weights_of_many_dtypes(rank, group):
+    tensors, weights = rows(CASES[0] | {"spoilt": False})
+    own = slice(T * rank // RANKS, T * (rank + 1) // RANKS)
+    kind = (torch.float32, torch.float64, torch.bfloat16)[rank]
+    anchor, positive, negative = (tensor[own].double() for tensor in tensors)
+    told = dict(weights=weights[own].bfloat16().to(kind), process_group=group)
+    return fasttriplet.triplet_margin_loss(anchor, positive, negative, **told)
+
+
+def transformed(rank, group):
+    def loss(x):
+        return fasttriplet.triplet_margin_loss(x, x.flip(0), x.roll(1, 0), process_group=group)
+
+    with pytest.raises(NotImplementedError) as raised:
+        torch.func.grad(loss)(torch.randn(4, 3))
+    return str(raised.value)
+
+
+def options_that_differ(rank, group):
+    x = torch.randn(4, 3)
+    raised = []
+    for alone in ({"distance": "cosine"}, {"reduction": "sum"}, {"margin": 0.5}, {"gradient_scale": "sum"}):
+        try:
+            fasttriplet.triplet_margin_loss(x, x, x, process_group=group, **(alone if rank == 1 else {}))
+        except ValueError as error:
+            raised.append(str(error))
+    return raised
+
+
 def disagreeing(rank, group):
     x = torch.randn(4, 3 if rank == 1 else 2)
     try:
@@ -78,7 +107,14 @@ def work(ranks):
     if ranks != RANKS:
         return {}
     asked_for = {f"explicit {number}": partial(of_rank, number) for number in range(len(CASES))}
-    return {**asked_for, "explicit averaged": averaged, "explicit disagreeing": disagreeing}
+    return {
+        **asked_for,
+        "explicit averaged": averaged,
+        "explicit weights": weights_of_many_dtypes,
+        "explicit transformed": transformed,
+        "explicit options": options_that_differ,
+        "explicit disagreeing": disagreeing,
+    }
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
@@ -106,3 +142,24 @@ def test_the_gradient_for_averages(found):
 def test_what_is_wrong_on_one_rank_is_an_error_on_all(found):
     for text in whole_results(found(RANKS)["explicit disagreeing"]):
         assert text.endswith("(on rank 2 of process_group)") and "one shape [T, D]" in text
+
+
+def test_ranks_may_have_weights_of_different_dtypes(found):
+    tensors, weights = rows(CASES[0] | {"spoilt": False})
+    expected = fasttriplet.triplet_margin_loss(*(tensor.double() for tensor in tensors), weights=weights.bfloat16())
+    for loss in whole_results(found(RANKS)["explicit weights"]):
+        same(loss, expected, "loss")
+
+
+def test_transforms_are_refused_by_name(found):
+    for text in whole_results(found(RANKS)["explicit transformed"]):
+        assert text.startswith("process_group must be None under a transform of torch.func")
+
+
+def test_options_are_told_by_name_and_value(found):
+    told = ("distance", "euclidean", "cosine"), ("reduction", "mean", "sum"), ("margin", "1.0", "0.5")
+    for raised in whole_results(found(RANKS)["explicit options"]):
+        assert len(raised) == 4 and raised[3].startswith("gradient_scale must be the same")
+        for (name, usual, other), text in zip(told, raised[:3], strict=True):
+            rank = f"got {usual} on rank 0 and {other} on rank 1"
+            assert text == f"{name} must be the same on every rank of process_group; {rank}"

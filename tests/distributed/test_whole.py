@@ -9,7 +9,7 @@ from fasttriplet import engines
 from fasttriplet.check import MINERS
 from fasttriplet.distributed import mining
 from fasttriplet.functional._loss import HARDEST
-from fasttriplet.pairing import Batch
+from fasttriplet.pairing import Batch, Miner
 from tests.distributed.cases import OF_BATCH, Case, of_one_process, of_rank
 from tests.distributed.ranks import whole_results
 from tests.distributed.test_mined import same
@@ -60,6 +60,6 @@ def test_it_is_for_kernels_without_references(kernels, monkeypatch):
     rows, labels = torch.empty(4, 2, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
     assert mining.mines_whole(Batch(rows, None, labels, {}), HARDEST) is kernels
     assert not mining.mines_whole(Batch(rows, rows, labels, {"ref_labels": labels}), HARDEST)
-    k_hardest = MINERS.index("k_hardest"), 0, False, 0.0, 2, False, 0.0
+    k_hardest = Miner(MINERS.index("k_hardest"), k=2)
     assert not mining.mines_whole(Batch(rows, None, labels, {}), k_hardest)
     assert not mining.mines_whole(Batch(torch.empty(4, 2), None, torch.zeros(4).long(), {}), HARDEST)
