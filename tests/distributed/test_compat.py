@@ -95,23 +95,32 @@ def by_the_wrappers(kind, efficient, rank, group):
     return stepped(model, loss, miner, given(kind, part(rank, split)))
 
 
-def without_triplets(kind, rank, group):
-    """All labels of rank 1 are its own and different: it has no triplet, and its loss nothing of the others' rows."""
+def sparse_loss_and_miner(kind):
     from pytorch_metric_learning import losses, miners
     from pytorch_metric_learning.regularizers import LpRegularizer
 
-    loss, miner = {
+    return {
         "theirs mined": lambda: (losses.TripletMarginLoss(margin=0.4), miners.BatchHardMiner()),
         "their contrastive": lambda: (losses.ContrastiveLoss(neg_margin=-1), None),
         "ours regularised": lambda: (pml.TripletMarginLoss(0.4, embedding_regularizer=LpRegularizer()), None),
     }[kind]()
+
+
+def sparse_batch():
+    """All labels of rank 1 are its own and different: it has no triplet, and its loss nothing of the others' rows."""
     x, y = batch()
-    own = part(rank, "even")
-    labels = 100 + torch.arange(len(y[own])) if rank == 1 else y[own]
+    own = part(1, "even")
+    y[own] = 100 + torch.arange(len(y[own]))
+    return x, y
+
+
+def without_triplets(kind, rank, group):
+    loss, miner = sparse_loss_and_miner(kind)
+    x, y = (each[part(rank, "even")] for each in sparse_batch())
     model = DistributedDataParallel(net(), process_group=group)
-    rows = model(x[own])
-    indices = pml.DistributedMinerWrapper(miner, True, process_group=group)(rows.detach(), labels) if miner else None
-    value = pml.DistributedLossWrapper(loss, True, process_group=group)(rows, labels, indices)
+    rows = model(x)
+    indices = pml.DistributedMinerWrapper(miner, True, process_group=group)(rows.detach(), y) if miner else None
+    value = pml.DistributedLossWrapper(loss, True, process_group=group)(rows, y, indices)
     value.backward()
     return value.detach(), [parameter.grad for parameter in model.parameters()]
 
@@ -215,7 +224,7 @@ def test_the_wrappers_have_the_gradient_of_one_process(kind, efficient, found):
         for loss_of_rank, _ in results:
             close(loss_of_rank, value, 1e-9)
     else:  # the mean of the losses of each rank's anchors among all
-        gradients = mean_of_parts(kind)
+        gradients = mean_of_parts(partial(loss_and_miner, kind), *given(kind, slice(None)))
     for _, gradients_of_rank in results:
         close_together(gradients_of_rank, gradients)
 
@@ -225,14 +234,14 @@ def close_together(values, expected):
     close(*(torch.cat([each.flatten() for each in both]) for both in (values, expected)), 1e-9)
 
 
-def mean_of_parts(kind):
+def mean_of_parts(make, x, y, *references):
+    """Gradients of the mean of what each rank's anchors make of all; ``make`` gives a loss and a miner."""
     model, total = net(), 0
-    x, y, *references = given(kind, slice(None))
     rows = model(x)
     others = [model(references[0]).detach(), references[1]] if references else [rows, y]
     for rank in range(RANKS):
         own = part(rank, "even")
-        loss, miner = loss_and_miner(kind)
+        loss, miner = make()
         if miner is not None:
             indices = miner(rows[own].detach(), y[own], others[0].detach(), others[1])
         else:
@@ -300,9 +309,10 @@ def test_a_rank_without_triplets_leaves_nobody_waiting(kind, found):
     pytest.importorskip("pytorch_metric_learning")
     results = whole_results(found(RANKS)[f"without triplets {kind}"])
     assert results[0][0] > 0 and all(value.isfinite() for value, _ in results)
+    expected = mean_of_parts(partial(sparse_loss_and_miner, kind), *sparse_batch())
+    assert any(gradient.abs().max() > 0 for gradient in expected)
     for _, gradients in results:
-        assert any(gradient.abs().max() > 0 for gradient in gradients)
-        close_together(gradients, results[0][1])
+        close_together(gradients, expected)
 
 
 def test_parameters_of_a_loss_have_the_gradient_of_one_process(found):

@@ -38,32 +38,23 @@ def kept(memory):
     return References(*(each if each is None else each.clone() for each in memory.references()))
 
 
+def remembered(rows, **group):
+    """Some steps of rows ``rows`` of each batch: references, loss and gradient of each, and the memory afterwards."""
+    memory, found = CrossBatchMemory(SIZE, 4, **group), []
+    scale = {"gradient_scale": "sum"} if group else {}
+    for step in range(STEPS):
+        x, labels, ids = (each[rows] for each in batch(step))
+        memory.enqueue(x, labels, sample_ids=ids)
+        told = memory.references()._asdict()
+        x = x.nan_to_num(0).requires_grad_()
+        loss = fasttriplet.batch_hard_triplet_loss(x, labels, sample_ids=ids, margin=1.0, **told, **group, **scale)
+        loss.backward()
+        found.append((kept(memory), loss.detach(), x.grad))
+    return found, memory.state_dict(), memory.ages()
+
+
 def replicated(rank, group):
-    memory, found = CrossBatchMemory(SIZE, 4, process_group=group), []
-    for step in range(STEPS):
-        x, labels, ids = (each[part(rank)] for each in batch(step))
-        memory.enqueue(x, labels, sample_ids=ids)
-        told = memory.references()._asdict()
-        x = x.nan_to_num(0).requires_grad_()
-        loss = fasttriplet.batch_hard_triplet_loss(
-            x, labels, sample_ids=ids, process_group=group, gradient_scale="sum", margin=1.0, **told
-        )
-        loss.backward()
-        found.append((kept(memory), loss.detach(), x.grad))
-    return found, memory.state_dict(), memory.ages()
-
-
-def by_one_process():
-    memory, found = CrossBatchMemory(SIZE, 4), []
-    for step in range(STEPS):
-        x, labels, ids = batch(step)
-        memory.enqueue(x, labels, sample_ids=ids)
-        told = memory.references()._asdict()
-        x = x.nan_to_num(0).requires_grad_()
-        loss = fasttriplet.batch_hard_triplet_loss(x, labels, sample_ids=ids, margin=1.0, **told)
-        loss.backward()
-        found.append((kept(memory), loss.detach(), x.grad))
-    return found, memory.state_dict(), memory.ages()
+    return remembered(part(rank), process_group=group)
 
 
 def sharded(rank, group):
@@ -176,7 +167,7 @@ def in_a_folder(function, rank, group):
 
 
 def test_every_rank_remembers_the_rows_of_all(found):
-    expected, state, ages = by_one_process()
+    expected, state, ages = remembered(slice(None))
     results = whole_results(found(RANKS)["memory replicated"])
     for rank, (steps, of_state, of_ages) in enumerate(results):
         assert of_state.keys() == state.keys()
