@@ -137,9 +137,9 @@ process on every rank. Ratios are taken round by round. Where there are more ran
 
 A rank scans its own anchors against everyone. In one process batch-hard makes a product once for both of its rows,
 and batch-all and weighted walk over the pairs once for both ends' gradients; a rank, whose anchors are not everyone,
-does twice that, so that two ranks together are not much quicker than one. Semi-hard takes every anchor by itself
-anyway. A rank alone in its group goes the way of one process, but for batch-hard, which is mined as with references.
-MiB are what a step adds to the process that it adds most to, gradients among them."""
+does twice that, so that two ranks together are hardly quicker than one, or slower. Semi-hard takes every anchor by
+itself anyway. A rank alone in its group goes the way of one process. MiB are what a step adds to the process that it
+adds most to, gradients among them."""
 
 TRAVELS = """MiB that a rank sends, and as many that it receives, counted in the collectives' tensors
 (`benchmarks/traffic.py`); with `process_group` the bytes are those of the formulas, which is checked. A rank sends

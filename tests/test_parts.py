@@ -90,3 +90,19 @@ def test_the_operator_is_what_it_says():
         for gradient in (True, False):
             told = (*given, *mined, 0.4, False, parts, gradient, weights)
             torch.library.opcheck(OPS.semi_hard_of_triplets.default, told)
+
+
+def test_a_triplet_without_a_positive_or_a_negative_does_not_count():
+    """Of a list that nobody mined so: a partner of -1 is no row."""
+    rows, labels, _ = batch(20, 3, 5, torch.float64)
+    given = rows, labels, None, [], [0], 0
+    distances, triplets = OPS.mine_triplets(*given, *SEMI_HARD)
+    found = []
+    for side in (1, 2):
+        fewer = triplets.clone()
+        fewer[side, :3] = -1
+        found.append(OPS.semi_hard_of_triplets(*given, distances, fewer, 9.0, False, [], True, None))
+    for value, other in zip(*found, strict=True):
+        same(value, other)
+    whole = OPS.semi_hard_of_triplets(*given, distances, triplets, 9.0, False, [], True, None)
+    assert whole[1][1].sum() - found[0][1][1].sum() == 3

@@ -110,9 +110,11 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& grad, const Tensor& e
   });
   if (numbers.empty()) return {gradient, reference_gradient};
   // All rows are gathered and some are kept: that reads what an anchor or two thousand do, and the miner far more.
-  gradient = torch::stable::narrow(gradient, 0, parts.first, parts.rows);
+  // Copied, or the part would keep the memory of the whole.
+  gradient = torch::stable::clone(torch::stable::narrow(gradient, 0, parts.first, parts.rows));
   if (references)
-    reference_gradient = torch::stable::narrow(reference_gradient, 0, parts.first_reference, parts.references);
+    reference_gradient =
+        torch::stable::clone(torch::stable::narrow(reference_gradient, 0, parts.first_reference, parts.references));
   return {gradient, reference_gradient};
 }
 

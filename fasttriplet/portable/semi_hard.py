@@ -48,7 +48,7 @@ def _of_triplets(
     embeddings, ref_embeddings, distance = arguments[0], arguments[2], arguments[5]
     if weights is not None:
         check_anchor_values(weights, "weights", 0, embeddings)
-    anchors, found = triplets[0], triplets[2] >= 0
+    anchors, found = triplets[0], (triplets[1:] >= 0).all(0)
     difference = torch.where(found, distances[0] - distances[1], 0)
     losses, slopes = softplus(difference) if soft_margin else hinge(difference, margin)
     losses, slopes = (torch.where(found, each, 0) for each in (losses, slopes))

@@ -151,6 +151,7 @@ def work(ranks):
 def test_parameters_are_those_of_one_process(ranks, way, name, found):
     results = whole_results(found(ranks)[f"{way} {name}"])
     losses, parameters = trained(way, name, net(), slice(None))
+    start = [parameter.detach() for parameter in net().parameters()]
     tolerance = 3e-2 if way == "autocast" else TOLERANCE  # half precision rounds products to 8 bits
     for of_rank in results:
         torch.testing.assert_close(of_rank[0], losses, rtol=tolerance, atol=tolerance)
@@ -158,6 +159,12 @@ def test_parameters_are_those_of_one_process(ranks, way, name, found):
         for value, expected, first in zip(of_rank[1], parameters, results[0][1], strict=True):
             torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
             torch.testing.assert_close(value, first, rtol=0, atol=0)
+        # By how far they have moved, too, which is little: half of the gradient would else pass for a rounding.
+        moved, should = (
+            torch.cat([(each - before).flatten() for each, before in zip(parameters_of, start, strict=True)])
+            for parameters_of in (of_rank[1], parameters)
+        )
+        assert (moved - should).norm() < (0.2 if way == "autocast" else 1e-3) * should.norm()
 
 
 @pytest.mark.parametrize("ranks", RANKS)

@@ -130,7 +130,7 @@ class SemiHard {
     double sum = 0;
     int64_t active = 0, triplets = 0;
     for (const PositivePick& pair : pairs) {
-      if (pair.negative.candidate < 0) continue;
+      if (pair.positive < 0 || pair.negative.candidate < 0) continue;
       const double difference = pair.distance - pair.negative.score;
       const AnchorLoss loss = soft_margin_ ? softplus(difference) : hinge(difference, margin_);
       ++triplets;
