@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from examples.resnet50.errors import UserError
 
 #: How long one waits for another. torchrun ends the others at once when one dies, but the first evaluates while they
 #: wait: some minutes on the CPU.
@@ -77,28 +80,65 @@ class Processes:
         except Exception as error:
             own = error
         found: list[Exception | None] = [None] * self.size
-        dist.all_gather_object(found, own, group=self.group)
+        dist.all_gather_object(found, None if own is None else self._sendable(own), group=self.group)
         for raised in (own, *found):
             if raised is not None:
                 raise raised
+
+    def _sendable(self, error: Exception) -> Exception:
+        """The error, or one that tells of it where it would not come through."""
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return RuntimeError(f"process {self.rank}: {type(error).__name__}: {error}")
+        return error
+
+    def check_alike(self, told: dict[str, object]) -> None:
+        """UserError in all of them where something that is ``told`` by name differs. Waits for the others."""
+        if self.size == 1:
+            return
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, told, group=self.group)
+        for name, first in found[0].items():
+            for rank, other in enumerate(found):
+                if other[name] != first:
+                    raise UserError(
+                        f"{name} must be the same in all processes; got {first} in process 0 and {other[name]} in "
+                        f"process {rank}"
+                    )
 
 
 ALONE = Processes()
 
 
+def _started() -> bool:
+    """Whether torchrun, or what does as it, started several; UserError where the environment says half of it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    missing = [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} must be in the environment beside WORLD_SIZE={os.environ['WORLD_SIZE']}, as "
+            "torchrun sets them; got none: use torchrun, or unset WORLD_SIZE"
+        )
+    return True
+
+
 @contextmanager
 def joined() -> Iterator[Processes]:
     """Those that torchrun started, or this process alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    if not _started():
         yield ALONE
         return
     # gloo beside NCCL: what is decided on the CPU then waits for no GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     processes = Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
-    yield processes
-    # After an error too: at the first exit code that is not 0 torchrun ends those that are still writing.
-    processes.any(False)
-    # DistributedDataParallel may lie in a cycle with its network. Were it the last to hold a gloo group, it would wait
-    # for the group's thread with Python's lock in its hand, which that thread may wait for.
-    gc.collect()
-    dist.destroy_process_group()
+    try:
+        yield processes
+        # After an error that was told, too: at the first exit code that is not 0 torchrun ends those that still write.
+        processes.any(False)
+    finally:
+        # DistributedDataParallel may lie in a cycle with its network. Were it the last to hold a gloo group, it would
+        # wait for the group's thread with Python's lock in its hand, which that thread may wait for.
+        gc.collect()
+        dist.destroy_process_group()

@@ -8,6 +8,7 @@ Under torchrun every process trains; the first leads, and does all else besides.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -252,10 +253,26 @@ def _follow(trainer: Trainer, interrupt: Interrupt) -> int:
     return 130 if interrupted else 0
 
 
+#: Options that may differ from machine to machine.
+_OF_A_MACHINE = ("root", "device", "threads", "name", "out", "overwrite", "save_every", "resume")
+
+
+def what_all_share(trainer: Trainer) -> dict[str, object]:
+    """What every process has to have alike for all of them to draw the same batches, by the name of its option."""
+    labels = trainer.split.train.labels.numpy().tobytes()
+    shared = {f"--{name}": value for name, value in trainer.options.to_dict().items() if name not in _OF_A_MACHINE}
+    return {
+        **shared,
+        "the step that --resume goes on from": trainer.step,
+        "the training labels of --data and --root": hashlib.sha256(labels).hexdigest()[:12],
+    }
+
+
 def _run(options: Options, given: frozenset[str], processes: Processes) -> int:
     with Interrupt(quiet=not processes.is_first) as interrupt:
         with processes.together():
             trainer = _prepare(options, given, processes)
+        processes.check_alike(what_all_share(trainer))
         return (_lead if processes.is_first else _follow)(trainer, interrupt)
 
 
@@ -270,6 +287,9 @@ def main(arguments: list[str] | None = None) -> int:
                 if processes.is_first:
                     print(f"error: {error}", file=sys.stderr, flush=True)
                 return 2 if isinstance(error, UserError) else 1
+    except UserError as error:  # of the processes' environment
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
     except KeyboardInterrupt:
         print("interrupted: stopped at once", file=sys.stderr)
         return 130

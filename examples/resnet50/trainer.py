@@ -75,10 +75,10 @@ class Trainer:
         options, rows, number = self.options, self.sampler.batch_size, self.processes.size
         if options.loss == "reference":
             raise UserError(
-                "--loss must be fused or both for several processes, which the reference has not; got reference"
+                "--loss must be fused or both in several processes, since the reference knows one only; got reference"
             )
         if options.compile:
-            raise UserError("--compile must be left out for several processes; got it")
+            raise UserError("--compile must be left out in several processes; got it")
         if rows < number:
             raise UserError(
                 f"--classes-per-batch x --samples-per-class must be at least {number}, the processes; got {rows}"

@@ -24,6 +24,7 @@ from examples.resnet50.errors import UserError
 from examples.resnet50.options import complete, parse_options
 from examples.resnet50.processes import Processes
 from examples.resnet50.record import Row
+from examples.resnet50.train import main, what_all_share
 from examples.resnet50.trainer import Trainer
 from tests.distributed.ranks import Failed, run, whole_results
 from tests.examples.conftest import REPOSITORY, build_tiny, build_trainer
@@ -129,6 +130,40 @@ def refused(rank: int, group: Any) -> list[str]:
     return [*said, str(error.value)]
 
 
+class OfTwoParts(Exception):
+    """It is pickled, and not unpickled."""
+
+    def __init__(self, file: str, line: int) -> None:
+        super().__init__(f"{file}:{line}")
+
+
+def failing_oddly(rank: int, group: Any) -> str:
+    try:
+        with Processes(rank, RANKS, group).together():
+            if rank == 1:
+                raise OfTwoParts("labels.csv", 7)
+    except (OfTwoParts, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def differing(rank: int, group: Any) -> list[str]:
+    """What train.py compares, of one process with other options, data or progress."""
+    said = []
+    for what in ("nothing", "--seed", "labels", "step"):
+        run = trainer(rank, group, *(["--seed=8"] if what == "--seed" and rank == 2 else []))
+        if rank == 2 and what == "labels":
+            run.split.train.labels[:2] = run.split.train.labels[:2].flip(0) + 1
+        if rank == 2 and what == "step":
+            run.step = 3
+        try:
+            run.processes.check_alike(what_all_share(run))
+            said.append("")
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
 def evaluated(rank: int, group: Any) -> Any:
     """By the first process, after a step; the others only wait for it."""
     run = trainer(rank, group, FLOAT64, "--steps=1")
@@ -140,7 +175,7 @@ def evaluated(rank: int, group: Any) -> Any:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Any]], Path]:
     folder = tmp_path_factory.mktemp("processes")
-    asked = (interrupted, wrong_reference, diverging, failing, refused, evaluated)
+    asked = (interrupted, wrong_reference, diverging, failing, failing_oddly, differing, refused, evaluated)
     work: dict[str, Any] = {name: partial(in_processes, name) for name in RUNS}
     work |= {"resumed": partial(resumed, folder), **{each.__name__: each for each in asked}}
     return run(RANKS, work), folder
@@ -213,8 +248,8 @@ def test_what_ends_one_ends_all(found: tuple[dict[str, list[Any]], Path], name: 
 
 def test_what_several_cannot_do_is_refused_by_name(found: tuple[dict[str, list[Any]], Path]):
     for reference, compiled, small in whole_results(found[0]["refused"]):
-        assert reference.startswith("--loss must be fused or both for several processes")
-        assert compiled.startswith("--compile must be left out for several processes")
+        assert reference.startswith("--loss must be fused or both in several processes")
+        assert compiled.startswith("--compile must be left out in several processes")
         assert small == "--classes-per-batch x --samples-per-class must be at least 5, the processes; got 4"
 
 
@@ -324,3 +359,29 @@ def test_an_error_by_way_of_torchrun_is_told_once(torchrun: Callable[..., subpro
     output, errors = run.communicate(timeout=120)
     assert run.returncode != 0 and "step " not in output
     assert errors.count("error: --name must be new, or --overwrite given") == 1
+
+
+def test_an_error_that_cannot_be_sent_is_told_of(found: tuple[dict[str, list[Any]], Path]):
+    first, own, third = whole_results(found[0]["failing_oddly"])
+    assert own == "OfTwoParts: labels.csv:7"
+    assert first == third == "RuntimeError: process 1: OfTwoParts: labels.csv:7"
+
+
+def test_what_differs_between_processes_is_told_before_the_first_step(found: tuple[dict[str, list[Any]], Path]):
+    for same, seed, labels, step in whole_results(found[0]["differing"]):
+        end = "must be the same in all processes; got 0 in process 0 and 3 in process 2"
+        assert same == ""
+        assert seed == "--seed must be the same in all processes; got 0 in process 0 and 8 in process 2"
+        assert labels.startswith("the training labels of --data and --root must be the same in all processes; got ")
+        assert step == f"the step that --resume goes on from {end}"
+
+
+@pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
+def test_half_an_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+):
+    for name in {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} - {missing}:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.delenv(missing, raising=False)
+    assert main([]) == 2
+    assert f"error: {missing} must be in the environment beside WORLD_SIZE=2" in capsys.readouterr().err

@@ -148,7 +148,9 @@ def test_on_a_gpu_it_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch):
     """As far as it can be seen without one: it takes the place of the same norms, and shares what they have."""
     monkeypatch.setattr(EmbeddingNet, "device", property(lambda self: torch.device("cuda", 0)))
     model = build_tiny()
-    trained = synchronised(model, Processes(0, RANKS))
+    group = object()
+    trained = synchronised(model, Processes(0, RANKS, group))
+    assert all(module.process_group is group for module in trained.modules() if isinstance(module, nn.SyncBatchNorm))
     kinds = [type(module) for module in trained.modules()]
     assert kinds.count(nn.SyncBatchNorm) == 2 and not any(issubclass(kind, CpuSyncBatchNorm) for kind in kinds)
     ours, theirs = (net.state_dict(keep_vars=True) for net in (trained, model))
