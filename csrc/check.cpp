@@ -3,6 +3,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cctype>
+#include <cmath>
 #include <iterator>
 #include <limits>
 #include <stdexcept>
@@ -129,17 +130,41 @@ void check_classes(const Tensor& labels, const char* name, const Tensor& rows, c
 
 }  // namespace
 
-void check_embeddings(const Tensor& embeddings) {
-  const ScalarType dtype = embeddings.scalar_type();
+namespace {
+
+// Rows of features, of which there are `count`.
+void check_rows(const Tensor& rows, const std::string& name, const char* count) {
+  const ScalarType dtype = rows.scalar_type();
   if (dtype != ScalarType::Float && dtype != ScalarType::Double)
-    fail("embeddings must have dtype float64, float32, float16 or bfloat16; got " + dtype_of(embeddings));
-  if (embeddings.dim() != 2)
-    fail("embeddings must have shape [N, D]; got " + shape_of(embeddings) + ": " +
-         advice_for_dim(embeddings.dim(), "N"));
-  if (embeddings.size(0) > std::numeric_limits<int32_t>::max())
-    fail("embeddings must have at most 2^31 - 1 rows; got " + shape_of(embeddings));
-  if (embeddings.size(1) > kMaxColumns) fail("embeddings must have at most 2^22 columns; got " + shape_of(embeddings));
+    fail(name + " must have dtype float64, float32, float16 or bfloat16; got " + dtype_of(rows));
+  if (rows.dim() != 2)
+    fail(name + " must have shape [" + count + ", D]; got " + shape_of(rows) + ": " +
+         advice_for_dim(rows.dim(), count));
+  if (rows.size(0) > std::numeric_limits<int32_t>::max())
+    fail(name + " must have at most 2^31 - 1 rows; got " + shape_of(rows));
+  if (rows.size(1) > kMaxColumns) fail(name + " must have at most 2^22 columns; got " + shape_of(rows));
 }
+
+// References of rows.
+void check_other_rows(const Tensor& references, const std::string& name, const Tensor& rows,
+                      const std::string& rows_name) {
+  if (references.dim() != 2 || references.size(1) != rows.size(1))
+    fail(name + " must have shape [M, " + std::to_string(rows.size(1)) + "] to match " + rows_name + " " +
+         shape_of(rows) + "; got " + shape_of(references) +
+         (references.dim() == 2 ? "" : ": " + advice_for_dim(references.dim(), "M")));
+  if (references.scalar_type() != ScalarType::Float && references.scalar_type() != ScalarType::Double)
+    fail(name + " must have dtype float64, float32, float16 or bfloat16; got " + dtype_of(references));
+  if (references.scalar_type() != rows.scalar_type())
+    fail(name + " must have the dtype of " + rows_name + ", " + dtype_of(rows) + "; got " + dtype_of(references));
+  if (rows.size(0) + references.size(0) > std::numeric_limits<int32_t>::max())
+    fail(rows_name + " and " + name + " must have at most 2^31 - 1 rows together; got " + shape_of(rows) + " and " +
+         shape_of(references));
+  check_device(references, name.c_str(), rows, rows_name.c_str());
+}
+
+}  // namespace
+
+void check_embeddings(const Tensor& embeddings) { check_rows(embeddings, "embeddings", "N"); }
 
 void check_labels(const Tensor& labels, const Tensor& embeddings) {
   check_classes(labels, "labels", embeddings, "embeddings");
@@ -202,18 +227,7 @@ void check_both(const PairingTensors& pairing, const std::optional<Tensor>& ids,
 }  // namespace
 
 void check_references(const Tensor& references, const Tensor& embeddings) {
-  if (references.dim() != 2 || references.size(1) != embeddings.size(1))
-    fail("ref_embeddings must have shape [M, " + std::to_string(embeddings.size(1)) + "] to match embeddings " +
-         shape_of(embeddings) + "; got " + shape_of(references) +
-         (references.dim() == 2 ? "" : ": " + advice_for_dim(references.dim(), "M")));
-  if (references.scalar_type() != ScalarType::Float && references.scalar_type() != ScalarType::Double)
-    fail("ref_embeddings must have dtype float64, float32, float16 or bfloat16; got " + dtype_of(references));
-  if (references.scalar_type() != embeddings.scalar_type())
-    fail("ref_embeddings must have the dtype of embeddings, " + dtype_of(embeddings) + "; got " + dtype_of(references));
-  if (embeddings.size(0) + references.size(0) > std::numeric_limits<int32_t>::max())
-    fail("embeddings and ref_embeddings must have at most 2^31 - 1 rows together; got " + shape_of(embeddings) +
-         " and " + shape_of(references));
-  check_device(references, "ref_embeddings", embeddings);
+  check_other_rows(references, "ref_embeddings", embeddings, "embeddings");
 }
 
 void check_pairing(const PairingTensors& pairing) {
@@ -249,6 +263,55 @@ void check_pairing(const PairingTensors& pairing) {
   }
   check_both(pairing, pairing.sample_ids, "sample_ids", pairing.ref_sample_ids, "ref_sample_ids", false);
   check_both(pairing, pairing.groups, "groups", pairing.ref_groups, "ref_groups", true);
+}
+
+NeighbourTensors::NeighbourTensors(Tensor rows, std::optional<Tensor> others, const PairingList& rules)
+    : queries(std::move(rows)), references(std::move(others)) {
+  std::optional<Tensor>* const listed[] = {&self_indices, &keys, &ref_keys, &ref_mask};
+  if (rules.size() > std::size(listed))
+    fail("rules must list at most " + std::to_string(std::size(listed)) + " tensors; got " +
+         std::to_string(rules.size()));
+  for (size_t at = 0; at < rules.size(); ++at) *listed[at] = rules[at];
+}
+
+void check_neighbours(const NeighbourTensors& neighbours) {
+  const Tensor& queries = neighbours.queries;
+  check_rows(queries, "queries", "Q");
+  if (neighbours.references) check_other_rows(*neighbours.references, "references", queries, "queries");
+  const auto check_rule = [&](const std::optional<Tensor>& rule, const std::string& name, ScalarType dtype,
+                              const std::vector<int64_t>& shape) {
+    if (!rule) return;
+    bool matches = rule->dim() == static_cast<int64_t>(shape.size());
+    std::string text;
+    for (size_t axis = 0; axis < shape.size(); ++axis) {
+      matches = matches && (shape[axis] < 0 || rule->size(static_cast<int64_t>(axis)) == shape[axis]);
+      text += (axis > 0 ? ", " : "") + (shape[axis] < 0 ? "K" : std::to_string(shape[axis]));
+    }
+    if (!matches || rule->scalar_type() != dtype)
+      fail(name + " must be " + name_of(dtype) + " [" + text + "]; got " + dtype_of(*rule) + " " + shape_of(*rule));
+    check_device(*rule, name.c_str(), queries, "queries");
+  };
+  const bool references = neighbours.references.has_value();
+  for (const auto& [rule, name] :
+       {std::pair(&neighbours.self_indices, "self_indices"), std::pair(&neighbours.ref_keys, "ref_keys"),
+        std::pair(&neighbours.ref_mask, "ref_mask")})
+    if (rule->has_value() && !references)
+      fail(std::string(name) + " must come with references, which it is about; got it without");
+  const int64_t q = queries.size(0), m = references ? neighbours.references->size(0) : q;
+  check_rule(neighbours.self_indices, "self_indices", ScalarType::Long, {q});
+  check_rule(neighbours.keys, "keys", ScalarType::Long, {-1, q});
+  if (references && neighbours.keys.has_value() != neighbours.ref_keys.has_value())
+    fail("keys and ref_keys must be given together where there are references; got one of them");
+  check_rule(neighbours.ref_keys, "ref_keys", ScalarType::Long, {neighbours.keys ? neighbours.keys->size(0) : -1, m});
+  check_rule(neighbours.ref_mask, "ref_mask", ScalarType::Bool, {m});
+}
+
+void check_radius(double radius) {
+  if (std::isnan(radius)) fail("radius must be a number; got nan");
+}
+
+void check_count(int64_t count, const char* name) {
+  if (count < 1) fail(std::string(name) + " must be at least 1; got " + std::to_string(count));
 }
 
 void check_self_indices(const int64_t* indices, int64_t n, int64_t references) {

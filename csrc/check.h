@@ -41,6 +41,20 @@ void check_pairing(const PairingTensors& pairing);
 void check_references(const Tensor& references, const Tensor& embeddings);
 void check_self_indices(const int64_t* indices, int64_t n, int64_t references);
 
+// Who is no neighbour of whom, in the order in which operators list it; a list may end early.
+struct NeighbourTensors {
+  Tensor queries;                        // [Q, D]
+  std::optional<Tensor> references;      // [M, D]
+  std::optional<Tensor> self_indices;    // [Q] int64, each -1 or an index below M
+  std::optional<Tensor> keys, ref_keys;  // [K, Q], [K, M] int64: a pair with an equal one, not below zero, is none
+  std::optional<Tensor> ref_mask;        // [M] bool
+
+  NeighbourTensors(Tensor queries, std::optional<Tensor> references, const PairingList& rules);
+};
+void check_neighbours(const NeighbourTensors& neighbours);
+void check_radius(double radius);
+void check_count(int64_t count, const char* name);  // at least 1
+
 // Tensors that the forward operator made; wrong ones mean a private operator was called by hand.
 void check_saved(const Tensor& tensor, const char* name, torch::headeronly::ScalarType dtype, int64_t leading,
                  const Tensor& embeddings, const char* origin = "batch_hard_loss returned for these embeddings");

@@ -11,6 +11,7 @@ from torch import Tensor
 from fasttriplet.check import MINERS, REDUCTIONS
 from fasttriplet.engines import PORTABLE
 from fasttriplet.portable.losses import values_kept
+from fasttriplet.portable.ranks import COLUMNS
 from fasttriplet.portable.weighted import VALUES
 from fasttriplet.schemas import SCHEMAS
 
@@ -207,6 +208,42 @@ def _(
     values: Tensor,
 ) -> tuple[Tensor, Tensor]:
     return _gradients(embeddings, ref_embeddings)
+
+
+@_fake_of("nearest")
+def _(
+    queries: Tensor, references: Tensor | None, rules: list[Tensor | None], distance: int, k: int
+) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=torch.float64), queries.new_empty(shape, dtype=torch.int64)
+
+
+@_fake_of("within")
+def _(
+    queries: Tensor, references: Tensor | None, rules: list[Tensor | None], distance: int, radius: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if queries.device.type == "meta":
+        raise ValueError(
+            "queries must be on a device that has values, since how many neighbours there are follows from them; got "
+            "queries on meta"
+        )
+    t = torch.library.get_ctx().new_dynamic_size()
+    offsets = queries.new_empty(queries.shape[0] + 1, dtype=torch.int64)
+    return offsets, queries.new_empty(t, dtype=torch.float64), queries.new_empty(t, dtype=torch.int64)
+
+
+@_fake_of("retrieval_ranks")
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    pairing: list[Tensor | None],
+    numbers: list[int],
+    distance: int,
+    at: list[int],
+    count_missing: bool,
+) -> Tensor:
+    return embeddings.new_empty((embeddings.shape[0], COLUMNS + 2 * len(at)), dtype=torch.float64)
 
 
 @_fake_of("triplet_margin_loss")

@@ -64,6 +64,17 @@ SCHEMAS = {
     "weighted_distances": f"({_BATCH}) -> Tensor",
     # Gradients [N, D] and [M, D], [0] without references; grad [2, N] is that of the distances.
     "_weighted_distances_backward": f"(Tensor grad, {_BATCH}, Tensor values) -> (Tensor, Tensor)",
+    # The k nearest candidates of each query, the queries' own rows without references: distances [Q, k] float64 and
+    # indices [Q, k] int64, by distance and then index, NaN and -1 where there are fewer. rules lists who is no
+    # neighbour of whom, and may end early (NeighbourRules in csrc/check.h): self_indices [Q] int64, keys [K, Q] and
+    # ref_keys [K, M] int64, ref_mask [M] bool. Rows that are not finite are nobody's neighbours and have none.
+    "nearest": "(Tensor queries, Tensor? references, Tensor?[] rules, int distance, int k) -> (Tensor, Tensor)",
+    # All at a distance of at most radius: offsets [Q + 1] int64 into distances [T] float64 and indices [T] int64.
+    "within": "(Tensor queries, Tensor? references, Tensor?[] rules, int distance, float radius) -> (Tensor, Tensor, "
+    "Tensor)",
+    # Of each query what its ranking says, [Q, 7 + 2 A] float64 for A = len(at): the columns are those of
+    # fasttriplet/retrieval/ranks.py. With count_missing positives that are not finite count, at no rank.
+    "retrieval_ranks": f"({_BATCH}, int[] at, bool count_missing) -> Tensor",
     # loss [T] or []; values [3, 4, 6 or 7, T] float64 for the backward: slopes d loss / d d_ap, distances to the
     # positive and to the negative, with swap whether it was swapped, for cosine the three rows' 1 / |x|. weights [T] or
     # none.

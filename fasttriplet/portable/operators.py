@@ -14,6 +14,8 @@ from fasttriplet.portable.edges import triplet_distances_backward
 from fasttriplet.portable.hard import batch_hard_loss, batch_hard_loss_backward, mine_batch_hard
 from fasttriplet.portable.losses import triplet_losses, triplet_margin_loss, triplet_margin_loss_backward
 from fasttriplet.portable.miners import mine_triplets
+from fasttriplet.portable.neighbours import nearest, within
+from fasttriplet.portable.ranks import retrieval_ranks
 from fasttriplet.portable.semi_hard import semi_hard, semi_hard_of_triplets
 from fasttriplet.portable.weighted import weighted_distances, weighted_distances_backward
 
@@ -30,6 +32,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "_batch_all_backward": batch_all_backward,
     "weighted_distances": weighted_distances,
     "_weighted_distances_backward": weighted_distances_backward,
+    "nearest": nearest,
+    "within": within,
+    "retrieval_ranks": retrieval_ranks,
     "triplet_margin_loss": triplet_margin_loss,
     "_triplet_margin_loss_backward": triplet_margin_loss_backward,
 }
