@@ -73,6 +73,45 @@ inline void smallest_above(const RowOfKeys& row, int64_t step, const float* sure
   }
 }
 
+template <int kCount>
+FT_INLINE void count_below_each(const RowOfKeys& row, const float* ceilings, int64_t* counts) {
+  // Lanes count in float32, exactly up to 2^24 vectors, of which a row has fewer.
+  Lanes ceiling[kCount], below[kCount];
+  const Lanes one = Vec::set1(1.0f), zero = Vec::zero();
+  for (int w = 0; w < kCount; ++w) {
+    ceiling[w] = Vec::set1(ceilings[w]);
+    below[w] = zero;
+  }
+  const Mask all = Vec::at_least(zero, zero);
+  for_each_vector(row, 1, [&](int64_t, Lanes key, Lanes width) FT_INLINE_LAMBDA {
+    const Lanes upper = Vec::add(key, width);
+    const Mask number = Vec::at_least(upper, Vec::set1(-__builtin_inff()));  // not of NaN, a column that is none
+    for (int w = 0; w < kCount; ++w) {
+      const Mask less = Vec::both(Vec::differ(Vec::at_least(upper, ceiling[w]), all), number);
+      below[w] = Vec::add(below[w], Vec::choose(less, one, zero));
+    }
+  });
+  for (int w = 0; w < kCount; ++w) {
+    float lanes[kLanes];
+    Vec::store(lanes, below[w]);
+    counts[w] = 0;
+    for (const float lane : lanes) counts[w] += static_cast<int64_t>(lane);
+  }
+}
+
+inline void count_below(const RowOfKeys& row, const float* ceilings, int count, int64_t* counts) {
+  switch (count) {
+    case 1:
+      return count_below_each<1>(row, ceilings, counts);
+    case 2:
+      return count_below_each<2>(row, ceilings, counts);
+    case 3:
+      return count_below_each<3>(row, ceilings, counts);
+    default:
+      return count_below_each<kWindows>(row, ceilings, counts);
+  }
+}
+
 inline float largest(const RowOfKeys& row) {
   const Lanes infinity = Vec::set1(__builtin_inff());
   Lanes best = infinity;  // of width - key, the smallest

@@ -109,6 +109,8 @@ struct ScanKernels {
   // bounds[w], for `count` <= kWindows floors: the smallest key + width of the columns with key - width >= sure[w], or
   // infinity. A step above 1 looks at that part of the vectors only: a bound still, not the smallest.
   void (*smallest_above)(const RowOfKeys& row, int64_t step, const float* sure, int count, float* bounds);
+  // counts[w], for `count` <= kWindows ceilings: the columns with key + width < ceilings[w].
+  void (*count_below)(const RowOfKeys& row, const float* ceilings, int count, int64_t* counts);
   float (*largest)(const RowOfKeys& row);  // the largest key - width, or -infinity
   // The columns in at least one of the windows, ascending; `found` has room for all. Returns how many.
   int64_t (*collect)(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found);

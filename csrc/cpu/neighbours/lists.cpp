@@ -1,49 +1,35 @@
 #include "cpu/neighbours/lists.h"
 
-#include <algorithm>
-#include <cmath>
-
 namespace fasttriplet::cpu {
-namespace {
 
-// The upper key of an entry, a little above what its rounded lower one says.
-double upper(const NearestLists::Entry& entry, const RowTerms& anchor, const RowTerms& candidate) {
-  const double lower = static_cast<double>(entry.lower);
-  return lower + 0x1p-22 * std::fabs(lower) + anchor.anchor_slack + candidate.candidate_slack;
-}
-
-}  // namespace
-
-void NearestLists::offer(int64_t anchor, int32_t candidate, double lower) {
-  if (!(lower <= bounds_[anchor])) return;
-  if (counts_[anchor] == room_) {
-    shrink(anchor);
-    if (4 * (room_ - counts_[anchor]) < room_ - k_) {
-      Entry* const first = entries_.data() + anchor * room_;
-      std::vector<Entry> entries(first, first + counts_[anchor]);
-      lower_bound(anchor, settle_(anchor, entries));
-      counts_[anchor] = static_cast<int32_t>(entries.size());
-      std::copy(entries.begin(), entries.end(), first);
-    }
-    if (!(lower <= bounds_[anchor])) return;
-  }
-  entries_[anchor * room_ + counts_[anchor]++] = {candidate, float_below(lower)};
-}
-
-void NearestLists::shrink(int64_t anchor) {
+// Whether there is room, and a use for a candidate of that lower key.
+bool NearestLists::make_room(int64_t anchor, double lower) {
   Entry* const first = entries_.data() + anchor * room_;
-  const int32_t count = counts_[anchor];
-  if (count < k_) return;
-  thread_local std::vector<double> uppers;
-  uppers.resize(count);
-  for (int32_t at = 0; at < count; ++at) uppers[at] = upper(first[at], terms_[anchor], terms_[first[at].candidate]);
-  std::nth_element(uppers.begin(), uppers.begin() + (k_ - 1), uppers.end());
-  lower_bound(anchor, uppers[k_ - 1]);
   const double bound = bounds_[anchor];
-  int32_t kept = 0;
-  for (int32_t at = 0; at < count; ++at)
-    if (static_cast<double>(first[at].lower) <= bound) first[kept++] = first[at];
-  counts_[anchor] = kept;
+  Entry* const last = std::remove_if(first, first + room_,
+                                     [=](const Entry& entry) { return static_cast<double>(entry.lower) > bound; });
+  counts_[anchor] = static_cast<int32_t>(last - first);
+  if (4 * (room_ - counts_[anchor]) >= room_ - k_) return true;
+  std::vector<Entry> entries(first, last);
+  const bool known = settle_(anchor, entries);
+  counts_[anchor] = static_cast<int32_t>(std::copy(entries.begin(), entries.end(), first) - first);
+  if (!known) return true;
+  float* const uppers = uppers_.data() + anchor * k_;
+  std::transform(entries.begin(), entries.end(), uppers,
+                 [](const Entry& entry) { return float_above(static_cast<double>(entry.lower)); });
+  std::make_heap(uppers, uppers + k_);
+  lower_bound(anchor, static_cast<double>(uppers[0]));
+  return lower <= bounds_[anchor];
+}
+
+void NearestLists::replace_largest(float* uppers, float upper) const {
+  int64_t hole = 0;
+  for (int64_t child; (child = 2 * hole + 1) < k_; hole = child) {
+    if (child + 1 < k_ && uppers[child + 1] > uppers[child]) ++child;
+    if (!(uppers[child] > upper)) break;
+    uppers[hole] = uppers[child];
+  }
+  uppers[hole] = upper;
 }
 
 }  // namespace fasttriplet::cpu

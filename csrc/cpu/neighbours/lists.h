@@ -1,9 +1,11 @@
 // For each anchor the few candidates that its k nearest must be among.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/bound.h"
@@ -18,27 +20,31 @@ class NearestLists {
     float lower;        // of its key
   };
   // Exact scores of an anchor's candidates decide: keeps the k nearest of the entries, in any order, each with its
-  // exact key for `lower`, and returns the bound of the k-th.
-  using Settle = std::function<double(int64_t anchor, std::vector<Entry>& entries)>;
+  // exact key for `lower`. False where some key says nothing.
+  using Settle = std::function<bool(int64_t anchor, std::vector<Entry>& entries)>;
 
-  // `terms` by place.
-  NearestLists(int64_t anchors, int64_t k, const std::vector<RowTerms>& terms, Settle settle)
+  NearestLists(int64_t anchors, int64_t k, Settle settle)
       : k_(k),
         room_(k + std::max<int64_t>(kSpare, k / 3)),
-        terms_(terms),
         settle_(std::move(settle)),
         bounds_(anchors, std::numeric_limits<double>::infinity()),
         counts_(anchors, 0),
-        entries_(anchors * room_) {}
+        entries_(anchors * room_),
+        uppers_(anchors * k, std::numeric_limits<float>::infinity()) {}
 
-  double bound(int64_t anchor) const { return bounds_[anchor]; }
   const double* bounds() const { return bounds_.data(); }
+  double bound(int64_t anchor) const { return bounds_[anchor]; }
   void lower_bound(int64_t anchor, double bound) { bounds_[anchor] = std::min(bounds_[anchor], bound); }
 
-  void offer(int64_t anchor, int32_t candidate, double lower);
-  // Makes use of what has come since; worth it once for some.
-  void tighten(int64_t anchor) {
-    if (counts_[anchor] >= k_ + kWorthwhile) shrink(anchor);
+  // A candidate that has not been offered before, with a key from `lower` to `upper`.
+  void offer(int64_t anchor, int32_t candidate, double lower, double upper) {
+    if (!(lower <= bounds_[anchor])) return;
+    if (counts_[anchor] == room_ && !make_room(anchor, lower)) return;
+    entries_[anchor * room_ + counts_[anchor]++] = {candidate, float_below(lower)};
+    float* const uppers = uppers_.data() + anchor * k_;
+    if (!(upper < static_cast<double>(uppers[0]))) return;
+    replace_largest(uppers, float_above(upper));
+    lower_bound(anchor, static_cast<double>(uppers[0]));
   }
   // Calls f(candidate) for what is left in the end.
   template <typename F>
@@ -47,17 +53,19 @@ class NearestLists {
     for (int32_t at = 0; at < counts_[anchor]; ++at)
       if (static_cast<double>(first[at].lower) <= bounds_[anchor]) f(first[at].candidate);
   }
-  void shrink(int64_t anchor);
 
  private:
-  static constexpr int64_t kSpare = 22, kWorthwhile = 6;
+  static constexpr int64_t kSpare = 22;
+
+  bool make_room(int64_t anchor, double lower);
+  void replace_largest(float* uppers, float upper) const;
 
   int64_t k_, room_;
-  const std::vector<RowTerms>& terms_;
   Settle settle_;
-  std::vector<double> bounds_;  // [anchors] an upper key of the k-th nearest
+  std::vector<double> bounds_;  // [anchors] no key above it is among the k nearest
   std::vector<int32_t> counts_;
   std::vector<Entry> entries_;  // [anchors, room]
+  std::vector<float> uppers_;   // [anchors, k] the smallest upper keys seen, the largest of them first: a heap
 };
 
 }  // namespace fasttriplet::cpu

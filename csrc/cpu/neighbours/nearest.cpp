@@ -176,7 +176,7 @@ class NearestConsumer : public HitConsumer {
       : search_(search),
         k_(k),
         left_(may_give_up ? kMostScored * (k + 1) * search.anchors() : std::numeric_limits<int64_t>::max()),
-        lists_(search.anchors(), k, search.terms(),
+        lists_(search.anchors(), k,
                [this](int64_t anchor, std::vector<NearestLists::Entry>& entries) { return settle(anchor, entries); }) {}
 
   NearestLists& lists() { return lists_; }
@@ -184,12 +184,13 @@ class NearestConsumer : public HitConsumer {
   void load(int64_t begin, int64_t end, double* bounds) const override {
     std::copy(lists_.bounds() + begin, lists_.bounds() + end, bounds);
   }
-  void look(std::vector<Hit>&) const override {}
-  bool merge(int64_t begin, int64_t end, const std::vector<Hit>& hits) override {
-    for (const Hit& hit : hits)
-      if (hit.lower <= lists_.bound(hit.anchor) && !search_.barred(hit.anchor, hit.candidate))
-        lists_.offer(hit.anchor, hit.candidate, hit.lower);
-    for (int64_t anchor = begin; anchor < end; ++anchor) lists_.tighten(anchor);
+  void look(std::vector<Hit>&) override {}
+  bool merge(const std::vector<Hit>& hits) override {
+    for (const Hit& hit : hits) {
+      if (!(hit.lower <= lists_.bound(hit.anchor)) || search_.barred(hit.anchor, hit.candidate)) continue;
+      const double slack = search_.terms()[hit.anchor].anchor_slack + search_.terms()[hit.candidate].candidate_slack;
+      lists_.offer(hit.anchor, hit.candidate, hit.lower, hit.lower + slack);
+    }
     return left_ >= 0;
   }
 
@@ -201,7 +202,6 @@ class NearestConsumer : public HitConsumer {
   // The k nearest representatives of an anchor, ascending.
   const std::vector<Neighbour>& finish(int64_t anchor, Scratch& scratch) {
     std::vector<Neighbour>& nearest = scratch.nearest;
-    lists_.shrink(anchor);
     nearest.clear();
     scratch.rows.clear();
     lists_.for_each(anchor, [&](int32_t place) {
@@ -217,7 +217,7 @@ class NearestConsumer : public HitConsumer {
   }
 
  private:
-  double settle(int64_t anchor, std::vector<NearestLists::Entry>& entries) {
+  bool settle(int64_t anchor, std::vector<NearestLists::Entry>& entries) {
     struct Scored {
       Neighbour neighbour;
       int32_t place;
@@ -231,11 +231,13 @@ class NearestConsumer : public HitConsumer {
     std::nth_element(scored.begin(), scored.begin() + (k_ - 1), scored.end(), before);
     scored.resize(k_);
     entries.clear();
-    for (const Scored& each : scored)
-      entries.push_back({each.place, float_below(search_.key_of_score(anchor, each.neighbour.score))});
-    const double last = scored[k_ - 1].neighbour.score;
-    // NaN, an overflow, goes first: nothing is known then of what is behind.
-    return std::isfinite(last) ? search_.key_of_score(anchor, last) : kInfinity;
+    bool known = true;
+    for (const Scored& each : scored) {
+      const double key = search_.key_of_score(anchor, each.neighbour.score);
+      known = known && std::isfinite(key);  // else an overflow, which goes first or last
+      entries.push_back({each.place, known ? float_below(key) : -std::numeric_limits<float>::infinity()});
+    }
+    return known;
   }
 
   const Search<T>& search_;
@@ -304,7 +306,7 @@ class WithinConsumer : public HitConsumer {
   void load(int64_t begin, int64_t end, double* bounds) const override {
     std::copy(bounds_.begin() + begin, bounds_.begin() + end, bounds);
   }
-  void look(std::vector<Hit>& hits) const override {  // leaves those within, with their scores
+  void look(std::vector<Hit>& hits) override {  // leaves those within, with their scores
     size_t kept = 0;
     for (const Hit& hit : hits) {
       if (search_.barred(hit.anchor, hit.candidate)) continue;
@@ -313,7 +315,7 @@ class WithinConsumer : public HitConsumer {
     }
     hits.resize(kept);
   }
-  bool merge(int64_t, int64_t, const std::vector<Hit>& hits) override {
+  bool merge(const std::vector<Hit>& hits) override {
     for (const Hit& hit : hits) found_[hit.anchor].push_back({hit.lower, search_.representative_at(hit.candidate)});
     return true;
   }

@@ -21,7 +21,7 @@ constexpr int64_t kBlock = 384;
 class Side {
  public:
   Side(const Walked& walked, const HitConsumer& consumer, int64_t begin, int64_t end, std::mutex& lock)
-      : walked_(walked), begin_(begin), end_(end), bounds_(end - begin), thresholds_(kBlock, kNever), lock_(lock) {
+      : walked_(walked), begin_(begin), bounds_(end - begin), thresholds_(kBlock, kNever), lock_(lock) {
     {
       const std::lock_guard<std::mutex> guard(lock_);
       consumer.load(begin, end, bounds_.data());
@@ -43,12 +43,12 @@ class Side {
     if (hits_.empty()) return true;
     consumer.look(hits_);
     const std::lock_guard<std::mutex> guard(lock_);
-    return consumer.merge(begin_, end_, hits_);
+    return consumer.merge(hits_);
   }
 
  private:
   const Walked& walked_;
-  int64_t begin_, end_;
+  int64_t begin_;
   std::vector<double> bounds_;
   std::vector<float> thresholds_;
   std::vector<Hit> hits_;

@@ -38,14 +38,16 @@ class HitConsumer {
   virtual ~HitConsumer() = default;
   // Copies the bounds of anchors [begin, end): pairs with a lower key above them are no hits. Minus infinity: none is.
   virtual void load(int64_t begin, int64_t end, double* bounds) const = 0;
-  // Of one task and one block of anchors, in any order; what it makes of them is handed to `merge`. Without a lock.
-  virtual void look(std::vector<Hit>& hits) const = 0;
-  // With the lock of the anchors [begin, end), which the hits are of. False ends the walk.
-  virtual bool merge(int64_t begin, int64_t end, const std::vector<Hit>& hits) = 0;
+  // Of one task and one block of anchors, in any order; what it makes of them is handed to `merge`. Without a lock: by
+  // several threads at once.
+  virtual void look(std::vector<Hit>& hits) = 0;
+  // With the lock of the anchors that the hits are of. False ends the walk.
+  virtual bool merge(const std::vector<Hit>& hits) = 0;
 };
 
 // Calls the consumer for every pair whose lower key is not above its anchor's bound, none with itself. False where a
-// merge was.
+// merge was. `classes` [prepared.padded] ascending, and no class twice unless the walk is symmetric: pairs of one class
+// are no hits.
 bool walk_pairs(const Walked& walked, const int32_t* classes, HitConsumer& consumer, const Parallel& parallel);
 
 }  // namespace fasttriplet::cpu

@@ -1,4 +1,4 @@
-// Nearest neighbours as operators.
+// Nearest neighbours, and what rankings say, as operators.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "cpu/neighbours/nearest.h"
+#include "cpu/neighbours/ranks.h"
 #include "cpu/ops/pairing_tensors.h"
 #include "cpu/ops/torch_parallel.h"
 #include "tensors.h"
@@ -99,10 +100,28 @@ std::tuple<Tensor, Tensor, Tensor> within_operator(const Tensor& queries, std::o
   });
 }
 
+Tensor ranks_operator(const Tensor& embeddings, const Tensor& labels, std::optional<Tensor> ref_embeddings,
+                      const PairingList& list, const PairingNumbers& numbers, int64_t distance,
+                      const std::vector<int64_t>& at, bool count_missing) {
+  const PairingTensors tensors(embeddings, labels, ref_embeddings, list, numbers);
+  check_pairing(tensors);
+  for (const int64_t rank : at) check_count(rank, "at");
+  const PackedPairing pairing(tensors);
+  const RankOptions options = {at, count_missing};
+  Tensor table = new_tensor({embeddings.size(0), options.columns()}, ScalarType::Double, embeddings);
+  dispatch_dtype(pairing.rows(), [&](auto* typed) {
+    using T = Pointee<decltype(typed)>;
+    const Batch<T> batch = pairing.batch<T>(distance_of(distance));
+    retrieval_ranks(batch, pairing.input(), options, TorchParallel(), table.mutable_data_ptr<double>());
+  });
+  return table;
+}
+
 }  // namespace
 }  // namespace fasttriplet::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(fasttriplet, CPU, m) {
   m.impl("nearest", TORCH_BOX(&fasttriplet::cpu::nearest_operator));
+  m.impl("retrieval_ranks", TORCH_BOX(&fasttriplet::cpu::ranks_operator));
   m.impl("within", TORCH_BOX(&fasttriplet::cpu::within_operator));
 }

@@ -55,6 +55,8 @@ class Pairing {
   }
   // Class of columns(), -1 where no candidate is of the anchor's kind.
   int32_t kind_of(int64_t anchor) const { return kind_of_[anchor]; }
+  // Whether rows of one kind may be negatives of each other: such as have no label at all.
+  bool kinds_have_negatives() const { return input_.bit_masks; }
   Role role(int64_t anchor, int32_t kind) const;  // of the kind's candidates, `kind` a class of columns()
 
   // Calls f(begin, end) for runs of the kinds of positives, ascending.
