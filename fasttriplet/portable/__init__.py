@@ -10,5 +10,7 @@ the same idea: a screen proves which few may be the answer, and those are scored
 - :mod:`~fasttriplet.portable.miners`, :mod:`~fasttriplet.portable.hard`, :mod:`~fasttriplet.portable.batch_all`,
   :mod:`~fasttriplet.portable.weighted`, :mod:`~fasttriplet.portable.losses`, :mod:`~fasttriplet.portable.edges`: the
   operators; :mod:`~fasttriplet.portable.walk`: over all pairs, for sums of them.
+- :mod:`~fasttriplet.portable.neighbours`, :mod:`~fasttriplet.portable.ranks`: those of retrieval;
+  :mod:`~fasttriplet.portable.order`: the order of scored candidates.
 - :mod:`~fasttriplet.portable.checks`: what they check; :mod:`~fasttriplet.portable.operators` has them by name.
 """

@@ -7,7 +7,9 @@ on the CPU alone: anywhere else it would be a wait for the device, and PyTorch i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,16 +35,21 @@ def _device(tensor: Tensor, name: str, embeddings: Tensor, like: str = "embeddin
 
 
 def check_embeddings(embeddings: Tensor) -> None:
-    if embeddings.dtype not in _WIDE:
-        raise ValueError(f"embeddings must have dtype float64, float32, float16 or bfloat16; got {embeddings.dtype}")
-    if embeddings.dim() != 2:
+    _rows(embeddings, "embeddings", "N")
+
+
+def _rows(rows: Tensor, name: str, count: str) -> None:
+    """Of features, of which there are ``count``."""
+    if rows.dtype not in _WIDE:
+        raise ValueError(f"{name} must have dtype float64, float32, float16 or bfloat16; got {rows.dtype}")
+    if rows.dim() != 2:
         raise ValueError(
-            f"embeddings must have shape [N, D]; got {_shape(embeddings)}: {advice_for_dim(embeddings.dim(), 'N')}"
+            f"{name} must have shape [{count}, D]; got {_shape(rows)}: {advice_for_dim(rows.dim(), count)}"
         )
-    if embeddings.shape[0] > _MOST_ROWS:
-        raise ValueError(f"embeddings must have at most 2^31 - 1 rows; got {_shape(embeddings)}")
-    if embeddings.shape[1] > _MOST_COLUMNS:
-        raise ValueError(f"embeddings must have at most 2^22 columns; got {_shape(embeddings)}")
+    if rows.shape[0] > _MOST_ROWS:
+        raise ValueError(f"{name} must have at most 2^31 - 1 rows; got {_shape(rows)}")
+    if rows.shape[1] > _MOST_COLUMNS:
+        raise ValueError(f"{name} must have at most 2^22 columns; got {_shape(rows)}")
 
 
 def _classes(labels: Tensor, name: str, rows: Tensor, rows_name: str) -> None:
@@ -74,27 +81,23 @@ def check_labels(labels: Tensor, embeddings: Tensor) -> None:
     _device(labels, "labels", embeddings)
 
 
-def _references(references: Tensor, embeddings: Tensor) -> None:
-    if references.dim() != 2 or references.shape[1] != embeddings.shape[1]:
+def _references(references: Tensor, rows: Tensor, name: str = "ref_embeddings", rows_name: str = "embeddings") -> None:
+    if references.dim() != 2 or references.shape[1] != rows.shape[1]:
         advice = "" if references.dim() == 2 else f": {advice_for_dim(references.dim(), 'M')}"
         raise ValueError(
-            f"ref_embeddings must have shape [M, {embeddings.shape[1]}] to match embeddings {_shape(embeddings)}; got "
+            f"{name} must have shape [M, {rows.shape[1]}] to match {rows_name} {_shape(rows)}; got "
             f"{_shape(references)}{advice}"
         )
     if references.dtype not in _WIDE:
+        raise ValueError(f"{name} must have dtype float64, float32, float16 or bfloat16; got {references.dtype}")
+    if references.dtype != rows.dtype:
+        raise ValueError(f"{name} must have the dtype of {rows_name}, {rows.dtype}; got {references.dtype}")
+    if len(rows) + len(references) > _MOST_ROWS:
         raise ValueError(
-            f"ref_embeddings must have dtype float64, float32, float16 or bfloat16; got {references.dtype}"
-        )
-    if references.dtype != embeddings.dtype:
-        raise ValueError(
-            f"ref_embeddings must have the dtype of embeddings, {embeddings.dtype}; got {references.dtype}"
-        )
-    if len(embeddings) + len(references) > _MOST_ROWS:
-        raise ValueError(
-            f"embeddings and ref_embeddings must have at most 2^31 - 1 rows together; got {_shape(embeddings)} and "
+            f"{rows_name} and {name} must have at most 2^31 - 1 rows together; got {_shape(rows)} and "
             f"{_shape(references)}"
         )
-    _device(references, "ref_embeddings", embeddings)
+    _device(references, name, rows, rows_name)
 
 
 def _ids(ids: Tensor, name: str, rows: Tensor, rows_name: str, may_be_bool: bool) -> None:
@@ -163,6 +166,60 @@ def check_pairing(
         if ref_ids is not None and ref_embeddings is not None:
             _ids(ref_ids, theirs, ref_embeddings, "ref_embeddings", may_be_bool)
             _device(ref_ids, theirs, embeddings)
+
+
+class NeighbourRules(NamedTuple):
+    """Who is no neighbour of whom, in the order in which operators list it; a list may end early."""
+
+    self_indices: Tensor | None = None  # [Q] int64, each -1 or an index below M
+    keys: Tensor | None = None  # [K, Q] int64: a pair with an equal one, not below zero, is none
+    ref_keys: Tensor | None = None  # [K, M] int64
+    ref_mask: Tensor | None = None  # [M] bool
+
+
+def check_neighbours(queries: Tensor, references: Tensor | None, rules: Sequence[Tensor | None]) -> NeighbourRules:
+    """What searches for neighbours are given; the rules by name."""
+    if len(rules) > len(NeighbourRules._fields):
+        raise ValueError(f"rules must list at most {len(NeighbourRules._fields)} tensors; got {len(rules)}")
+    told = NeighbourRules(*rules)
+    _rows(queries, "queries", "Q")
+    if references is not None:
+        _references(references, queries, "references", "queries")
+    else:
+        for name in ("self_indices", "ref_keys", "ref_mask"):
+            if getattr(told, name) is not None:
+                raise ValueError(f"{name} must come with references, which it is about; got it without")
+    q, m = len(queries), len(queries if references is None else references)
+    _rule(told.self_indices, "self_indices", torch.int64, [q], queries)
+    _rule(told.keys, "keys", torch.int64, [None, q], queries)
+    if references is not None and (told.keys is None) != (told.ref_keys is None):
+        raise ValueError("keys and ref_keys must be given together where there are references; got one of them")
+    _rule(told.ref_keys, "ref_keys", torch.int64, [None if told.keys is None else len(told.keys), m], queries)
+    _rule(told.ref_mask, "ref_mask", torch.bool, [m], queries)
+    if told.self_indices is not None:
+        check_self_indices(told.self_indices, m)
+    return told
+
+
+def _rule(rule: Tensor | None, name: str, dtype: torch.dtype, shape: Sequence[int | None], queries: Tensor) -> None:
+    """``shape`` has None where any size will do."""
+    if rule is None:
+        return
+    matches = rule.dim() == len(shape) and all(want in (None, got) for want, got in zip(shape, rule.shape, strict=True))
+    if not matches or rule.dtype != dtype:
+        must = ", ".join("K" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} must be {dtype} [{must}]; got {rule.dtype} {_shape(rule)}")
+    _device(rule, name, queries, "queries")
+
+
+def check_radius(radius: float) -> None:
+    if math.isnan(radius):
+        raise ValueError("radius must be a number; got nan")
+
+
+def check_count(count: int, name: str) -> None:
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1; got {count}")
 
 
 def check_self_indices(indices: Tensor, references: int) -> None:

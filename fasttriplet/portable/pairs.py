@@ -47,6 +47,12 @@ class Chunk(NamedTuple):
     width: int  # columns of the largest of their classes
 
 
+def chunk_length(anchors: int, candidates: int, device: torch.device) -> int:
+    """How many anchors a chunk has, at least 1."""
+    size = _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK
+    return max(1, min(anchors, size // max(1, candidates)))
+
+
 class Class(NamedTuple):
     """The class of every anchor of a chunk: columns that share a label with it."""
 
@@ -131,8 +137,7 @@ class Pairs:
     def chunks(self) -> Iterator[Chunk]:
         """All anchors; the one wait for the device here is for how large classes are."""
         n, m = len(self.order), len(self.columns)
-        size = _CHUNK_ON_CPU if self.order.device.type == "cpu" else _CHUNK
-        step = max(1, min(n, size // max(1, m)))
+        step = chunk_length(n, m, self.order.device)
         starts = range(0, n, step)
         if self._labels.dim() == 2:
             widths = [m] * len(starts)

@@ -1,4 +1,4 @@
-"""The specification: triplet losses and miners in plain PyTorch, written to be read, not to be fast.
+"""The specification: triplet losses, miners and retrieval in plain PyTorch, written to be read, not to be fast.
 
 Everything in this package is tested against these functions, run in float64. They materialise [N, M] matrices, which
 the kernels never do, and compute in the dtype of ``embeddings``.
@@ -10,6 +10,7 @@ the kernels never do, and compute in the dtype of ``embeddings``.
 - :mod:`~fasttriplet.reference.mined`: semi-hard, easy positive and k hardest.
 - :mod:`~fasttriplet.reference.dense`: every triplet, and softly weighted distances.
 - :mod:`~fasttriplet.reference.triplet_margin`: explicit triplets.
+- :mod:`~fasttriplet.reference.retrieval`: nearest neighbours and metrics of rankings; :mod:`fasttriplet.retrieval`.
 """
 
 from fasttriplet.reference.batch_hard import MinedTriplets, batch_hard_triplet_loss, mine_batch_hard
@@ -27,6 +28,7 @@ from fasttriplet.reference.mined import (
     semi_hard_triplet_loss,
 )
 from fasttriplet.reference.pairs import Batch, Pairing, batch_of
+from fasttriplet.reference.retrieval import nearest, retrieval_metrics, within
 from fasttriplet.reference.triplet_margin import triplet_margin_loss
 
 __all__ = [
@@ -49,10 +51,13 @@ __all__ = [
     "mine_easy_positive",
     "mine_k_hardest",
     "mine_semi_hard",
+    "nearest",
     "paired_distances",
     "pairwise_distances",
+    "retrieval_metrics",
     "semi_hard_triplet_loss",
     "triplet_margin_loss",
     "unit_rows",
     "weighted_triplet_loss",
+    "within",
 ]
