@@ -94,6 +94,7 @@ bench: $(VENV)/.installed  ## verify, then time against torch.mm and peers; writ
 	$(PY) -m benchmarks.triplet_margin --out benchmarks/results/triplet_margin.md
 	$(PY) -m benchmarks.portable --out benchmarks/results/portable.md
 	$(PY) -m benchmarks.distributed --out benchmarks/results/distributed.md
+	$(PY) -m benchmarks.retrieval --out benchmarks/results/retrieval.md
 
 docs: $(VENV)/.installed  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -3,8 +3,12 @@
 import importlib.util
 
 _without_keras = [] if importlib.util.find_spec("keras") else ["fasttriplet/compat/keras.py"]
-#: Importing it imports sentence-transformers, and it has no example: tests/compat has.
-collect_ignore = [*_without_keras, "fasttriplet/compat/sentence_transformers/evaluation.py"]
+#: Importing them imports their originals, which may not be there: tests/compat runs their examples.
+_ON_ORIGINALS = (
+    *("lightning", "torchmetrics"),
+    *(f"sentence_transformers/{name}" for name in ("evaluation", "label_retrieval", "retrieval")),
+)
+collect_ignore = [*_without_keras, *(f"fasttriplet/compat/{name}.py" for name in _ON_ORIGINALS)]
 
 
 def pytest_report_header() -> str | None:

@@ -5,12 +5,15 @@ The map of the package; an arrow is "imports"::
     losses -> functional -> autograd -> engines -> torch.ops.fasttriplet (csrc/ or portable)
                          -> distributed -> autograd, torch.distributed
                          -> trip -> functional, of tensors on the CPU
+    retrieval -> engines, distributed, pairing
 
 - :mod:`fasttriplet.functional`: the public functions, a file for each loss with its miner.
 - :mod:`fasttriplet.losses`: the same as ``torch.nn.Module``.
 - :mod:`fasttriplet.distributed`: one batch over the processes of a group.
 - :mod:`fasttriplet.large_batch`: :func:`grad_cache`, large batches on one device.
 - :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before.
+- :mod:`fasttriplet.retrieval`: nearest neighbours, retrieval and verification metrics, hard negatives of a data set,
+  re-ranking.
 - :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets` and :class:`Triplets`.
 - :mod:`fasttriplet.stats`: :class:`TripletStats`, what a loss tells about its triplets.
 - :mod:`fasttriplet.pairing`: who pairs with whom, and the rows as the operators take them.
@@ -22,8 +25,9 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.transforms`: losses under the transforms of ``torch.func``, and the operators' rules for ``vmap``.
 - :mod:`fasttriplet.arguments`: the arguments that all losses and miners of a batch share, declared once.
 - :mod:`fasttriplet.reference`: the specification in plain PyTorch; tests import it, the modules above never do.
-- :mod:`fasttriplet.compat`: drop-ins for other libraries' losses, on the public functions; nothing imports them. A
-  folder in it: :mod:`fasttriplet.compat.sentence_transformers`.
+- :mod:`fasttriplet.compat`: drop-ins for other libraries' losses and evaluators, on the public functions, and retrieval
+  metrics for torchmetrics and Lightning; nothing imports them. A folder in it:
+  :mod:`fasttriplet.compat.sentence_transformers`.
 - :mod:`fasttriplet.info`: :func:`build_info`, what a bug report needs; ``python -m fasttriplet`` prints it.
 - :mod:`fasttriplet.engines`: which engine serves a call, a kernel or the portable one; :class:`EngineWarning`.
 - :mod:`fasttriplet.trip`: to the CPU's kernels and back, for devices without float64.
@@ -39,6 +43,7 @@ from fasttriplet import schemas as schemas  # first: declares the operators that
 
 # isort: split
 from fasttriplet import fake as fake
+from fasttriplet import retrieval as retrieval
 from fasttriplet.engines import EngineWarning, announce_absence
 from fasttriplet.functional import (
     batch_all_triplet_loss,

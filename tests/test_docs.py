@@ -154,6 +154,8 @@ def test_every_public_name_is_in_the_api_reference():
     documented = set(re.findall(r"^::: fasttriplet\.(\w+)$", text, flags=re.MULTILINE))
     missing = [name for name in fasttriplet.__all__ if not name.startswith("__") and name not in documented]
     assert not missing
+    of_retrieval = set(re.findall(r"^::: fasttriplet\.retrieval\.(\w+)$", text, flags=re.MULTILINE))
+    assert of_retrieval == set(fasttriplet.retrieval.__all__)
 
 
 def test_site_builds_and_fetches_nothing(tmp_path):

@@ -17,7 +17,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 # An include, or a macro that names the file for one.
 INCLUDE = re.compile(r'^\s*#\s*(?:include|define\s+\w+)\s+(?:"([^"]+\.\w+)"|<([^>]+)>)', re.MULTILINE)
-CPU_ROOMS = ["threads", "kernels", "isa", "rows", "triplets", "screen", "scan", "dense", "ops"]
+CPU_ROOMS = ["threads", "kernels", "isa", "rows", "triplets", "screen", "scan", "dense", "neighbours", "ops"]
 # What csrc/cuda has of PyTorch; elsewhere a room knows it whole or not at all.
 CUDA_WITH_PYTORCH = {
     *("cuda/info.cu", "cuda/operators.cuh"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -17,7 +18,8 @@ def write_out(function: Function) -> None:
     unpacked = {p.name: UNPACKED.fullmatch(str(p.annotation)) for p in function.parameters}
     kept = [parameter for parameter in function.parameters if unpacked[parameter.name] is None]
     for found in filter(None, unpacked.values()):
-        declared = getattr(arguments, found[1])
+        module = arguments if hasattr(arguments, found[1]) else importlib.import_module(function.module.path)
+        declared = getattr(module, found[1])
         for name, annotation in arguments.annotations_of(declared).items():
             default = repr(arguments.DEFAULTS.get(name))
             kept.append(Parameter(name, annotation=annotation, kind=ParameterKind.keyword_only, default=default))

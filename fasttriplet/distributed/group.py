@@ -125,6 +125,16 @@ class Group:
             result[name] = torch.cat(parts) if parts else empty
         return result
 
+    def from_rank(self, rank: int, own: Tensor) -> Tensor:
+        """What ``rank`` has for ``own``, a tensor of one shape and dtype everywhere."""
+        if own.numel() == 0:
+            return own
+        payload = (
+            _as_bytes(own) if rank == self.rank else own.new_empty(own.numel() * own.element_size(), dtype=torch.uint8)
+        )
+        dist.broadcast(payload, group=self.process_group, group_src=rank)
+        return own if rank == self.rank else payload.view(own.dtype).view(own.shape)
+
     def pieces(self, rows: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         """What every rank has of this rank's rows: ``rows`` [sum of sizes, ...] hold some of each rank's, in order.
 

@@ -18,7 +18,7 @@ class _Held:
         if self.process_group is None:
             return _Held, (None,)
         raise TypeError(
-            "a module with a process_group cannot be pickled: save its state_dict(), or set process_group to None first"
+            "what has a process_group cannot be pickled: set it to None first, or save the state_dict() of a module"
         )
 
 

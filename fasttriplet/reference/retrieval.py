@@ -48,7 +48,7 @@ def neighbours(
         allowed &= self_indices[:, None] != indices
     if sample_ids is not None:
         theirs = sample_ids if ref_sample_ids is None else ref_sample_ids
-        allowed &= (sample_ids[:, None] != theirs) | (theirs < 0)
+        allowed &= (sample_ids[:, None] != theirs) | (theirs == -1)
     if groups is not None:
         allowed &= groups[:, None] != (groups if ref_groups is None else ref_groups)
     return allowed if ref_mask is None else allowed & ref_mask

@@ -186,6 +186,7 @@ PYBIND11_MODULE(_native, m) {
   bind<float>(m, "float32");
   bind<double>(m, "float64");
   bind_family(m);
+  bind_neighbours(m);
   bind_triplets(m);
   py::module_ cuda = m.def_submodule("cuda", "The CUDA kernels under a shim of the device.");
   fasttriplet::cuda::bind_cuda(cuda);

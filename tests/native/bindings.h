@@ -71,6 +71,7 @@ Batch<T> batch_of(const Array<T>& rows, int distance, const std::string& tier) {
 }
 
 void bind_family(py::module_& m);
+void bind_neighbours(py::module_& m);
 void bind_triplets(py::module_& m);
 
 }  // namespace fasttriplet::cpu

@@ -98,7 +98,8 @@ void retrieval_ranks(const Batch<T>& batch, const PairingInput& input, const Ran
   const int64_t total = std::accumulate(positives.begin(), positives.end(), int64_t{0});
   if (total == 0) return;
   const RankTask task = {survey, pairing, parallel, positives, relevant, candidates, options, table};
-  if (total <= kKept * anchors && near_share(batch, task) <= kNearShare)
+  const bool quicker = total <= kKept * anchors && near_share(batch, task) <= kNearShare;
+  if (options.way == RankWay::kWalk || (options.way == RankWay::kQuicker && quicker))
     rank_by_walk(batch, task);
   else
     rank_by_rows(batch, task);

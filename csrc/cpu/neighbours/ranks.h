@@ -10,9 +10,12 @@
 
 namespace fasttriplet::cpu {
 
+enum class RankWay { kQuicker, kWalk, kRows };
+
 struct RankOptions {
   std::vector<int64_t> at;  // ranks that are asked about
   bool count_missing;       // whether positives that are not finite count, though they are at no rank
+  RankWay way = RankWay::kQuicker;
 
   int64_t columns() const { return kWhole + 2 * static_cast<int64_t>(at.size()); }
   static constexpr int64_t kWhole = 7;

@@ -1,10 +1,11 @@
-"""sentence-transformers' triplet losses and ``TripletEvaluator``: change the import, keep the rest of the script.
+"""sentence-transformers' triplet losses and evaluators: change the import, keep the rest of the script.
 
 Names, arguments, defaults and numbers are those of sentence-transformers 6.2; where 5.1 differs is said below.
 An anchor without a positive keeps its place in the mean, with a positive at distance 0, and a batch of one class has
 the loss that the original has. The losses do not import sentence-transformers: they take its distance functions, or
-names, and any model that maps features to ``{"sentence_embedding": [N, D]}``. ``TripletEvaluator`` is the original's
-with other arithmetic, and imports it at the first use of the name.
+names, and any model that maps features to ``{"sentence_embedding": [N, D]}``. ``TripletEvaluator`` and
+``InformationRetrievalEvaluator`` are the original's with other arithmetic, and import it at the first use of the name;
+``LabelRetrievalEvaluator``, of labelled sentences, is one that the original has not.
 
 Deviations, of the four batch losses:
 
@@ -24,6 +25,7 @@ Source: https://sbert.net/docs/package_reference/sentence_transformer/losses.htm
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from fasttriplet.compat.sentence_transformers.batch import (
@@ -40,8 +42,14 @@ from fasttriplet.compat.sentence_transformers.triplet import TripletLoss
 
 if TYPE_CHECKING:
     from fasttriplet.compat.sentence_transformers.evaluation import TripletEvaluator as TripletEvaluator
+    from fasttriplet.compat.sentence_transformers.label_retrieval import (
+        LabelRetrievalEvaluator as LabelRetrievalEvaluator,
+    )
+    from fasttriplet.compat.sentence_transformers.retrieval import (
+        InformationRetrievalEvaluator as InformationRetrievalEvaluator,
+    )
 
-#: ``TripletEvaluator`` comes by its name alone: with a star it would import its original.
+#: Evaluators come by their names alone: with a star they would import the original.
 __all__ = [
     "BatchAllTripletLoss",
     "BatchHardSoftMarginTripletLoss",
@@ -52,11 +60,15 @@ __all__ = [
     "TripletLoss",
 ]
 
+_EVALUATORS = {
+    "InformationRetrievalEvaluator": "retrieval",
+    "LabelRetrievalEvaluator": "label_retrieval",
+    "TripletEvaluator": "evaluation",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """``TripletEvaluator``, whose base class takes seconds to import."""
-    if name == "TripletEvaluator":
-        from fasttriplet.compat.sentence_transformers.evaluation import TripletEvaluator
-
-        return TripletEvaluator
+    """Evaluators, whose base classes take seconds to import."""
+    if name in _EVALUATORS:
+        return getattr(importlib.import_module(f"{__name__}.{_EVALUATORS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
