@@ -102,7 +102,7 @@ def verification_metrics(
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``. Of embeddings, as what
             follows.
         pairs: how many positive and how many negative pairs to look at where there are more: these are drawn uniformly,
-            with replacement. A FAR needs a multiple of 1 / FAR negative ones. Some 200 bytes of memory a pair. Default
+            with replacement. A FAR needs a multiple of 1 / FAR negative ones. Some 300 bytes of memory a pair. Default
             1,000,000. None: all there are.
         seed: of that draw, at least 0 and below 2^63. Default 0.
         on_nonfinite: what becomes of rows with a NaN or infinite entry that are neither ignored nor masked.
