@@ -179,6 +179,9 @@ def candidates_of(batch: Batch) -> Candidates:
     numbers, ref_numbers = _numbered(labels[rows], ref_labels[ref_rows])
     ids, groups = told.get("sample_ids"), told.get("groups")
     ref_ids, ref_groups = told.get("ref_sample_ids", ids), told.get("ref_groups", groups)
+    own_ids, their_ids = (
+        (None, None) if ids is None or ref_ids is None else _numbered_ids(ids.long()[rows], ref_ids.long()[ref_rows])
+    )
     own_groups, their_groups = (
         (None, None)
         if groups is None or ref_groups is None
@@ -186,9 +189,14 @@ def candidates_of(batch: Batch) -> Candidates:
     )
     return Candidates(
         *(queries, references, rows, ref_rows, numbers, ref_numbers, copies),
-        None if ids is None else ids.long()[rows],
-        None if ref_ids is None else ref_ids.long()[ref_rows],
-        *(own_groups, their_groups, told.get("groups_exclude", "pairs"), batch.ref_embeddings is None),
+        *(
+            own_ids,
+            their_ids,
+            own_groups,
+            their_groups,
+            told.get("groups_exclude", "pairs"),
+            batch.ref_embeddings is None,
+        ),
     )
 
 
@@ -227,6 +235,12 @@ def _numbered(own: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """Equal values of both at equal numbers from 0."""
     numbers = torch.cat([own, theirs]).unique(return_inverse=True)[1]
     return numbers[: len(own)], numbers[len(own) :]
+
+
+def _numbered_ids(own: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Likewise of sample ids, -1 where they are -1, which is none; other negative ones are ids like any other."""
+    numbers, others = _numbered(own, theirs)
+    return torch.where(own == -1, -1, numbers), torch.where(theirs == -1, -1, others)
 
 
 def _equal(*keys: Sequence[Tensor | None]) -> Tensor:

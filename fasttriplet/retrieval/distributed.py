@@ -60,7 +60,12 @@ def answered_by_all(process_group: object, checked: Callable[[], Call]) -> Found
     # Of one dtype on every rank.
     theirs = {name: values if name == "ref_mask" else values.long() for name, values in theirs.items()}
     chunks = _travelling(group, shard, theirs, sizes, call)
-    return walk(call.task, call.queries, Rules(told), chunks, sum(sizes), call.progress)
+    try:
+        return walk(call.task, call.queries, Rules(told), chunks, sum(sizes), call.progress)
+    except Exception:
+        for _ in chunks:  # the others wait for what this rank sends
+            pass
+        raise
 
 
 def _check_shard(call: Call, group: Group) -> None:
@@ -105,12 +110,24 @@ def _travelling(
     for rank, size in enumerate(sizes):
         for first in range(0, size, call.chunk_rows):
             last = min(first + call.chunk_rows, size)
+            failure: Exception | None = None
             if rank == group.rank:
-                rows = shard.read(device, first, last)
+                try:
+                    rows = shard.read(device, first, last)
+                except Exception as error:
+                    failure = error
                 told = {name: values[first:last] for name, values in theirs.items()}
             else:
                 rows = torch.empty(last - first, shard.columns, dtype=shard.dtype, device=device)
                 told = {name: values.new_empty(last - first) for name, values in theirs.items()}
+            failed = group.from_rank(rank, torch.tensor([failure is not None], device=device))
+            if failure is not None:
+                raise failure
+            if failed.item():
+                raise RuntimeError(
+                    f"references {first} to {last} of rank {rank} of process_group could not be read: that rank's own "
+                    "error says why"
+                )
             rows = group.from_rank(rank, rows)
             yield Chunk(begin + first, rows, {name: group.from_rank(rank, told[name]) for name in told})
         begin += size

@@ -137,14 +137,14 @@ def _none_of(form: Form) -> Kept:
 
 
 def without_duplicates(rows: Kept) -> Kept:
-    """Of rows of one sample id, 0 or more, the first alone."""
+    """Of rows of one sample id, but for -1, the first alone."""
     ids = rows.sample_ids
     if ids is None or len(ids) == 0:
         return rows
     _, which = ids.unique(return_inverse=True)
     places = torch.arange(len(ids), device=ids.device)
     first = torch.full_like(ids, len(ids)).scatter_reduce(0, which, places, "amin")  # [N], of each id
-    keep = (ids < 0) | (first[which] == places)
+    keep = (ids == -1) | (first[which] == places)
     if keep.all():
         return rows
     return Kept._make(None if column is None else column[keep] for column in rows)

@@ -173,12 +173,46 @@ def travels(rank: int, group: Any) -> Any:
     return sent, heard
 
 
+class Unreadable:
+    """An array of which a file gives nothing behind its first chunk."""
+
+    def __init__(self) -> None:
+        self.rows = rows(9).numpy()
+        self.shape, self.dtype = self.rows.shape, self.rows.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, some: slice) -> Any:
+        if some.start > 0:
+            raise OSError("the disk is gone")
+        return self.rows[some]
+
+
+def broken(what: str, rank: int, group: Any) -> Any:
+    """Rank 1 in the middle of a search; (type, text, and what the next call finds)."""
+
+    def listener(done: int, _: int) -> None:
+        if rank == 1 and done > 4:
+            raise KeyError("nobody listens")
+
+    shard = Unreadable() if (what, rank) == ("disk", 1) else rows(9).numpy()
+    try:
+        progress: Any = listener if what == "listener" else False
+        result = nearest(rows(), shard, 2, process_group=group, chunk_rows=4, progress=progress)
+        raised = "nothing", str(result.indices.tolist())
+    except Exception as error:
+        raised = type(error).__name__, str(error)
+    return raised, nearest(rows(), rows(), 2, process_group=group).indices
+
+
 def work(ranks: int) -> dict[str, Any]:
     asked = {f"nearest {case.title}": partial(of_rank, case, ranks) for case in of(ranks)}
     if ranks == 3:
         asked.update({f"nearest wrong {name}": partial(errors, given) for name, (given, *_) in WRONG.items()})
         asked.update({f"nearest alone {name}": partial(errors, given) for name, (given, _) in ALONE.items()})
         asked["nearest travels"] = travels
+        asked.update({f"nearest broken {what}": partial(broken, what) for what in ("disk", "listener")})
     return asked
 
 
@@ -221,5 +255,23 @@ def test_each_shard_travels_once_in_its_own_precision_a_chunk_at_a_time(found):
     """Of 5, 9 and 13 rows, 6 at a time."""
     chunks = [(0, 5), (1, 6), (1, 3), (2, 6), (2, 6), (2, 1)]
     for rank, (sent, heard) in enumerate(whole_results(found(3)["nearest travels"])):
-        assert sent == [(source, torch.bfloat16, (count, 3)) for source, count in chunks]
+        assert sent == [  # whether it could be read, and then what was
+            each
+            for source, count in chunks
+            for each in ((source, torch.bool, (1,)), (source, torch.bfloat16, (count, 3)))
+        ]
         assert heard == ([(done, 27) for done in (5, 11, 14, 20, 26, 27)] if rank == 0 else [])
+
+
+def test_what_cannot_be_read_is_an_error_on_all_ranks(found):
+    for rank, (raised, after) in enumerate(whole_results(found(3)["nearest broken disk"])):
+        kind, text = raised
+        assert kind == ("OSError" if rank == 1 else "RuntimeError")
+        assert text == "the disk is gone" if rank == 1 else "4 to 8 of rank 1 of process_group could not" in text
+        assert after[:, 0].tolist() == list(range(6))
+
+
+def test_the_others_go_on_where_a_listener_of_one_rank_fails(found):
+    for rank, (raised, after) in enumerate(whole_results(found(3)["nearest broken listener"])):
+        assert raised[0] == ("KeyError" if rank == 1 else "nothing")
+        assert after[:, 0].tolist() == list(range(6))

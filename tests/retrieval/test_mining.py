@@ -498,3 +498,12 @@ def test_no_graph_and_inputs_stay() -> None:
     assert not mined.distances.requires_grad and not mined.positive_distances.requires_grad
     assert torch.equal(rows, given.rows)
     assert all(torch.equal(given.told[name], value) for name, value in before.items())
+
+
+def test_negative_ids_but_minus_one_are_ids() -> None:
+    rows, labels = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
+    for ids in ([-2, -3, -2, -4], [5, 6, 5, 7]):
+        mined = mine_hard_negatives(rows, labels, num_negatives=2, sample_ids=torch.tensor(ids))
+        assert mined.negatives[0].tolist() == [3, -1]
+    mined = mine_hard_negatives(rows, labels, num_negatives=2, sample_ids=torch.tensor([-1, -3, -1, -4]))
+    assert mined.negatives[0].tolist() == [2, 3]

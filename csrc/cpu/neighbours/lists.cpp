@@ -16,7 +16,7 @@ bool NearestLists::make_room(int64_t anchor, double lower) {
   if (!known) return true;
   float* const uppers = uppers_.data() + anchor * k_;
   std::transform(entries.begin(), entries.end(), uppers,
-                 [](const Entry& entry) { return float_above(static_cast<double>(entry.lower)); });
+                 [](const Entry& entry) { return entry.lower; });
   std::make_heap(uppers, uppers + k_);
   lower_bound(anchor, static_cast<double>(uppers[0]));
   return lower <= bounds_[anchor];

@@ -17,10 +17,10 @@ class NearestLists {
  public:
   struct Entry {
     int32_t candidate;  // place
-    float lower;        // of its key
+    float lower;        // of its key; once that is settled an upper one, so that it bounds others
   };
   // Exact scores of an anchor's candidates decide: keeps the k nearest of the entries, in any order, each with its
-  // exact key for `lower`. False where some key says nothing.
+  // exact key, rounded up, for `lower`. False where some key says nothing.
   using Settle = std::function<bool(int64_t anchor, std::vector<Entry>& entries)>;
 
   NearestLists(int64_t anchors, int64_t k, Settle settle)

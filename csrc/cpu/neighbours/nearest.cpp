@@ -235,7 +235,7 @@ class NearestConsumer : public HitConsumer {
     for (const Scored& each : scored) {
       const double key = search_.key_of_score(anchor, each.neighbour.score);
       known = known && std::isfinite(key);  // else an overflow, which goes first or last
-      entries.push_back({each.place, known ? float_below(key) : -std::numeric_limits<float>::infinity()});
+      entries.push_back({each.place, known ? float_above(key) : -std::numeric_limits<float>::infinity()});
     }
     return known;
   }

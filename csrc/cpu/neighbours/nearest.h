@@ -1,4 +1,4 @@
-// The k nearest candidates of every query, and all within a radius, exactly, in O((N + M) D) memory beside the result.
+// The k nearest candidates of every query, and all within a radius, exactly, in O((N + M) D + N k) memory.
 #pragma once
 
 #include <cstdint>

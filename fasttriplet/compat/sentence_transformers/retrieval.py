@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fasttriplet import check
+from fasttriplet.retrieval.merge import KNearest
 from fasttriplet.retrieval.neighbours import Neighbours, nearest
 
 if TYPE_CHECKING:
@@ -143,7 +145,10 @@ class InformationRetrievalEvaluator(_Original):
                 some = nearest(queries, documents, min(most, len(documents)), distance=distance)
                 indices = torch.where(some.indices < 0, -1, some.indices + begin)
                 here = Neighbours(some.distances.cpu(), indices.cpu())
-                found[name] = _nearer(found[name], here, most) if name in found else here
+                if name in found:
+                    both = KNearest(check.DISTANCES.index(distance), most)
+                    here = Neighbours(*both.joined(found[name], here, 0))
+                found[name] = here
         return found
 
     def _all_k(self) -> list[list[int]]:
@@ -192,13 +197,6 @@ class InformationRetrievalEvaluator(_Original):
                     ]
                     line = {"query_id": self.queries_ids[query], "query": self.queries[query], "results": results}
                     file.write(json.dumps(line) + "\n")
-
-
-def _nearer(first: Neighbours, second: Neighbours, most: int) -> Neighbours:
-    """Of two chunks, the second behind the first: of equal distances the lowest index, NaN last."""
-    distances, indices = (torch.cat(columns, 1) for columns in zip(first, second, strict=True))
-    order = distances.argsort(dim=1, stable=True)[:, :most]
-    return Neighbours(distances.gather(1, order), indices.gather(1, order))
 
 
 def _distance_of(name: str, function: Any) -> str:
