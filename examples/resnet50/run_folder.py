@@ -7,11 +7,15 @@ from pathlib import Path
 from examples.resnet50.errors import UserError
 from examples.resnet50.options import Options
 
-_WRITTEN = ("metrics.csv", "loss.png", "embeddings.png", "retrieval.png", "checkpoint.pt", "events.out.tfevents.*")
+#: What a run writes.
+WRITTEN = (
+    *("loss.png", "embeddings.png", "retrieval.png", "worst_queries.png", "distances.png"),
+    *("metrics.csv", "evaluations.csv", "best.pt", "checkpoint.pt", "events.out.tfevents.*"),
+)
 
 
 def _holds_a_run(folder: Path) -> bool:
-    return any(path for pattern in _WRITTEN for path in folder.glob(pattern))
+    return any(path for pattern in WRITTEN for path in folder.glob(pattern))
 
 
 def run_folder(options: Options) -> Path:
@@ -21,7 +25,7 @@ def run_folder(options: Options) -> Path:
         if _holds_a_run(folder) and options.resume is None:
             if not options.overwrite:
                 raise UserError(f"--name must be new, or --overwrite given; {folder} already holds a run")
-            for pattern in _WRITTEN:
+            for pattern in WRITTEN:
                 for path in folder.glob(pattern):
                     path.unlink()
     elif options.resume is not None:

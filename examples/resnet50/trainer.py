@@ -7,6 +7,7 @@ first process alone, on whole batches: the fused loss of all processes beside th
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from examples.resnet50.agreement import check, compare, held_steps
 from examples.resnet50.augment import augment, augmenting_device, draw_changes
+from examples.resnet50.best import BestSoFar
 from examples.resnet50.checkpoint import save_checkpoint
 from examples.resnet50.datasets import Split
 from examples.resnet50.divergence import check_finite
@@ -23,7 +25,6 @@ from examples.resnet50.errors import UserError
 from examples.resnet50.evaluate import Evaluation, evaluate
 from examples.resnet50.learner import Learner
 from examples.resnet50.losses import loss_function
-from examples.resnet50.metrics import RetrievalMetrics
 from examples.resnet50.model import build_model
 from examples.resnet50.options import Options
 from examples.resnet50.precision import parameter_dtype
@@ -68,6 +69,8 @@ class Trainer:
         self.history: list[Row] = []  # of the steps that have been read
         self.telemetry = Telemetry()  # of those since
         self.before: Evaluation | None = None
+        self.best = BestSoFar(options.best_by, options.patience)  # by the first learner, in the first process alone
+        self.evaluation_seconds = 0.0  # of the time since it was made
         self.learners = self._build_learners(options.weights if weights_needed else None)
 
     def _check_for_processes(self) -> None:
@@ -130,9 +133,18 @@ class Trainer:
             for (name, processes), m, loss in zip(trained_by.items(), models, losses, strict=True)
         ]
 
-    def evaluate(self) -> list[Evaluation]:
-        """Retrieval among the test images by each learner's network as it is now; waits for no other process."""
-        return [evaluate(learner.model, self.split.train, self.split.test) for learner in self.learners]
+    def evaluate(self, learner: Learner) -> Evaluation:
+        """Retrieval among the test images by its network as it is now; waits for no other process."""
+        started = time.perf_counter()
+        found = evaluate(learner.model, self.split.train, self.split.test, learner.name, self.step)
+        self.evaluation_seconds += time.perf_counter() - started
+        return found
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        """Whether the step that was trained last ends ``--evaluate-every`` epochs, or the run."""
+        every = (self.options.evaluate_every or 0) * self.sampler.batches_per_epoch
+        return self.step == self.total_steps or (every > 0 and self.step % every == 0)
 
     def _next_batch(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N, C, S, S] and labels [N] on the device: ``part`` of a batch that is the same in every process."""
@@ -188,22 +200,38 @@ class Trainer:
                 check(row, self.held_steps)
             check_finite(row)
 
-    def run(self, on_row: Callable[[Row], None], go_on: Callable[[], bool] = lambda: True) -> None:
-        """Trains to the last step, or until ``go_on`` is asked after a step and says no, in one process or another.
+    def run(
+        self,
+        on_row: Callable[[Row], None],
+        go_on: Callable[[], bool] = lambda: True,
+        on_evaluation: Callable[[Row, bool], None] = lambda row, is_best: None,
+    ) -> None:
+        """Trains to the last step, or until ``go_on`` is asked after a step and says no, in one process or another, or
+        no evaluation was better than the best for ``--patience``.
 
-        What one process alone finds wrong, as the first with its second copy, ends all of them in the same step.
+        The first process evaluates: ``on_evaluation`` has the step with the metrics, and whether they are the best so
+        far. What one process alone finds wrong, as the first with its second copy, ends all of them in the same step,
+        and so does what one decides.
         """
         first = self.step + 1  # read at once: what is wrong from the beginning is told of then
         while self.step < self.total_steps:
             self.train_step()
             with self.processes.together():
-                if self.step % READ_EVERY == 0 or self.step == first:
+                due = self.evaluation_is_due
+                if self.step % READ_EVERY == 0 or self.step == first or due:
                     self.read(on_row)
-                stop = not go_on()
+                if due and self.processes.is_first:
+                    self._evaluate_for_best(on_evaluation)
+                stop = not go_on() or self.best.exhausted
             if self.processes.any(stop):
                 break
         with self.processes.together():
             self.read(on_row)
+
+    def _evaluate_for_best(self, on_evaluation: Callable[[Row, bool], None]) -> None:
+        learner = self.learners[0]
+        is_best = self.best.add(self.step, learner.model, self.evaluate(learner))
+        on_evaluation(self.best.evaluations[-1], is_best)
 
     def save(self, path: Path) -> None:
         """Writes everything a run needs to go on as if it had not stopped."""
@@ -215,8 +243,8 @@ class Trainer:
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
             "history": self.history,
-            "before_embeddings": self.before.embeddings,
-            "before_metrics": vars(self.before.metrics),
+            "before": self.before.to_dict(),
+            "best": self.best.state_dict(),
         }
         save_checkpoint(path, state)
 
@@ -226,10 +254,11 @@ class Trainer:
             raise UserError(
                 f"--steps must be above {state['step']}, the step of the checkpoint; got {self.total_steps}"
             )
+        self.best.load_state_dict(state["best"])
         for learner in self.learners:
             learner.load_state_dict(state["learners"][learner.name])
         self.step = state["step"]
         self.history = list(state["history"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_generator"])
-        self.before = Evaluation(state["before_embeddings"], RetrievalMetrics(**state["before_metrics"]))
+        self.before = Evaluation(**state["before"])

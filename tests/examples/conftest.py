@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from examples.resnet50 import plots
 from examples.resnet50 import trainer as trainer_module
 from examples.resnet50.datasets import ImageSet, Split
 from examples.resnet50.device import choose_device
 from examples.resnet50.evaluate import Evaluation
-from examples.resnet50.metrics import RetrievalMetrics
+from examples.resnet50.measures import MEASURES
 from examples.resnet50.model import EmbeddingNet
 from examples.resnet50.options import complete, parse_options
 from examples.resnet50.processes import ALONE, Processes
@@ -28,6 +29,13 @@ def few_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of a run take seconds, and most tests do not look at them."""
+    for name in plots.__all__:
+        monkeypatch.setattr(plots, name, lambda *given: None)
 
 
 @pytest.fixture
@@ -90,11 +98,14 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> Callable[[], TinyNet]:
 
 
 def build_trainer(*arguments: str, processes: Processes = ALONE) -> Trainer:
-    """A trainer of tiny batches on the CPU with more options; it has no need to measure the untrained network."""
+    """A trainer of tiny batches on the CPU with more options; it has no need to measure the untrained network.
+
+    It evaluates at the end alone where ``arguments`` do not say otherwise.
+    """
     tiny = ["--loss=fused", "--classes-per-batch=2", "--samples-per-class=2", "--embedding-dim=8", "--device=cpu"]
-    options, split = complete(parse_options([*tiny, *arguments])[0]), build_split()
+    options, split = complete(parse_options([*tiny, "--evaluate-every=0", *arguments])[0]), build_split()
     made = Trainer(options, split, choose_device("cpu"), processes=processes)
-    made.before = Evaluation(torch.zeros(len(split.test), 8), RetrievalMetrics(0.0, 0.0, 0.0))
+    made.before = Evaluation(torch.zeros(len(split.test), 8), dict.fromkeys(MEASURES, 0.0))
     return made
 
 

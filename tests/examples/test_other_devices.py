@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,7 +22,6 @@ from examples.resnet50.augment import augment, augmenting_device
 from examples.resnet50.datasets import ImageSet
 from examples.resnet50.evaluate import embed
 from examples.resnet50.learner import StepResult
-from examples.resnet50.metrics import retrieval_metrics, summed_metrics
 from examples.resnet50.model import EmbeddingNet
 from examples.resnet50.trainer import Trainer
 
@@ -91,22 +90,6 @@ def test_batches_are_drawn_here_and_changed_there(
     assert images.device == labels.device == DEVICE
     names = ("cpu", "mps:0", "cuda:1", "xpu:0")
     assert [str(augmenting_device(torch.device(name))) for name in names] == ["cpu", "cpu", "cuda:1", "xpu:0"]
-
-
-@pytest.mark.usefixtures("fake")
-def test_retrieval_is_measured_there_in_blocks_without_a_wait():
-    embeddings, labels = torch.zeros(600, 8, device=DEVICE), torch.zeros(600, dtype=torch.int64, device=DEVICE)
-    sums = summed_metrics(embeddings, labels, embeddings.isfinite().all(1))
-    assert sums.device == DEVICE and sums.shape == (4,)
-
-
-@pytest.mark.usefixtures("fake")
-def test_retrieval_meets_float64_only_where_there_is_any(float64_place: str):
-    embeddings, labels = torch.zeros(9, 8, device=DEVICE), torch.zeros(9, dtype=torch.int64, device=DEVICE)
-    # Everything is computed by the time that the results are read, which have no data.
-    with Float64() as float64, pytest.raises(DataDependentOutputException):
-        retrieval_metrics(embeddings, labels, on_nonfinite="fail")
-    assert float64.met == {float64_place}
 
 
 @pytest.mark.usefixtures("fake")

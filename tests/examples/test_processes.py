@@ -21,6 +21,8 @@ from examples.resnet50.checkpoint import load_checkpoint
 from examples.resnet50.datasets import read_dataset
 from examples.resnet50.device import choose_own_device
 from examples.resnet50.errors import UserError
+from examples.resnet50.evaluate import Evaluation, evaluate
+from examples.resnet50.measures import MEASURES
 from examples.resnet50.options import complete, parse_options
 from examples.resnet50.processes import Processes
 from examples.resnet50.record import Row
@@ -169,13 +171,44 @@ def evaluated(rank: int, group: Any) -> Any:
     run = trainer(rank, group, FLOAT64, "--steps=1")
     trained(run)
     with run.processes.together():
-        return vars(run.evaluate()[0].metrics) if rank == 0 else None
+        return run.evaluate(run.learners[0]).metrics if rank == 0 else None
+
+
+def stopping_early(rank: int, group: Any) -> tuple[int, int, bool, bool]:
+    """By metrics that only the first has; a batch is all of the training images and an epoch one step."""
+    run = trainer(rank, group, "--samples-per-class=24", "--evaluate-every=1", "--patience=2", "--steps=30")
+    values = [0.4, 0.6, 0.6, 0.5, 0.9]
+
+    def planted(*given: Any) -> Evaluation:
+        return Evaluation(torch.zeros(24, 8), dict.fromkeys(MEASURES, values.pop(0)))
+
+    trainer_module.evaluate = planted
+    trained(run)
+    trainer_module.evaluate = evaluate
+    return run.step, len(run.best.evaluations), run.best.exhausted, run.processes.any(run.best.exhausted)
+
+
+def evaluating_what_is_no_number(rank: int, group: Any) -> None:
+    """The first's network alone, after the step: its loss was finite."""
+    run = trainer(rank, group, "--samples-per-class=24", "--evaluate-every=1", "--steps=30")
+    read = run.read
+
+    def spoilt(on_row: Callable[[Row], None]) -> None:
+        read(on_row)
+        if rank == 0 and run.step == 2:
+            run.learners[0].model.head[0].weight.data[0, 0] = torch.nan
+
+    run.read = spoilt
+    trained(run)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Any]], Path]:
     folder = tmp_path_factory.mktemp("processes")
-    asked = (interrupted, wrong_reference, diverging, failing, failing_oddly, differing, refused, evaluated)
+    asked = (
+        *(interrupted, wrong_reference, diverging, failing, failing_oddly, differing, refused, evaluated),
+        *(stopping_early, evaluating_what_is_no_number),
+    )
     work: dict[str, Any] = {name: partial(in_processes, name) for name in RUNS}
     work |= {"resumed": partial(resumed, folder), **{each.__name__: each for each in asked}}
     return run(RANKS, work), folder
@@ -232,12 +265,21 @@ def test_one_that_is_interrupted_stops_all_after_the_same_step(found: tuple[dict
     assert whole_results(found[0]["interrupted"]) == [3, 3, 3]
 
 
+def test_all_stop_early_after_the_same_step(found: tuple[dict[str, list[Any]], Path]):
+    assert whole_results(found[0]["stopping_early"]) == [(4, 4, True, True), (4, 0, False, True), (4, 0, False, True)]
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "text"),
     [
         ("wrong_reference", "Disagreement", "step 1: fused and reference differ in the loss on the same embeddings"),
         ("diverging", "Diverged", "step 4: the loss of fused must be finite; got nan"),
         ("failing", "UserError", "no room on the disk of the third"),
+        (
+            "evaluating_what_is_no_number",
+            "Diverged",
+            "step 2: the embeddings of fused must be finite; got 24 of 24 rows",
+        ),
     ],
 )
 def test_what_ends_one_ends_all(found: tuple[dict[str, list[Any]], Path], name: str, kind: str, text: str):
@@ -258,7 +300,7 @@ def test_the_first_evaluates_without_the_others(
 ):
     single = alone("--steps=1")
     trained(single)
-    expected = vars(single.evaluate()[0].metrics)
+    expected = single.evaluate(single.learners[0]).metrics
     assert whole_results(found[0]["evaluated"])[0] == pytest.approx(expected, abs=1e-12)
 
 

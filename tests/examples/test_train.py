@@ -16,6 +16,9 @@ import torch
 from PIL import Image
 
 from examples.resnet50 import losses
+from examples.resnet50.best import load_best
+from examples.resnet50.datasets import read_dataset
+from examples.resnet50.evaluate import bounded, embed, measured
 from examples.resnet50.options import build_parser
 from examples.resnet50.train import main
 
@@ -47,13 +50,26 @@ def test_both_writes_everything(train: Callable[..., int], tmp_path: Path, capsy
         assert float(row["same_embeddings_loss_difference"]) < 1e-5
         assert float(row["same_embeddings_gradient_difference"]) < 1e-5
     assert float(table[0]["copies_loss_difference"]) < 1e-5
-    for name in ("loss.png", "embeddings.png", "retrieval.png"):
+    for name in ("loss.png", "embeddings.png", "retrieval.png", "worst_queries.png", "distances.png"):
         with Image.open(folder / name) as image:
             assert min(image.size) > 300
     assert list(folder.glob("events.out.tfevents.*"))
     output = capsys.readouterr().out
     assert "torch 2" in output and "must agree to 1e-04 relative" in output
-    assert re.search(r"after 2 steps, fused +recall@1 0\.\d+ +recall@5 \d\.\d+ +mAP@R 0\.\d+", output)
+    figures = r"hit_rate@1 0\.\d+   hit_rate@5 \d\.\d+   map_at_r (0\.\d+)"
+    fused = re.search(rf"^after 2 steps, fused +{figures}   best so far$", output, re.M)
+    assert fused and re.search(rf"^after 2 steps, reference +{figures}$", output, re.M)
+    assert re.search(
+        r"^\d+ s, of which evaluations took \d+%; see .*: loss.png, .*, best.pt, checkpoint.pt$", output, re.M
+    )
+    with (folder / "evaluations.csv").open(encoding="utf-8") as file:
+        evaluations = [(row["step"], row["network"]) for row in csv.DictReader(file)]
+    assert evaluations == [("0", "fused"), ("2", "fused"), ("2", "reference")]
+    model, metrics = load_best(str(folder / "best.pt"))
+    split = read_dataset("digits", None, 32)
+    test = bounded(split.test, 24)
+    assert measured(embed(model, test), test.labels) == pytest.approx(metrics)
+    assert f"{metrics['map_at_r']:.4f}" == fused.group(1)
 
 
 def _scaled(factor: float) -> Callable[..., torch.Tensor]:
@@ -99,6 +115,7 @@ def test_a_wrong_loss_fails_the_run(
     assert len(rows(tmp_path / "digits-both")) == 1 and (tmp_path / "digits-both" / "loss.png").exists()
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_resume_refuses_what_would_be_another_run(
     train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -111,8 +128,11 @@ def test_resume_refuses_what_would_be_another_run(
     (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
     assert train(f"--resume={tmp_path / 'broken.pt'}") == 2
     assert "broken.pt is not a readable checkpoint" in capsys.readouterr().err
+    assert train(f"--resume={tmp_path / 'run' / 'best.pt'}") == 2
+    assert "best.pt must be a whole run, as checkpoint.pt beside it; got its best" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_a_name_is_not_overwritten_by_accident(
     train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -213,7 +233,16 @@ def test_help_reads_well(capsys: pytest.CaptureFixture[str]):
     text = capsys.readouterr().out
     for action in build_parser()._actions:
         assert action.option_strings[-1] in text and action.help
-    for wrong in (["--steps=0"], ["--lr=-1"], ["--margin=nan"], ["--steps=1", "--epochs=1"], ["--data=cats"]):
+    for wrong in (
+        ["--patience=-1"],
+        ["--evaluate-every=x"],
+        ["--best-by=recall"],
+        ["--steps=0"],
+        ["--lr=-1"],
+        ["--margin=nan"],
+        ["--steps=1", "--epochs=1"],
+        ["--data=cats"],
+    ):
         with pytest.raises(SystemExit) as stop:
             main(wrong)
         assert stop.value.code == 2
@@ -233,4 +262,5 @@ def test_a_network_that_diverged_is_told_of_in_one_line(
     embed = evaluate.embed
     monkeypatch.setattr(evaluate, "embed", lambda *arguments: embed(*arguments) * torch.nan)
     assert train("--steps=1", "--loss=reference") == 1
-    assert "error: embeddings must be finite; got 24 of 24 rows that are not, the first at 0" in capsys.readouterr().err
+    error = "error: step 0: the embeddings of reference must be finite; got 24 of 24 rows that are not, the first at 0"
+    assert error in capsys.readouterr().err

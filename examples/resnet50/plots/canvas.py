@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
 
 FUSED, REFERENCE, OTHER = "#1f77b4", "#d95f02", "#444444"
 RIGHT, WRONG = "#1a9641", "#d7191c"
+_LONGEST = 15  # letters of a class name above a picture
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -21,3 +25,21 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path) -> None:
     """As PNG."""
     figure.savefig(path, facecolor="white")
+
+
+def short(name: str) -> str:
+    """``Japanese_(katakana)/character11`` becomes ``Japane… 11``: the beginning and the end tell classes apart."""
+    name = name.replace("/character", " ")
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 6]}…{name[-3:]}"
+
+
+def draw_image(axes: Axes, image: Tensor, title: str, colour: str) -> None:
+    """``image`` [C, S, S] in a frame of ``colour``."""
+    array: np.ndarray = image.permute(1, 2, 0).numpy()
+    axes.imshow(array.squeeze(2) if array.shape[2] == 1 else array, cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=7, color=colour, pad=3)
+    for spine in axes.spines.values():
+        spine.set_edgecolor(colour)
+        spine.set_linewidth(3)

@@ -48,7 +48,7 @@ def plot_embeddings(test: ImageSet, before: Evaluation, after: Evaluation, step:
             points = plane[labels == label]
             axes.scatter(points[:, 0], points[:, 1], s=16, alpha=0.75, color=palette(colour), label=test.classes[label])
         metrics = evaluation.metrics
-        axes.set_title(f"{when}\nmAP@R {metrics.map_at_r:.3f}, recall@1 {metrics.recall_at_1:.3f}")
+        axes.set_title(f"{when}\nmap_at_r {metrics['map_at_r']:.3f}, hit_rate@1 {metrics['hit_rate@1']:.3f}")
         axes.set_xlabel(f"two principal components, {share:.0%} of the variance")
         axes.set_aspect("equal", adjustable="datalim")
         axes.grid(alpha=0.3)
