@@ -25,7 +25,7 @@ class EmbeddingNet(nn.Module):
     stays for long where all distances are equal and the loss is the margin.
 
     A new network also starts with every residual branch at zero (``zero_init_residual``), so that its depth does not
-    scramble the images before the first step; on the digits that alone doubles mAP@R after 200 steps.
+    scramble the images before the first step; on the digits that alone doubles map_at_r after 200 steps.
     """
 
     mean: Tensor  # [3, 1, 1]

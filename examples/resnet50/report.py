@@ -70,6 +70,11 @@ def _spread(trainer: Trainer) -> str:
     return text
 
 
+def in_a_row(number: int) -> str:
+    """So many evaluations."""
+    return "one evaluation" if number == 1 else f"{number} evaluations in a row"
+
+
 def _when_evaluated(trainer: Trainer) -> str:
     """What is evaluated how often, and what follows from it."""
     options, every = trainer.options, trainer.options.evaluate_every
@@ -78,7 +83,7 @@ def _when_evaluated(trainer: Trainer) -> str:
         when = f"{trainer.learners[0].name} {when}, the reference at the end"
     text = f"{when}; the network with the best {options.best_by} is kept"
     if options.patience:
-        text += f", and after {options.patience} evaluations in a row without a better one the run ends"
+        text += f", and after {in_a_row(options.patience)} without a better one the run ends"
     return text
 
 

@@ -29,7 +29,7 @@ from examples.resnet50.interrupt import Interrupt
 from examples.resnet50.options import Options, complete, merge_resumed, parse_options
 from examples.resnet50.processes import Processes, joined
 from examples.resnet50.record import Record, Row
-from examples.resnet50.report import metrics_line, print_start, progress_line, where_to_look
+from examples.resnet50.report import in_a_row, metrics_line, print_start, progress_line, where_to_look
 from examples.resnet50.run_folder import WRITTEN, run_folder
 from examples.resnet50.trainer import Trainer
 
@@ -106,20 +106,20 @@ def _finish(trainer: Trainer, record: Record, folder: Path) -> None:
         print(metrics_line(f"after {trainer.step} steps, {name}", evaluation.metrics, by))
         record.add_evaluation(name, {"step": trainer.step, **evaluation.metrics})
     if best.exhausted and trainer.step < trainer.total_steps:
-        print(f"stopped: {best.since} evaluations in a row had no better {by} than the best")
+        print(f"stopped: {in_a_row(best.since)} had no better {by} than the best")
     if best.best is None:  # interrupted before
-        shown, step = measured[trainer.learners[0].name], trainer.step
+        shown, when = measured[trainer.learners[0].name], f"after {trainer.step} steps"
     else:
-        shown, step = best.best.evaluation, best.best.step
-        print(f"best:    {by} {best.value:.4f} after {step} steps; that network is in {folder / 'best.pt'}")
+        shown, when = best.best.evaluation, f"after {best.best.step} steps, best by {by}"
+        print(f"best:    {by} {best.value:.4f} after {best.best.step} steps; that network is in {folder / 'best.pt'}")
     test = trainer.split.test
     for plot, name in (
         (plots.plot_embeddings, "embeddings.png"),
         (plots.plot_retrieval, "retrieval.png"),
         (plots.plot_distances, "distances.png"),
     ):
-        plot(test, trainer.before, shown, step, folder / name)
-    plots.plot_worst_queries(test, shown, step, folder / "worst_queries.png")
+        plot(test, trainer.before, shown, when, folder / name)
+    plots.plot_worst_queries(test, shown, when, folder / "worst_queries.png")
 
 
 def _prepare(options: Options, given: frozenset[str], processes: Processes) -> Trainer:

@@ -31,7 +31,7 @@ def test_the_network_is_compiled_whole_and_trains_alike(
         del row["images_per_second"]
     assert plain.history == compiled.history
     assert plain.learners[0].state_dict()["model"].keys() == compiled.learners[0].state_dict()["model"].keys()
-    compiled.evaluate()
+    compiled.evaluate(compiled.learners[0])
     assert counter.frame_count == 1
 
 
@@ -41,6 +41,7 @@ def test_one_graph_for_the_resting_body_and_one_for_all(
     torch._dynamo.reset()
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter, fullgraph=True))
-    run = new_trainer("--samples-per-class=24", "--epochs=4", "--freeze-epochs=2", "--compile")  # a step is an epoch
+    arguments = ["--samples-per-class=24", "--epochs=4", "--freeze-epochs=2"]  # a step is an epoch
+    run = new_trainer(*arguments, "--evaluate-every=1", "--compile")
     run.run(lambda row: None)
-    assert counter.frame_count == 2
+    assert counter.frame_count == 2 and len(run.best.evaluations) == 4  # which leave the network as it was compiled

@@ -71,7 +71,7 @@ def test_the_worst_queries_are_those_of_the_lowest_average_precision(number: int
 
 def test_a_row_of_the_picture_is_a_query_with_what_it_finds(figures: list[Figure], tmp_path: Path):
     test, evaluation = some(40)
-    worst_queries.plot_worst_queries(test, evaluation, 12, tmp_path / "worst_queries.png")
+    worst_queries.plot_worst_queries(test, evaluation, "after 12 steps", tmp_path / "worst_queries.png")
     worst = worst_queries.worst_queries(evaluation.embeddings, test.labels)
     (figure,) = figures
     assert len(worst) == 8 and len(figure.axes) == 8 * 8
@@ -90,9 +90,9 @@ def test_a_row_of_the_picture_is_a_query_with_what_it_finds(figures: list[Figure
 def test_few_images_are_drawn_too(figures: list[Figure], tmp_path: Path, number: int, classes: int, rows: int):
     """Each its own class; a class with one image; one class alone."""
     test, evaluation = some(number, torch.arange(number) % classes)
-    worst_queries.plot_worst_queries(test, evaluation, 1, tmp_path / "worst_queries.png")
-    distances.plot_distances(test, evaluation, evaluation, 1, tmp_path / "distances.png")
-    retrieval.plot_retrieval(test, evaluation, evaluation, 1, tmp_path / "retrieval.png")
+    worst_queries.plot_worst_queries(test, evaluation, "after 1 step", tmp_path / "worst_queries.png")
+    distances.plot_distances(test, evaluation, evaluation, "after 1 step", tmp_path / "distances.png")
+    retrieval.plot_retrieval(test, evaluation, evaluation, "after 1 step", tmp_path / "retrieval.png")
     assert len(figures) == 3 and len(figures[0].axes) == 8 * rows
     for figure in figures:
         figure.canvas.draw()
@@ -102,7 +102,7 @@ def test_few_images_are_drawn_too(figures: list[Figure], tmp_path: Path, number:
 def test_the_histograms_have_every_pair_once_before_and_after(figures: list[Figure], tmp_path: Path):
     test, before = some(40)
     after = Evaluation(torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), before.metrics)
-    distances.plot_distances(test, before, after, 12, tmp_path / "distances.png")
+    distances.plot_distances(test, before, after, "after 12 steps", tmp_path / "distances.png")
     (figure,) = figures
     same = test.labels[:, None] == test.labels
     pairs = torch.ones(40, 40).triu(1).bool()
@@ -122,7 +122,7 @@ def test_the_histograms_have_every_pair_once_before_and_after(figures: list[Figu
 
 def test_neighbours_are_the_nearest(figures: list[Figure], tmp_path: Path):
     test, evaluation = some(40)
-    retrieval.plot_retrieval(test, evaluation, evaluation, 1, tmp_path / "retrieval.png")
+    retrieval.plot_retrieval(test, evaluation, evaluation, "after 1 step", tmp_path / "retrieval.png")
     axes = figures[0].subfigs[0].axes
     for row, query in enumerate(retrieval.chosen_queries(test.labels).tolist()):
         shown = [query, *ranking(evaluation.embeddings, query)[:6]]

@@ -22,13 +22,13 @@ def _draw_kind(axes: Axes, counts: np.ndarray, edges: np.ndarray, label: str, co
     axes.stairs(density, edges, color=colour, linewidth=1.2)
 
 
-def plot_distances(test: ImageSet, before: Evaluation, after: Evaluation, step: int, path: Path) -> None:
+def plot_distances(test: ImageSet, before: Evaluation, after: Evaluation, when: str, path: Path) -> None:
     """One axis of distances for both halves."""
     from fasttriplet.retrieval import retrieval_metrics
 
     figure = new_figure(9, 6.4)
     panels = figure.subplots(2, 1, sharex=True)
-    for axes, evaluation, when in zip(panels, (before, after), ("before training", f"after {step} steps"), strict=True):
+    for axes, evaluation, title in zip(panels, (before, after), ("before training", when), strict=True):
         found = retrieval_metrics(evaluation.embeddings, test.labels, at=(), histograms=True, bins=_BINS).histograms
         assert found is not None
         edges = found.edges.numpy()
@@ -38,7 +38,7 @@ def plot_distances(test: ImageSet, before: Evaluation, after: Evaluation, step: 
         ):
             drawn = f"{exist:,} pairs" if sampled == exist else f"{sampled:,} of {exist:,} pairs"
             _draw_kind(axes, counts.numpy(), edges, f"{label}: {drawn}", colour)
-        axes.set_title(f"{when}, map_at_r {evaluation.metrics['map_at_r']:.3f}")
+        axes.set_title(f"{title}, map_at_r {evaluation.metrics['map_at_r']:.3f}")
         axes.set_ylabel("density")
         axes.legend(fontsize=9)
         axes.grid(alpha=0.3)

@@ -34,7 +34,7 @@ def _shown_classes(test: ImageSet) -> list[int]:
     return [round(i * (number - 1) / (_SHOWN - 1)) for i in range(_SHOWN)]
 
 
-def plot_embeddings(test: ImageSet, before: Evaluation, after: Evaluation, step: int, path: Path) -> None:
+def plot_embeddings(test: ImageSet, before: Evaluation, after: Evaluation, when: str, path: Path) -> None:
     """Each half has its own principal plane, of the shown classes only."""
     classes = _shown_classes(test)
     keep = torch.isin(test.labels, torch.tensor(classes))
@@ -42,13 +42,13 @@ def plot_embeddings(test: ImageSet, before: Evaluation, after: Evaluation, step:
     palette = matplotlib.colormaps["tab10"]
     figure = new_figure(12, 6.2)
     panels = figure.subplots(1, 2)
-    for axes, evaluation, when in zip(panels, (before, after), ("before training", f"after {step} steps"), strict=True):
+    for axes, evaluation, title in zip(panels, (before, after), ("before training", when), strict=True):
         plane, share = principal_plane(evaluation.embeddings[keep])
         for colour, label in enumerate(classes):
             points = plane[labels == label]
             axes.scatter(points[:, 0], points[:, 1], s=16, alpha=0.75, color=palette(colour), label=test.classes[label])
         metrics = evaluation.metrics
-        axes.set_title(f"{when}\nmap_at_r {metrics['map_at_r']:.3f}, hit_rate@1 {metrics['hit_rate@1']:.3f}")
+        axes.set_title(f"{title}\nmap_at_r {metrics['map_at_r']:.3f}, hit_rate@1 {metrics['hit_rate@1']:.3f}")
         axes.set_xlabel(f"two principal components, {share:.0%} of the variance")
         axes.set_aspect("equal", adjustable="datalim")
         axes.grid(alpha=0.3)

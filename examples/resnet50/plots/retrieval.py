@@ -28,7 +28,7 @@ def chosen_queries(labels: Tensor) -> Tensor:
     return chosen[labels[chosen].argsort(stable=True)]
 
 
-def plot_retrieval(test: ImageSet, before: Evaluation, after: Evaluation, step: int, path: Path) -> None:
+def plot_retrieval(test: ImageSet, before: Evaluation, after: Evaluation, when: str, path: Path) -> None:
     """A row per query: the neighbours before training on the left, after it on the right."""
     from fasttriplet.retrieval import nearest  # on use, as everywhere in the example
 
@@ -36,11 +36,11 @@ def plot_retrieval(test: ImageSet, before: Evaluation, after: Evaluation, step: 
     neighbours = min(_NEIGHBOURS, len(test) - 1)
     figure = new_figure(15, 1.12 * len(queries) + 0.9)
     halves = figure.subfigures(1, 2, wspace=0.03)
-    for half, evaluation, when in zip(halves, (before, after), ("before training", f"after {step} steps"), strict=True):
+    for half, evaluation, title in zip(halves, (before, after), ("before training", when), strict=True):
         rows = evaluation.embeddings
         found = nearest(rows[queries], rows, neighbours, self_indices=queries).indices  # [Q, neighbours]
         right = test.labels[found] == test.labels[queries, None]
-        half.suptitle(f"{when}: {int(right.sum())} of {right.numel()} neighbours right", fontsize=12)
+        half.suptitle(f"{title}: {int(right.sum())} of {right.numel()} neighbours right", fontsize=12)
         grid = half.subplots(len(queries), _COLUMNS, squeeze=False)
         for row, query in enumerate(queries.tolist()):
             draw_image(grid[row, 0], test.pixels[query], short(test.classes[test.labels[query]]), OTHER)

@@ -55,14 +55,14 @@ def worst_queries(embeddings: Tensor, labels: Tensor, number: int = _QUERIES) ->
     return worst
 
 
-def plot_worst_queries(test: ImageSet, evaluation: Evaluation, step: int, path: Path) -> None:
+def plot_worst_queries(test: ImageSet, evaluation: Evaluation, when: str, path: Path) -> None:
     """A row per query: itself, its nearest images of other classes, its nearest of its own class."""
     worst = worst_queries(evaluation.embeddings, test.labels)
     columns = 2 + _WRONG
     figure = new_figure(10, 1.3 * max(len(worst), 1) + 1)
     title = (
-        f"The worst queries after {step} steps, by average precision (AP): in each row the query (grey), the nearest\n"
-        "images of other classes (red) and the nearest of its own (green), with their distances from it"
+        f"The worst queries by average precision (AP), {when}: in each row the query (grey),\n"
+        "the nearest images of other classes (red) and the nearest of its own (green), with their distances from it"
     )
     figure.suptitle(title if worst else "No test image has another one of its class", fontsize=12)
 
