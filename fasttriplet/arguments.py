@@ -139,6 +139,8 @@ DEFAULTS: dict[str, object] = {
     "return_stats": False,
     "ref_sharded": False,
     "gradient_scale": "mean",
+    "chunk_rows": 65536,
+    "progress": False,
 }
 
 #: Tensors about pairing in the order in which the operators list them: all that autograd does not see.

@@ -135,13 +135,19 @@ def check_triplets(anchor: object, positive: object, negative: object, weights: 
             )
 
 
-def check_count(name: str, value: object) -> int:
-    """An integer from 1 to 2^31 - 1, as many as there may be rows."""
+def check_integer(name: str, value: object) -> int:
+    """An integer, and no bool."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int; got {type(value).__name__}")
-    if not 1 <= int(value) < 2**31:
-        raise ValueError(f"{name} must be at least 1 and at most 2^31 - 1; got {value}")
     return int(value)
+
+
+def check_count(name: str, value: object) -> int:
+    """An integer from 1 to 2^31 - 1, as many as there may be rows."""
+    count = check_integer(name, value)
+    if not 1 <= count < 2**31:
+        raise ValueError(f"{name} must be at least 1 and at most 2^31 - 1; got {value}")
+    return count
 
 
 def check_fraction(name: str, value: object) -> float:

@@ -2,21 +2,70 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from fasttriplet.arguments import told
 from fasttriplet.check import check_count
 from fasttriplet.pairing import widened
 from fasttriplet.portable.checks import check_self_indices
 from fasttriplet.retrieval.checkpoint import Checkpoint, check_path
-from fasttriplet.retrieval.chunks import Rows, Source, Stream, check_columns, chunks_of, is_array
+from fasttriplet.retrieval.chunks import CHUNK_ROWS, Rows, Source, Stream, check_columns, chunks_of, is_array
 from fasttriplet.retrieval.merge import Found, Task
 from fasttriplet.retrieval.rules import Rules, check_told
 from fasttriplet.retrieval.walk import Report, check_report, walk
+
+#: Arguments that say who is no neighbour of whom.
+RULES = ("self_indices", "sample_ids", "groups", "ref_sample_ids", "ref_groups", "ref_mask")
+
+
+class SearchArguments(TypedDict, total=False):
+    """What a search takes beside queries, references and what is looked for.
+
+    Attributes:
+        self_indices: [Q] integers: which reference is query i itself and none of its neighbours, -1 for none. With
+            references only. Default None: no reference is a query.
+        sample_ids: [Q] integers: a reference of the same number is a copy of the query and none of its neighbours; -1
+            for none. Default None: no copies.
+        ref_sample_ids: [M] integers, those of the references; given together with ``sample_ids`` where there are
+            references.
+        groups: [Q] integers or bool: references of a query's group are none of its neighbours; -1 is a group like any
+            other. Default None: no groups.
+        ref_groups: [M], those of the references; given together with ``groups`` where there are references.
+        ref_mask: [M] bool: references where it is false are nobody's neighbours, and what is in them does not matter.
+            With references only. Default None: all take part.
+        process_group: a ``torch.distributed.ProcessGroup`` or a 1-D ``DeviceMesh``: each rank gives its own queries and
+            its own shard of the references, a tensor or an array, and gets what one process finds for its queries among
+            all shards. Indices are those of the shards one behind the other in rank order; ``self_indices`` point into
+            the rank's own. Without references the queries of all ranks are. There may be any number of queries and
+            references on a rank, and none. Shards travel ``chunk_rows`` at a time. Default None: no communication.
+        chunk_rows: how many references are in memory at a time, at least 1; those in a tensor are searched at once
+            where neither ``progress`` nor ``checkpoint`` is asked for. Default 65536.
+        progress: true: show a bar, which needs ``tqdm``. Or a function of the number of references done and of all,
+            None where nobody knows, which is called after each chunk. Default false.
+        checkpoint: the path of a file to keep what is found so far in, written after a chunk, so often that it takes a
+            twentieth of the time, and where an error or an interruption ends the search. It is replaced in one step. A
+            call with the same arguments goes on from there: an array is read from there on, an iterable passed over.
+            Queries are compared with those of before, of the references their number and the last row done alone.
+            The file is removed once all is found. Not with a process group. Default None: no file.
+    """
+
+    self_indices: Tensor | None
+    sample_ids: Tensor | None
+    ref_sample_ids: Tensor | None
+    groups: Tensor | None
+    ref_groups: Tensor | None
+    ref_mask: Tensor | None
+    process_group: Any
+    chunk_rows: int
+    progress: bool | Callable[[int, int | None], object]
+    checkpoint: str | os.PathLike[str] | None
 
 
 class Call(NamedTuple):
@@ -31,26 +80,25 @@ class Call(NamedTuple):
     checkpoint: Path | None
 
 
-def checked_call(task: Callable[[], Task], given: Mapping[str, Any]) -> Call:
-    """The arguments of a public function, its ``locals()``, without those of its own, which are checked by ``task``."""
+def checked_call(
+    function: str, task: Callable[[], Task], queries: Any, references: Any, arguments: Mapping[str, object]
+) -> Call:
+    """The arguments of a public function; what is looked for is checked by ``task``."""
+    given = told(function, arguments, SearchArguments)
     search = task()
-    if not isinstance(given["queries"], Tensor) and not is_array(given["queries"]):
-        kind = type(given["queries"]).__name__
-        raise TypeError(f"queries must be a torch.Tensor or an array, [Q, D]; got {kind}")
-    queries = Rows("queries", given["queries"], "Q").read()
-    references = _source(given["references"], queries)
-    told = {name: given[name] for name in ("self_indices", "sample_ids", "groups")}
-    told.update((name, given[name]) for name in ("ref_sample_ids", "ref_groups", "ref_mask"))
-    count = None if references is None else references.rows
-    path = None if given["checkpoint"] is None else check_path(given["checkpoint"])
+    if not isinstance(queries, Tensor) and not is_array(queries):
+        raise TypeError(f"queries must be a torch.Tensor or an array, [Q, D]; got {type(queries).__name__}")
+    rows = Rows("queries", queries, "Q").read()
+    source = _source(references, rows)
+    rules = {name: given[name] for name in RULES if name in given}
     return Call(
         search,
-        queries,
-        references,
-        check_told(told, queries, references is not None, count),
-        check_count("chunk_rows", given["chunk_rows"]),
-        check_report(given["progress"]),
-        path,
+        rows,
+        source,
+        check_told(rules, rows, source is not None, None if source is None else source.rows),
+        check_count("chunk_rows", given.get("chunk_rows", CHUNK_ROWS)),
+        check_report(given.get("progress", False)),
+        check_path(given["checkpoint"]) if "checkpoint" in given else None,
     )
 
 

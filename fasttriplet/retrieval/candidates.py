@@ -15,13 +15,12 @@ from fasttriplet.arguments import as_lists
 from fasttriplet.autograd import mine
 from fasttriplet.check import MINERS
 from fasttriplet.engines import operator
-from fasttriplet.pairing import Batch, Miner, finite_rows
+from fasttriplet.pairing import Batch, Miner
+from fasttriplet.retrieval.finite import finite, refuse_rows
+from fasttriplet.retrieval.pairs import pair_scores
 
 #: Queries that positives are mined for at once. Sorted by label they need the references of their own labels alone.
 _QUERIES = 4096
-
-#: Entries of rows that are copied at a time, for distances of pairs.
-_PAIRED = 2**20
 
 
 class Candidates(NamedTuple):
@@ -200,34 +199,10 @@ def candidates_of(batch: Batch) -> Candidates:
     )
 
 
-def pair_scores(queries: Tensor, references: Tensor, first: Tensor, second: Tensor, distance: int) -> Tensor:
-    """Distances [P] float64 of the pairs (queries[first], references[second]), with the bits of the other operators."""
-    paired = operator("triplet_margin_loss", queries.device)  # which has kernels for distances of given rows
-    step = max(1, _PAIRED // max(1, queries.shape[1]))
-    found = []
-    for i, j in zip(first.split(step), second.split(step), strict=True):
-        others = references[j]
-        _, values = paired(queries[i], others, others, None, 0.0, distance, False, False, None, 0)
-        found.append(values[1])
-    return torch.cat(found)
-
-
-def refuse_nonfinite(name: str, rows: Tensor, places: Tensor | None = None) -> None:
-    """ValueError where one of ``rows`` [N, D] has a NaN or infinite entry; ``places`` [N] are their indices."""
-    fine = finite_rows(rows) if rows.shape[1] else rows.new_ones(len(rows), dtype=torch.bool)
-    if fine.all():
-        return
-    first = int((~fine).int().argmax())
-    raise ValueError(
-        f"{name} must be finite; got {int((~fine).sum())} of {len(rows)} rows with a NaN or infinite entry, the first "
-        f"at index {first if places is None else int(places[first])}"
-    )
-
-
 def _taken(rows: Tensor, which: Tensor, name: str) -> Tensor:
     """``rows[which]``, without a copy where they are all."""
     taken = rows if len(which) == len(rows) else rows[which]
-    refuse_nonfinite(name, taken, which)
+    refuse_rows(name, ~finite(taken), which)
     return taken
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasttriplet.arguments import DEFAULTS
 from fasttriplet.check import check_rows
 
 #: How many rows are read at once where nothing else is said: 128 MiB of float32 with 512 columns.
-CHUNK_ROWS = 65536
+CHUNK_ROWS: int = DEFAULTS["chunk_rows"]  # type: ignore[assignment]
 
 _DTYPES = {np.dtype(name): getattr(torch, name) for name in ("float64", "float32", "float16")}
 

@@ -16,13 +16,11 @@ from fasttriplet.distributed.agreement import Statement, agreed
 from fasttriplet.distributed.group import Group
 from fasttriplet.distributed.untransformed import refuse_transforms
 from fasttriplet.portable.checks import check_self_indices
-from fasttriplet.retrieval.call import Call, answered
+from fasttriplet.retrieval.call import RULES, Call, answered
 from fasttriplet.retrieval.chunks import Chunk, Rows
 from fasttriplet.retrieval.merge import Found
 from fasttriplet.retrieval.rules import Rules
 from fasttriplet.retrieval.walk import walk
-
-_TOLD = ("self_indices", "sample_ids", "groups", "ref_sample_ids", "ref_groups", "ref_mask")
 
 
 def answered_by_all(process_group: object, checked: Callable[[], Call]) -> Found:
@@ -98,7 +96,7 @@ def _alike(call: Call) -> dict[str, object]:
         "the device type of queries": call.queries.device.type,
         "references": "not given" if shard is None else "given",
         "the dtype of references": shard.dtype if isinstance(shard, Rows) else "any",
-        **{name: "given" if name in call.told else "not given" for name in _TOLD},
+        **{name: "given" if name in call.told else "not given" for name in RULES},
     }
 
 

@@ -34,50 +34,36 @@ from fasttriplet.trip import away
 
 
 class Options(NamedTuple):
-    """How rows are evaluated, checked."""
+    """How rows are evaluated."""
 
-    at: tuple[int, ...]
-    distance: str
-    on_nonfinite: str
-    groups_exclude: str
-    max_rank: int
-    ignore_index: int | None
-    drop_duplicates: bool
-    histograms: bool
-    bins: int
-    pairs: int | None
-    seed: int
+    at: Sequence[int] = (1, 5, 10)
+    distance: str = "euclidean"
+    on_nonfinite: str = "error"
+    groups_exclude: str = "positives"
+    max_rank: int = 50
+    ignore_index: int | None = None
+    drop_duplicates: bool = True
+    histograms: bool = False
+    bins: int = 100
+    pairs: int | None = 1_000_000
+    seed: int = 0
 
     @classmethod
-    def checked(
-        cls,
-        at: Sequence[int] = (1, 5, 10),
-        distance: str = "euclidean",
-        on_nonfinite: str = "error",
-        groups_exclude: str = "positives",
-        max_rank: int = 50,
-        ignore_index: int | None = None,
-        drop_duplicates: bool = True,
-        histograms: bool = False,
-        bins: int = 100,
-        pairs: int | None = 1_000_000,
-        seed: int = 0,
-    ) -> Options:
-        check_choice("distance", distance, DISTANCES)
-        check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
-        check_choice("groups_exclude", groups_exclude, GROUPS_EXCLUDE)
-        return cls(
-            checked_at(at),
-            distance,
-            on_nonfinite,
-            groups_exclude,
-            check_count("max_rank", max_rank),
-            check_ignore_index(ignore_index),
-            check_bool("drop_duplicates", drop_duplicates),
-            check_bool("histograms", histograms),
-            check_count("bins", bins),
-            checked_pairs(pairs),
-            checked_seed(seed),
+    def checked(cls, **options: Any) -> Options:
+        """TypeError or ValueError where one is wrong."""
+        given = cls(**options)
+        check_choice("distance", given.distance, DISTANCES)
+        check_choice("on_nonfinite", given.on_nonfinite, ON_NONFINITE)
+        check_choice("groups_exclude", given.groups_exclude, GROUPS_EXCLUDE)
+        check_bool("drop_duplicates", given.drop_duplicates)
+        check_bool("histograms", given.histograms)
+        return given._replace(
+            at=checked_at(given.at),
+            max_rank=check_count("max_rank", given.max_rank),
+            ignore_index=check_ignore_index(given.ignore_index),
+            bins=check_count("bins", given.bins),
+            pairs=checked_pairs(given.pairs),
+            seed=checked_seed(given.seed),
         )
 
 

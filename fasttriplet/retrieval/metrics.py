@@ -19,8 +19,9 @@ from fasttriplet.check import DISTANCES, check_bool, check_choice, check_count, 
 from fasttriplet.pairing import Batch, checked_batch
 from fasttriplet.portable.checks import check_pairing
 from fasttriplet.reduction import ordered_sum
+from fasttriplet.retrieval.finite import finite, refuse_rows
 from fasttriplet.retrieval.histograms import DistanceHistogram, distance_histogram
-from fasttriplet.retrieval.pairs import checked_pairs, checked_seed, finite
+from fasttriplet.retrieval.pairs import checked_pairs, checked_seed
 from fasttriplet.retrieval.ranks import Ranks, ranks_of
 from fasttriplet.trip import away, there_and_back
 
@@ -272,9 +273,5 @@ def refuse_nonfinite(batch: Batch, others: Sequence[str] = ON_NONFINITE[1:]) -> 
             wrong &= labels.long() != index
         if mask is not None and name == "ref_embeddings":
             wrong &= mask
-        if wrong.any():
-            raise ValueError(
-                f"{name} must be finite (on_nonfinite='error'); got {int(wrong.sum())} of {len(rows)} rows with a NaN "
-                f"or infinite entry, the first at index {int(wrong.int().argmax())}: pass on_nonfinite="
-                f"{', '.join(_ADVICE[name] for name in others)}"
-            )
+        advice = f": pass on_nonfinite={', '.join(_ADVICE[other] for other in others)}"
+        refuse_rows(name, wrong, why=" (on_nonfinite='error')", advice=advice)

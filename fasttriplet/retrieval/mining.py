@@ -6,9 +6,7 @@ them sees only a window of ranks, [R, range_max] for some rows at a time.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +14,13 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fasttriplet.arguments import takes
-from fasttriplet.check import DISTANCES, check_choice, check_count, check_margin
+from fasttriplet.check import DISTANCES, check_choice, check_count, check_integer, check_margin
 from fasttriplet.retrieval.candidates import Candidates, candidates_of
 from fasttriplet.retrieval.choosing import REASONS, Options, choose, mixed
 from fasttriplet.retrieval.metrics import QueryPairing, query_batch
 from fasttriplet.retrieval.odd import odd_ones
 from fasttriplet.retrieval.report import MiningReport, summed_up
-from fasttriplet.retrieval.walk import Report, check_report
+from fasttriplet.retrieval.walk import Report, check_report, reporting
 from fasttriplet.trip import away, there_and_back
 
 POSITIVES = ("nearest", "farthest", "all")
@@ -182,12 +180,13 @@ def mine_hard_negatives(
         *_checked_window(range_min, range_max, wanted, _WIDER * wanted if searches else wanted),
         **filters,
         sampling=sampling,
-        seed=_checked_integer("seed", seed),
+        seed=check_integer("seed", seed),
     )
     reach = check_margin(suspect_ratio, "suspect_ratio"), check_margin(duplicate_distance, "duplicate_distance")
     told = check_report(progress)
     candidates = candidates_of(batch)
-    return _mined(candidates, len(embeddings), options, reach, _listener(told, len(candidates.queries)))
+    with reporting(told, len(candidates.queries), " queries") as report:
+        return _mined(candidates, len(embeddings), options, reach, report)
 
 
 def _mined(
@@ -295,7 +294,7 @@ def _as_given(
 
 
 def _checked_window(range_min: object, range_max: object, wanted: int, searched: int) -> tuple[int, int]:
-    first = _checked_integer("range_min", range_min)
+    first = check_integer("range_min", range_min)
     if first < 0:
         raise ValueError(f"range_min must be at least 0; got {first}")
     if range_max is None:
@@ -307,26 +306,3 @@ def _checked_window(range_min: object, range_max: object, wanted: int, searched:
             f"{last}"
         )
     return first, last
-
-
-def _checked_integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int; got {type(value).__name__}")
-    return int(value)
-
-
-def _listener(progress: Report, count: int) -> Callable[[int], object]:
-    """What is told how many of ``count`` queries are done."""
-    if callable(progress):
-        told = progress
-        return lambda done: told(done, count)
-    if not progress:
-        return lambda done: None
-    bar = importlib.import_module("tqdm.auto").tqdm(total=count, desc="Mining hard negatives", unit=" queries")
-
-    def tell(done: int) -> None:
-        bar.update(done - bar.n)
-        if done == count:
-            bar.close()
-
-    return tell

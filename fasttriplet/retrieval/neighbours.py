@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
+from fasttriplet.arguments import takes
 from fasttriplet.check import DISTANCES, check_choice, check_count
 from fasttriplet.distributed.untransformed import eagerly
-from fasttriplet.retrieval.call import answered, checked_call
-from fasttriplet.retrieval.chunks import CHUNK_ROWS
+from fasttriplet.retrieval.call import Call, SearchArguments, answered, checked_call
 from fasttriplet.retrieval.distributed import answered_by_all
 from fasttriplet.retrieval.merge import AllWithin, Found, KNearest, Task
-from fasttriplet.retrieval.walk import Report
 from fasttriplet.trip import away, there_and_back
 
 
@@ -48,22 +47,14 @@ class NeighboursWithin(NamedTuple):
 
 
 @torch.no_grad()
+@takes(SearchArguments)
 def nearest(
     queries: Any,
     references: Tensor | Iterable[Any] | None = None,
     k: int = 1,
     *,
     distance: str = "euclidean",
-    self_indices: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    ref_sample_ids: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ref_mask: Tensor | None = None,
-    process_group: Any = None,
-    chunk_rows: int = CHUNK_ROWS,
-    progress: Report = False,
-    checkpoint: str | os.PathLike[str] | None = None,
+    **arguments: Unpack[SearchArguments],
 ) -> Neighbours:
     """The k nearest references of each query, exactly: those of float64 arithmetic, ties to the lowest index.
 
@@ -82,30 +73,8 @@ def nearest(
         k: how many, at least 1 and at most 2^31 - 1. Default 1.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``; the last is negated, so
             that less is nearer.
-        self_indices: [Q] integers: which reference is query i itself and none of its neighbours, -1 for none. With
-            references only. Default None: no reference is a query.
-        sample_ids: [Q] integers: a reference of the same number is a copy of the query and none of its neighbours; -1
-            for none. Default None: no copies.
-        ref_sample_ids: [M] integers, those of the references; given together with ``sample_ids`` where there are
-            references.
-        groups: [Q] integers or bool: references of a query's group are none of its neighbours; -1 is a group like any
-            other. Default None: no groups.
-        ref_groups: [M], those of the references; given together with ``groups`` where there are references.
-        ref_mask: [M] bool: references where it is false are nobody's neighbours, and what is in them does not matter.
-            With references only. Default None: all take part.
-        process_group: a ``torch.distributed.ProcessGroup`` or a 1-D ``DeviceMesh``: each rank gives its own queries and
-            its own shard of the references, a tensor or an array, and gets what one process finds for its queries among
-            all shards. Indices are those of the shards one behind the other in rank order; ``self_indices`` point into
-            the rank's own. Without references the queries of all ranks are. There may be any number of queries and
-            references on a rank, and none. Shards travel ``chunk_rows`` at a time. Default None: no communication.
-        chunk_rows: how many references are in memory at a time, at least 1; those in a tensor are searched at once
-            where neither ``progress`` nor ``checkpoint`` is asked for. Default 65536.
-        progress: true: show a bar, which needs ``tqdm``. Or a function of the number of references done and of all,
-            None where nobody knows, which is called after each chunk. Default false.
-        checkpoint: the path of a file to keep what is found so far in, written after a chunk, so often that it takes a
-            twentieth of the time, and where an error or an interruption ends the search. It is replaced in one step. A
-            call with the same arguments goes on from there: an array is read from there on, an iterable passed over.
-            The file is removed once all is found. Not with a process group. Default None: no file.
+        **arguments: who is no neighbour of whom, and how references are gone through:
+            :class:`fasttriplet.retrieval.call.SearchArguments`.
 
     Returns:
         :class:`Neighbours`, without a graph: distances [Q, k] float64 and indices [Q, k] int64. A query with fewer than
@@ -132,30 +101,26 @@ def nearest(
     given = locals()  # before anything breaks the graph that torch.compile makes, and adds names of its own
     if away(queries):
         return there_and_back(nearest, given)
-    if _cannot_be_traced(queries, references, process_group, progress, checkpoint):
+    if _cannot_be_traced(queries, references, arguments):
         return eagerly(nearest, given)
     return Neighbours(
-        *_found(lambda: KNearest(check_choice("distance", distance, DISTANCES), check_count("k", k)), given)
+        *_found(
+            "nearest",
+            lambda: KNearest(check_choice("distance", distance, DISTANCES), check_count("k", k)),
+            *(queries, references, arguments),
+        )
     )
 
 
 @torch.no_grad()
+@takes(SearchArguments)
 def within(
     queries: Any,
     references: Tensor | Iterable[Any] | None = None,
     radius: float = 0.0,
     *,
     distance: str = "euclidean",
-    self_indices: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    ref_sample_ids: Tensor | None = None,
-    groups: Tensor | None = None,
-    ref_groups: Tensor | None = None,
-    ref_mask: Tensor | None = None,
-    process_group: Any = None,
-    chunk_rows: int = CHUNK_ROWS,
-    progress: Report = False,
-    checkpoint: str | os.PathLike[str] | None = None,
+    **arguments: Unpack[SearchArguments],
 ) -> NeighboursWithin:
     """All references at a distance of at most ``radius`` of each query, exactly, as float64 arithmetic finds them.
 
@@ -167,16 +132,8 @@ def within(
         radius: a real number, or infinity, for all candidates. Default 0: what is equal.
         distance: ``"euclidean"``, ``"squared_euclidean"``, ``"cosine"`` or ``"inner_product"``; the last is negated, so
             that less is nearer: with ``radius=-r`` products of r and more.
-        self_indices: these arguments, up to the last, as those of :func:`nearest`.
-        sample_ids: [Q] integers.
-        ref_sample_ids: [M] integers.
-        groups: [Q] integers or bool.
-        ref_groups: [M] integers or bool.
-        ref_mask: [M] bool.
-        process_group: a process group or a 1-D mesh.
-        chunk_rows: how many references are in memory at a time. Default 65536.
-        progress: true for a bar, or a function of the number of references done and of all.
-        checkpoint: the path of a file to go on from.
+        **arguments: who is no neighbour of whom, and how references are gone through:
+            :class:`fasttriplet.retrieval.call.SearchArguments`.
 
     Returns:
         :class:`NeighboursWithin`, without a graph: offsets [Q + 1] int64, and distances [T] float64 and indices [T]
@@ -200,28 +157,35 @@ def within(
     given = locals()  # before anything breaks the graph that torch.compile makes, and adds names of its own
     if away(queries):
         return there_and_back(within, given)
-    if _cannot_be_traced(queries, references, process_group, progress, checkpoint):
+    if _cannot_be_traced(queries, references, arguments):
         return eagerly(within, given)
     return NeighboursWithin(
-        *_found(lambda: AllWithin(check_choice("distance", distance, DISTANCES), _check_radius(radius)), given)
+        *_found(
+            "within",
+            lambda: AllWithin(check_choice("distance", distance, DISTANCES), _check_radius(radius)),
+            *(queries, references, arguments),
+        )
     )
 
 
-def _found(task: Callable[[], Task], given: Mapping[str, Any]) -> Found:
-    group = given["process_group"]
-    if group is None:
-        return answered(checked_call(task, given))
-    return answered_by_all(group, lambda: checked_call(task, given))
+def _found(
+    function: str, task: Callable[[], Task], queries: Any, references: Any, arguments: Mapping[str, object]
+) -> Found:
+    group = arguments.get("process_group")
+
+    def checked() -> Call:
+        return checked_call(function, task, queries, references, arguments)
+
+    return answered(checked()) if group is None else answered_by_all(group, checked)
 
 
-def _cannot_be_traced(
-    queries: object, references: object, process_group: object, progress: object, checkpoint: object
-) -> bool:
+def _cannot_be_traced(queries: object, references: object, arguments: Mapping[str, object]) -> bool:
     """Whether ``torch.compile`` is at work and the call does more than one operator on tensors."""
     if not torch.compiler.is_compiling():
         return False
     tensors = isinstance(queries, Tensor) and (references is None or isinstance(references, Tensor))
-    return not tensors or process_group is not None or progress is not False or checkpoint is not None
+    more = any(arguments.get(name) is not None for name in ("process_group", "checkpoint"))
+    return not tensors or more or arguments.get("progress", False) is not False
 
 
 def _check_radius(radius: Any) -> float:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from numbers import Integral
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from fasttriplet.check import check_count
+from fasttriplet.check import check_count, check_integer
 from fasttriplet.engines import operator
-from fasttriplet.pairing import Batch, finite_rows
+from fasttriplet.pairing import Batch
+from fasttriplet.retrieval.finite import finite
 
 #: Rows and candidates, [T] each.
 Indices: TypeAlias = tuple[Tensor, Tensor]
@@ -239,19 +239,26 @@ class Pairs:
 
 
 def distances_of(batch: Batch, pairs: Iterator[Indices], distance: int) -> Iterator[Tensor]:
-    """Distances [T] float64 of ``pairs``, as they come, some at a time.
+    """Distances [T] float64 of ``pairs``, as they come."""
+    candidates = batch.embeddings if batch.ref_embeddings is None else batch.ref_embeddings
+    for i, j in pairs:
+        yield pair_scores(batch.embeddings, candidates, i, j, distance)
+
+
+def pair_scores(rows: Tensor, candidates: Tensor, first: Tensor, second: Tensor, distance: int) -> Tensor:
+    """Distances [T] float64 of the pairs (rows[first], candidates[second]), by the code of the distance.
 
     Those of the kernels to the bit, so that a threshold taken from them is one to :func:`fasttriplet.retrieval.within`.
     """
-    rows, candidates = batch.embeddings, batch.embeddings if batch.ref_embeddings is None else batch.ref_embeddings
-    score = operator("triplet_margin_loss", rows.device)
+    score = operator("triplet_margin_loss", rows.device)  # which has kernels for distances of given rows
     options = (None, 0.0, distance, False, False, None, 0)
     step = max(1, (_ENTRIES_ON_CPU if rows.is_cpu else _ENTRIES) // max(1, rows.shape[1]))
-    for i, j in pairs:
-        for some, others in zip(i.split(step), j.split(step), strict=True):
-            partners = candidates.index_select(0, others)
-            values = score(rows.index_select(0, some), partners, partners, *options)[1]
-            yield values[1]  # slopes, then distances to the positive and to the negative, which are the same here
+    found = []
+    for i, j in zip(first.split(step), second.split(step), strict=True):
+        partners = candidates.index_select(0, j)
+        values = score(rows.index_select(0, i), partners, partners, *options)[1]
+        found.append(values[1])  # slopes, then distances to the positive and to the negative, which are the same here
+    return torch.cat(found)
 
 
 def checked_pairs(pairs: object) -> int | None:
@@ -261,16 +268,10 @@ def checked_pairs(pairs: object) -> int | None:
 
 def checked_seed(seed: object) -> int:
     """As a ``torch.Generator`` takes it."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed must be an int; got {type(seed).__name__}")
-    if not 0 <= int(seed) < 2**63:
+    number = check_integer("seed", seed)
+    if not 0 <= number < 2**63:
         raise ValueError(f"seed must be at least 0 and below 2^63; got {seed}")
-    return int(seed)
-
-
-def finite(rows: Tensor) -> Tensor:
-    """[N] bool, of rows [N, D] of any D."""
-    return finite_rows(rows) if rows.shape[1] else rows.new_ones(len(rows), dtype=torch.bool)
+    return number
 
 
 def _equal_pairs(keys: Sequence[Sequence[Tensor]], n: int, m: int) -> int:

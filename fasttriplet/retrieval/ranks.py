@@ -43,5 +43,5 @@ def ranks_of(batch: Batch, distance: int, at: Sequence[int], count_missing: bool
     arguments = batch.arguments
     uses = uses_of(*arguments[1:5])
     table = operator("retrieval_ranks", batch.embeddings.device, uses)(*arguments, distance, list(at), count_missing)
-    whole = 7
+    whole = len(Ranks._fields) - 2
     return Ranks(*table[:, :whole].unbind(1), *table[:, whole:].split(len(at), 1))

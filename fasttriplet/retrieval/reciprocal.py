@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fasttriplet.engines import operator
-from fasttriplet.retrieval.candidates import pair_scores
+from fasttriplet.retrieval.pairs import pair_scores
 from fasttriplet.retrieval.sparse import SparseRows, joined, offsets_of, summed
 
 #: Entries of what is made of some rows at a time, 8 bytes each.

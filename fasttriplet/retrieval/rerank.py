@@ -16,8 +16,9 @@ from torch import Tensor
 from fasttriplet.check import DISTANCES, check_choice, check_count, check_rows
 from fasttriplet.engines import operator
 from fasttriplet.pairing import widened
-from fasttriplet.retrieval.candidates import pair_scores, refuse_nonfinite
+from fasttriplet.retrieval.finite import finite, refuse_rows
 from fasttriplet.retrieval.neighbours import Neighbours
+from fasttriplet.retrieval.pairs import pair_scores
 from fasttriplet.retrieval.reciprocal import Encoded, encoded, over, split
 from fasttriplet.retrieval.sparse import SparseRows, summed
 from fasttriplet.trip import away, there_and_back
@@ -229,7 +230,7 @@ def _search(queries: object, references: object, k1: int, k2: int, lambda_value:
     check_rows("queries", queries, "Q")
     assert isinstance(queries, Tensor)
     rows = widened(queries.detach())
-    refuse_nonfinite("queries", rows)
+    refuse_rows("queries", ~finite(rows))
     count = len(rows)
     if references is not None:
         check_rows("references", references, "M")
@@ -242,7 +243,7 @@ def _search(queries: object, references: object, k1: int, k2: int, lambda_value:
                 f"{list(references.shape)}"
             )
         others = widened(references.detach())
-        refuse_nonfinite("references", others)
+        refuse_rows("references", ~finite(others))
         rows, count = torch.cat([rows, others]), len(others)  # of the wider dtype
     return _Search(rows, len(queries), count, code, share, encoded(rows, code, first, second))
 

@@ -39,9 +39,12 @@ def _bar() -> Any:
 
 
 @contextlib.contextmanager
-def _reporting(progress: Report, done: int, total: int | None) -> Iterator[Callable[[int], object]]:
+def reporting(
+    progress: Report, total: int | None, unit: str, done: int = 0, scaled: bool = False
+) -> Iterator[Callable[[int], object]]:
+    """What is told how many of ``total`` are done; ``scaled``: a bar says 1.20M for 1200000."""
     if progress is True:
-        with _bar()(initial=done, total=total, unit=" references", unit_scale=True, dynamic_ncols=True) as bar:
+        with _bar()(initial=done, total=total, unit=unit, unit_scale=scaled, dynamic_ncols=True) as bar:
             yield lambda now: bar.update(now - bar.n)
     elif progress is False:
         yield lambda now: None
@@ -70,7 +73,7 @@ def walk(
     queries = widened(queries)
     at = begun or Progress(0, task.nothing(queries), None)
     unseen = at.done > 0  # the last row that was done
-    with _reporting(progress, at.done, total) as report:
+    with reporting(progress, total, " references", at.done, scaled=True) as report:
         try:
             for chunk in chunks:
                 if chunk.first < at.done:
