@@ -127,10 +127,10 @@ def test_ranks_among_references(native, tier, way):
 def test_inner_products_of_rows_far_from_zero(native, tier, offset):
     """Whole numbers whose products float64 holds, and whose keys are large beside their bounds: ties and near ties."""
     random = np.random.default_rng(0)
-    rows = random.integers(-3, 4, (3100, 32))
+    rows = random.integers(-3, 4, (5000, 32))
     rows[:, 0] -= rows.sum(1) - np.where(np.arange(len(rows)) % 2, 40, -40)  # few different products
     rows = (rows + offset).astype(np.float32)
-    queries, references = rows[:100], rows[100:]
+    queries, references = rows[:1000], rows[1000:]
     matrix = -(queries.astype(np.float64) @ references.T.astype(np.float64))
     for k in (3, 10, 50):
         found = nearest(native, queries, k, INNER, tier, references)[1]

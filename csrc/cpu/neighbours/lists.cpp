@@ -15,8 +15,7 @@ bool NearestLists::make_room(int64_t anchor, double lower) {
   counts_[anchor] = static_cast<int32_t>(std::copy(entries.begin(), entries.end(), first) - first);
   if (!known) return true;
   float* const uppers = uppers_.data() + anchor * k_;
-  std::transform(entries.begin(), entries.end(), uppers,
-                 [](const Entry& entry) { return entry.lower; });
+  std::transform(entries.begin(), entries.end(), uppers, [](const Entry& entry) { return entry.lower; });
   std::make_heap(uppers, uppers + k_);
   lower_bound(anchor, static_cast<double>(uppers[0]));
   return lower <= bounds_[anchor];

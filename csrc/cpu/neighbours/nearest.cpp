@@ -10,6 +10,7 @@
 #include "cpu/neighbours/lists.h"
 #include "cpu/neighbours/walk.h"
 #include "cpu/rows/prepare.h"
+#include "cpu/rows/sampled_keys.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -246,46 +247,29 @@ class NearestConsumer : public HitConsumer {
   NearestLists lists_;
 };
 
-// A first bound for every anchor, from its products with a few candidates: else most of what passes a test would do so
-// for being among the nearest so far.
+// The k-th nearest of a few candidates bounds the k-th nearest of all.
 template <typename T>
 void sample(const Search<T>& search, const Walked& walked, int64_t k, NearestLists& lists) {
   constexpr int64_t kSamples = 96, kPerNeighbour = 3, kLeastSampled = 8;
-  const int64_t width = walked.tier.layout.width, m = walked.candidates;
+  const int64_t width = walked.tier.layout.width;
   const int64_t samples = (std::max(kSamples, kPerNeighbour * k) + width - 1) / width * width;
-  if (m < kLeastSampled * samples || walked.prepared.scale == 0) return;
-  const int64_t last_begin = (m - samples) / width * width;
+  if (walked.candidates < kLeastSampled * samples || walked.prepared.scale == 0) return;
+  const SampledKeys sampled = {walked.tier,       walked.prepared, walked.terms, walked.first_candidate,
+                               walked.candidates, samples};
   const double operations =
       static_cast<double>(walked.anchors * samples) * static_cast<double>(walked.prepared.depth + 4) / 8;
-  const std::vector<float> no_terms(width, 0.0f);
   for_each_range(search.parallel(), walked.anchors, width, operations, [&](int64_t begin, int64_t end) {
-    StripTask strip;
-    strip.panels = walked.prepared.view();
-    strip.row_begin = begin;
-    strip.rows = end - begin;
-    const int64_t from = std::min((begin + m / 2) % m / width * width, last_begin);
-    strip.column_begin = walked.first_candidate + from;
-    strip.columns = samples;
+    const int64_t from = sampled.begin(begin);
     if (walked.symmetric() && from < end && begin < from + samples) return;
-    std::vector<float> terms(samples), keys(width * samples);
-    for (int64_t c = 0; c < samples; ++c) {
-      const RowTerms& candidate = walked.terms[strip.column_begin + c];
-      terms[c] = float_above(candidate.candidate + candidate.candidate_slack);
-    }
-    strip.row_terms = no_terms.data();
-    strip.column_terms = terms.data();
-    strip.keys = keys.data();
-    walked.tier.scan.strip(strip);
+    std::vector<float> keys(width * samples);
+    sampled.write(begin, end - begin, keys.data());
     for (int64_t anchor = begin; anchor < end; ++anchor) {
       float* const row = keys.data() + (anchor - begin) * samples;
       if (search.candidates().has_keys())
         for (int64_t c = 0; c < samples; ++c)
-          if (search.barred(anchor, static_cast<int32_t>(strip.column_begin + c)))
-            row[c] = std::numeric_limits<float>::infinity();
+          if (search.barred(anchor, static_cast<int32_t>(from + c))) row[c] = std::numeric_limits<float>::infinity();
       std::nth_element(row, row + (k - 1), row + samples);
-      const double key = static_cast<double>(row[k - 1]), rounding = 2 * kUnitRoundoff * std::fabs(key);
-      const RowTerms& terms_of_anchor = walked.terms[anchor];
-      lists.lower_bound(anchor, terms_of_anchor.anchor + terms_of_anchor.anchor_slack + key + rounding);
+      lists.lower_bound(anchor, SampledKeys::bound(walked.terms[anchor], row[k - 1]));
     }
   });
 }
@@ -375,7 +359,8 @@ std::vector<std::vector<Neighbour>> within(const Batch<T>& batch, const Neighbou
   search.refine([&](const Walked& walked, bool) {
     WithinConsumer<T> consumer(search, radius);
     search.walk(walked, consumer);
-    for_each_range(parallel, walked.anchors, 64, 1e9, [&](int64_t begin, int64_t end) {
+    const double operations = 64.0 * static_cast<double>(walked.anchors);
+    for_each_range(parallel, walked.anchors, 64, operations, [&](int64_t begin, int64_t end) {
       std::vector<Neighbour> neighbours;
       for (int64_t anchor = begin; anchor < end; ++anchor)
         search.for_each_query(anchor, [&](int64_t query) {

@@ -8,6 +8,7 @@
 
 #include "core/distance.h"
 #include "core/triangle.h"
+#include "cpu/rows/sampled_keys.h"
 
 namespace fasttriplet::cpu {
 namespace {
@@ -119,45 +120,29 @@ struct TaskContext {
   }
 };
 
-// A first bound for every anchor, from the products with a few rows of other classes: else most of what passes a test
-// would do so for being the nearest so far. A sample of k spares an anchor ln k of them.
+// A sample of k spares an anchor ln k candidates that are the nearest so far.
 constexpr int64_t kSamples = 96, kLeastSampled = 8 * kSamples;
 
 void sample(const Tier& tier, const Prepared& prepared, const std::vector<int32_t>& classes, Search& search,
             const Parallel& parallel) {
   const auto m = static_cast<int64_t>(classes.size());
   const int64_t width = tier.layout.width, samples = kSamples / width * width;
-  const int64_t last_begin = (m - samples) / width * width;
+  const SampledKeys sampled = {tier, prepared, search.terms, 0, m, samples};
   const double operations = static_cast<double>(m * samples) * static_cast<double>(prepared.depth + 4) / 8;
-  const std::vector<float> no_terms(width, 0.0f), no_widths(samples, 0.0f);
+  const std::vector<float> no_widths(samples, 0.0f);
   for_each_range(parallel, m, width, operations, [&](int64_t begin, int64_t end) {
-    StripTask strip;
-    strip.panels = prepared.view();
-    strip.row_begin = begin;
-    strip.rows = end - begin;
-    strip.column_begin = std::min((begin + m / 2) % m / width * width, last_begin);
-    strip.columns = samples;
-    const bool apart =
-        classes[end - 1] < classes[strip.column_begin] || classes[strip.column_begin + samples - 1] < classes[begin];
+    const int64_t from = sampled.begin(begin);
+    const bool apart = classes[end - 1] < classes[from] || classes[from + samples - 1] < classes[begin];
     if (!apart) return;
-    std::vector<float> terms(samples), keys(width * samples);
-    for (int64_t c = 0; c < samples; ++c) {
-      const RowTerms& candidate = search.terms[strip.column_begin + c];
-      terms[c] = float_above(candidate.candidate + candidate.candidate_slack);
-    }
-    strip.row_terms = no_terms.data();
-    strip.column_terms = terms.data();
-    strip.keys = keys.data();
-    tier.scan.strip(strip);
+    std::vector<float> keys(width * samples);
+    sampled.write(begin, end - begin, keys.data());
     for (int64_t row = begin; row < end; ++row) {
       const float everything = -kNever;
       float smallest;
       tier.scan.smallest_above({keys.data() + (row - begin) * samples, no_widths.data(), samples}, 1, &everything, 1,
                                &smallest);
-      const RowTerms& anchor = search.terms[row];
-      const double key = static_cast<double>(smallest), rounding = 2 * kUnitRoundoff * std::fabs(key);
       double& best = search.anchors[row].best;
-      best = std::min(best, anchor.anchor + anchor.anchor_slack + key + rounding);
+      best = std::min(best, SampledKeys::bound(search.terms[row], smallest));
     }
   });
 }
