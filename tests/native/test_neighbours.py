@@ -112,6 +112,26 @@ def test_ranks_are_those_of_a_sorted_ranking(native, tier, way, classes, kind, d
 
 
 @pytest.mark.parametrize("way", [WALK, ROWS])
+@pytest.mark.parametrize(("distance", "signs"), [(EUCLIDEAN, "any"), (INNER, "any"), (INNER, "one row has two")])
+def test_ranks_of_distances_that_overflow(native, tier, way, distance, signs):
+    """Some of each anchor's are infinite, of products also not numbers: first those, and equal ones by their index."""
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((200, 2)) * np.where(random.random((200, 1)) < 0.3, 1e200, 1)
+    if signs == "one row has two":  # and no infinite distances
+        rows = np.abs(rows)
+        rows[100] = 1e200, -1e200
+    labels = random.integers(0, 2, len(rows))
+    with np.errstate(over="ignore", invalid="ignore"):
+        differences = np.sqrt(((rows[:, None] - rows) ** 2).sum(2))
+        matrix = differences if distance == EUCLIDEAN else -(rows[:, None] * rows).sum(2)
+    assert np.isinf(matrix).any() and np.isfinite(matrix).any()
+    assert np.isnan(matrix).any() == (distance == INNER)
+    order = np.where(np.isnan(matrix), -np.inf, matrix.clip(-1e300, 1e300))
+    found = native.retrieval_ranks_float64(rows, labels, None, [1, 10], way, distance, tier, 2)
+    np.testing.assert_allclose(found, table_of(order, labels, [1, 10]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("way", [WALK, ROWS])
 def test_ranks_among_references(native, tier, way):
     rows, matrix = many_with_matrix(native, "clusters", np.float64, EUCLIDEAN)
     labels, matrix = np.random.default_rng(1).integers(0, 90, len(rows)), matrix[:100, 100:]

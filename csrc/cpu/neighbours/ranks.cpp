@@ -20,15 +20,13 @@ double near_share(const Batch<T>& batch, const RankTask& task) {
   const ExactScore<T> score(batch, task.survey.factors);
   const Pairing& pairing = task.pairing;
   const Groups& columns = pairing.columns();
-  std::vector<int32_t> rows;
-  std::vector<double> scores;
-  std::vector<Neighbour> positives;
+  RankedPositives<T> ranked(pairing, score);
   int64_t near = 0, seen = 0;
   const int64_t anchors = pairing.anchors(), m = columns.representatives();
   for (int64_t s = 0; s < std::min(kAnchors, anchors); ++s) {
     const int64_t anchor = (2 * s + 1) * anchors / (2 * std::min(kAnchors, anchors));
     if (task.positives[anchor] == 0) continue;
-    ranked_positives(pairing, score, anchor, rows, scores, positives);
+    const std::vector<Neighbour>& positives = ranked.of(anchor);
     for (int64_t c = 0; c < std::min(kCandidates, m); ++c) {
       const int64_t column = (2 * c + 1) * m / (2 * std::min(kCandidates, m));
       if (pairing.role(anchor, columns.representative_class[column]) != Role::kNegative) continue;

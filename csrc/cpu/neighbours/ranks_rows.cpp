@@ -143,9 +143,7 @@ void rank_by_rows(const Batch<T>& batch, const RankTask& task) {
            return scan.run([&](const Strip& strip) {
              OwnColumns own;
              RowCounter<T> counter(picker, pairing);
-             std::vector<int32_t> rows;
-             std::vector<double> scores;
-             std::vector<Neighbour> positives;
+             RankedPositives<T> ranked(pairing, score);
              std::vector<int64_t> before;
              for (int64_t r = 0; r < strip.count; ++r) {
                const int64_t anchor = strip.rows[r];
@@ -154,7 +152,7 @@ void rank_by_rows(const Batch<T>& batch, const RankTask& task) {
                Query query{anchor, keys, strip.found, own};
                picker.leave_own_copies(query);
                picker.leave_negatives(query);
-               ranked_positives(pairing, score, anchor, rows, scores, positives);
+               const std::vector<Neighbour>& positives = ranked.of(anchor);
                counter.count(query, positives, before);
                summarise(before.data(), task.positives[anchor], task.relevant[anchor], task.candidates[anchor],
                          task.options, task.table + anchor * task.options.columns());

@@ -106,12 +106,10 @@ AllPositives all_positives(const Batch<T>& batch, const RankTask& task) {
   const ExactScore<T> score(batch, task.survey.factors);
   const double operations = 3.0 * static_cast<double>(all.begin[anchors]) * static_cast<double>(batch.d);
   for_each_range(task.parallel, anchors, 64, operations, [&](int64_t first, int64_t last) {
-    std::vector<int32_t> rows;
-    std::vector<double> scores;
-    std::vector<Neighbour> positives;
+    RankedPositives<T> ranked(task.pairing, score);
     for (int64_t i = first; i < last; ++i) {
       if (all.count(i) == 0) continue;
-      ranked_positives(task.pairing, score, i, rows, scores, positives);
+      const std::vector<Neighbour>& positives = ranked.of(i);
       std::copy(positives.begin(), positives.end(), all.positives.begin() + all.begin[i]);
     }
   });
