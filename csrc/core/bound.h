@@ -37,7 +37,9 @@
 namespace fasttriplet {
 
 inline constexpr double kUnitRoundoff = 0x1p-24;  // of float32, round to nearest
-inline constexpr double kTiny = 0x1p-50;  // D * 2^-24 * tiny^2 stays above D * 2^-126, the loss when flushing to zero
+// g tiny^2 stays above what is lost where products and sums are flushed to zero, each 2^-126. That is most where an
+// entry has three products: 3.2 D losses beside a g of D / 11 roundings.
+inline constexpr double kTiny = 0x1p-48;
 
 // g for a sum of d products, each multiply and each add rounded once or fused; n u / (1 - n u), Higham 2002, lemma 3.1.
 FT_SHARED inline double accumulation_error(int64_t d) {
@@ -49,6 +51,12 @@ FT_SHARED inline double accumulation_error(int64_t d) {
 inline constexpr int64_t kSumPart = 32;
 inline double accumulation_error_of_parts(int64_t d) {
   return accumulation_error(d <= kSumPart ? d : kSumPart + (d + kSumPart - 1) / kSumPart);
+}
+
+// g of two bfloat16 an entry, by Intel's tile unit: 16 exact products are added up, then two such sums, and three of
+// those for 32 entries. The product of the lower parts, each at most 2^-8 of its entry, is left out.
+inline double accumulation_error_of_bfloat16x2(int64_t d) {
+  return accumulation_error(16 + 3 * ((d + 31) / 32)) + 0x1.1p-16;
 }
 
 // g of NVIDIA's tensor cores, which add 16 exact products and the accumulator at once. Each of the 17 is cut off, not

@@ -167,13 +167,13 @@ void bind(py::module_& m, const char* suffix) {
 PYBIND11_MODULE(_native, m) {
   using namespace fasttriplet::cpu;
   m.def("tiers_to_test", tiers_to_test);
-  m.def("amx_is_emulated", [] { return emulated_tier() != nullptr; });
+  m.def("amx_is_emulated", [] { return !emulated_tiers().empty(); });
   m.def("amx_tiles_configured", fasttriplet::testing::amx_tiles_configured);
   m.def("amx_tile_products", fasttriplet::testing::amx_tile_products);
   m.def("tier_named", [](const std::string& tier) { return tier_named(tier).name; });
   m.def("screens_in", [](const std::string& name) {
     const Tier& tier = tier_to_test(name);
-    constexpr const char* kNames[] = {"float32", "bfloat16", "int16", "int8"};
+    constexpr const char* kNames[] = {"float32", "bfloat16", "bfloat16x2", "int16", "int8"};
     return kNames[static_cast<int>(tier.layout.format)];
   });
   m.def("tier_for_batch_hard", [](int64_t rows) { return tier_for_batch_hard(rows).name; });

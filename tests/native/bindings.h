@@ -21,27 +21,30 @@ namespace py = pybind11;
 
 namespace fasttriplet::cpu {
 
-// The AMX tier where the CPU lacks nothing else of it: its own instructions can be emulated.
-inline const Tier* emulated_tier() {
+// The AMX tiers where the CPU lacks nothing else of them: their own instructions can be emulated.
+inline const std::vector<const Tier*>& emulated_tiers() {
+  static const std::vector<const Tier*> emulated = []() -> std::vector<const Tier*> {
 #if defined(__x86_64__)
-  static const bool emulated = [] {
     const std::vector<std::string> tiers = tiers_available();
     const auto has = [&](const char* name) { return std::find(tiers.begin(), tiers.end(), name) != tiers.end(); };
-    return !has(kAmxTier.name) && has(kAvx512Tier.name) && testing::install_amx_emulator();
-  }();
-  if (emulated) return &kAmxTier;
+    if (!has(kAmxTier.name) && has(kAvx512Tier.name) && testing::install_amx_emulator())
+      return {&kAmxTier, &kAmxBf16x2Tier};
 #endif
-  return nullptr;
+    return {};
+  }();
+  return emulated;
 }
 
 inline const Tier& tier_to_test(const std::string& name) {
-  const Tier* emulated = emulated_tier();
-  return emulated != nullptr && name == emulated->name ? *emulated : tier_named(name);
+  for (const Tier* tier : emulated_tiers())
+    if (name == tier->name) return *tier;
+  return tier_named(name);
 }
 
 inline std::vector<std::string> tiers_to_test() {
-  std::vector<std::string> tiers = tiers_available();
-  if (const Tier* emulated = emulated_tier()) tiers.insert(tiers.begin(), emulated->name);
+  std::vector<std::string> tiers;
+  for (const Tier* tier : emulated_tiers()) tiers.emplace_back(tier->name);
+  for (const std::string& tier : tiers_available()) tiers.push_back(tier);
   return tiers;
 }
 

@@ -23,6 +23,7 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
+bool has_amx() { return has_avx512() && amx_permitted(); }
 bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
@@ -30,7 +31,8 @@ bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnn
 const std::vector<Entry>& table() {
   static const std::vector<Entry> entries = {
 #if defined(__x86_64__)
-      {&kAmxTier, [] { return has_avx512() && amx_permitted(); }},
+      {&kAmxTier, has_amx},
+      {&kAmxBf16x2Tier, has_amx},
       {&kAvx512VnniTier, has_avx512vnni},
       {&kAvx512Int16Tier, has_avx512vnni},
       {&kAvx512Tier, has_avx512},
@@ -95,12 +97,8 @@ const Tier& tier_for_batch_hard(int64_t rows) {
 }
 
 const Tier& threshold_tier(const Tier& tier) {
-  if (tier.layout.format == Format::kFloat32 || tier.layout.format == Format::kInt16) return tier;
-#if defined(__x86_64__)
-  static const bool fixed_point = has_avx512vnni();
-  if (fixed_point) return kAvx512Int16Tier;
-#endif
-  return tier.float32_tier();
+  const Format format = tier.layout.format;
+  return format == Format::kBfloat16 || format == Format::kInt8 ? *tier.finer : tier;
 }
 
 }  // namespace fasttriplet::cpu

@@ -17,6 +17,7 @@ extern const Tier kAvx2Tier;
 extern const Tier kAvx512Tier;
 extern const Tier kAvx512Int16Tier;
 extern const Tier kAvx512VnniTier;
+extern const Tier kAmxBf16x2Tier;
 extern const Tier kAmxTier;
 #endif
 
@@ -34,7 +35,7 @@ const Tier& chosen_tier();
 const Tier& tier_for_batch_hard(int64_t rows);
 
 // The tier to scan with, in place of `tier`, where a threshold amid the distances is asked about. There bfloat16 and
-// int8 would leave hundreds of columns a question: int16 where the CPU has it, else float32.
+// int8 would leave hundreds of columns a question: two bfloat16 an entry, or int16.
 const Tier& threshold_tier(const Tier& tier);
 
 }  // namespace fasttriplet::cpu

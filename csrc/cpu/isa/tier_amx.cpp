@@ -10,6 +10,7 @@
 #pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors never cross a function that is not inlined
 #define FT_TIER amx
 #define FT_VEC Avx512Vec
+#define FT_FORMAT kBfloat16
 #define FT_TILE "cpu/isa/tile_amx-inl.h"
 FT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,amx-tile,amx-bf16")
 #include "cpu/isa/vec_avx512.h"
@@ -19,7 +20,7 @@ FT_TARGET_END
 
 namespace fasttriplet::cpu {
 const Tier kAmxTier = {"amx",
-                       &kAvx512Tier,
+                       &kAmxBf16x2Tier,
                        amx::kLayout,
                        amx::screen,
                        amx::kScanKernels,

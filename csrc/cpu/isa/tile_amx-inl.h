@@ -1,4 +1,5 @@
 // A tile of dot products by Intel's tile unit: 32 rows x 32 columns as 2 x 2 of its 16 x 16 sums, from bfloat16 pairs.
+// Those are two neighbouring entries, or both parts of one, as FT_FORMAT says.
 //
 //                                   cycles each (Sapphire Rapids)
 //   tdpbf16ps tmm, tmm, tmm         16: 16 x 16 x 32 products
@@ -12,6 +13,9 @@
 // The unit wants its operands in two orders, rows as [row, word] and columns as [word, column]. Each panel holds both,
 // as tiles of 1 KB: [depth / 16, 2 halves, 16, 16] words of rows, then as many of columns.
 //
+// Parts x = a + b of 32 entries are 16 words of a and then 16 of b. Three products, b by a, a by a and a by b, leave
+// out that of the lower parts (core/bound.h).
+//
 // Sums: products are exact. 16 of the even and 16 of the odd entries are added in float32, then both to the tile. On no
 // way are there more roundings than core/bound.h counts. Denormals count as zero going in and coming out, as kTiny
 // allows for.
@@ -24,7 +28,8 @@ constexpr int kWidth = kVectors * kLanes;
 constexpr int kHeight = 2 * kSide;
 constexpr int64_t kTileWords = kSide * kSide;
 static_assert(kLanes == kSide);
-constexpr Layout kLayout = {Format::kBfloat16, kWidth, kSide, 2};
+constexpr bool kParts = Format::FT_FORMAT == Format::kBfloat16x2;
+constexpr Layout kLayout = {Format::FT_FORMAT, kWidth, kParts ? 2 * kSide : kSide, 2};
 
 // GCC's intrinsics do not say that they read memory: stores before them must not be put off or dropped.
 FT_INLINE void settle_stores(const void* to) { asm volatile("" ::"r"(to) : "memory"); }
@@ -54,7 +59,6 @@ class Tile {
  public:
   // dots[r][c] = row i + r times row j + c, i and j multiples of kWidth
   FT_INLINE void multiply(const Panels& panels, int64_t i, int64_t j) {
-    constexpr int kStride = kSide * sizeof(float);
     const float* rows = panels.data + kLayout.copies * i * panels.depth;
     const float* columns = panels.data + (kLayout.copies * j + kWidth) * panels.depth;
     settle_stores(panels.data);
@@ -62,17 +66,26 @@ class Tile {
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t k = 0; k < panels.depth; k += kSide) {
-      _tile_loadd(4, rows, kStride);
-      _tile_loadd(6, columns, kStride);
-      _tile_loadd(7, columns + kTileWords, kStride);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_loadd(5, rows + kTileWords, kStride);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-      rows += 2 * kTileWords;
-      columns += 2 * kTileWords;
+    if constexpr (kParts) {
+      for (int64_t k = 0; k < panels.depth; k += 2 * kSide) {
+        load_rows(rows);
+        load_columns(columns + 2 * kTileWords);
+        multiply_loaded();
+        load_columns(columns);
+        multiply_loaded();
+        load_rows(rows + 2 * kTileWords);
+        multiply_loaded();
+        rows += 4 * kTileWords;
+        columns += 4 * kTileWords;
+      }
+    } else {
+      for (int64_t k = 0; k < panels.depth; k += kSide) {
+        load_columns(columns);
+        load_rows(rows);
+        multiply_loaded();
+        rows += 2 * kTileWords;
+        columns += 2 * kTileWords;
+      }
     }
     _tile_stored(0, dots_[0], sizeof dots_[0]);
     _tile_stored(1, dots_[0] + kSide, sizeof dots_[0]);
@@ -86,6 +99,22 @@ class Tile {
   FT_INLINE Lanes lanes(int r, int c) const { return Vec::load(dots_[r] + c * kLanes); }
 
  private:
+  static constexpr int kStride = kSide * sizeof(float);
+  static FT_INLINE void load_rows(const float* tiles) {
+    _tile_loadd(4, tiles, kStride);
+    _tile_loadd(5, tiles + kTileWords, kStride);
+  }
+  static FT_INLINE void load_columns(const float* tiles) {
+    _tile_loadd(6, tiles, kStride);
+    _tile_loadd(7, tiles + kTileWords, kStride);
+  }
+  static FT_INLINE void multiply_loaded() {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+
   alignas(64) float dots_[kHeight][kWidth];
 };
 

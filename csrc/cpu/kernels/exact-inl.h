@@ -104,16 +104,34 @@ inline void survey(const T* row, int64_t d, const double* weights, RowSurvey* re
   *result = {most + finite, total, sum(probe)};
 }
 
-// Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16 or to integer multiples of
-// `step` and packed into 4 words, or 2, `words`.
-FT_INLINE void round_to_words(float* entries, float step, float* words) {
-  typedef uint32_t Bits __attribute__((vector_size(32)));
+typedef uint32_t HalfWords __attribute__((vector_size(32)));  // eight bfloat16 in the upper halves
+
+// The nearest, ties to even.
+FT_INLINE HalfWords bfloat16_of(HalfWords bits) { return (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000; }
+
+// The packed words of the eight entries from k on. Of two bfloat16 an entry those of the lower parts lie kLowerWords
+// on.
+constexpr int64_t kLowerWords = 16;
+FT_INLINE float* words_of(float* words, int64_t k) {
+  if (kLayout.format != Format::kBfloat16x2) return words + k / kLayout.per_word();
+  return words + k / (2 * kLowerWords) * (2 * kLowerWords) + k % (2 * kLowerWords) / 2;
+}
+
+FT_INLINE void pack_pairs(HalfWords halves, float* words) {
   typedef uint64_t Pairs __attribute__((vector_size(32)));
   typedef uint32_t Words __attribute__((vector_size(16)));
+  const Pairs pairs = (Pairs)halves;  // the first entry of a pair is the lower: these CPUs are little-endian
+  const Words packed = __builtin_convertvector(((pairs >> 32) & 0xffff0000) | ((pairs >> 16) & 0xffff), Words);
+  __builtin_memcpy(words, &packed, sizeof packed);
+}
+
+// Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16, to the sum of two or to
+// integer multiples of `step`, and packed into 4 words, 8, or 2.
+FT_INLINE void round_to_words(float* entries, float step, float* words) {
+  typedef float Entries __attribute__((vector_size(32)));
   if constexpr (kLayout.format == Format::kFloat32) {
     __builtin_memcpy(words, entries, kStep * sizeof *entries);
   } else if constexpr (kLayout.fixed_point()) {
-    typedef float Entries __attribute__((vector_size(32)));
     using Integer = std::conditional_t<kLayout.format == Format::kInt8, int8_t, int16_t>;
     typedef Integer Integers __attribute__((vector_size(8 * sizeof(Integer))));
     typedef int32_t Wholes __attribute__((vector_size(32)));
@@ -125,14 +143,20 @@ FT_INLINE void round_to_words(float* entries, float step, float* words) {
     __builtin_memcpy(entries, &x, sizeof x);
     const Integers packed = __builtin_convertvector((Wholes)shifted, Integers);  // the lower bits are the integer's
     __builtin_memcpy(words, &packed, sizeof packed);
-  } else {  // the upper halves, ties to even
-    Bits bits;
+  } else if constexpr (kLayout.format == Format::kBfloat16x2) {
+    Entries x;
+    __builtin_memcpy(&x, entries, sizeof x);
+    const HalfWords upper = bfloat16_of((HalfWords)x), lower = bfloat16_of((HalfWords)(x - (Entries)upper));
+    x = (Entries)upper + (Entries)lower;  // no number in between is rounded: all end where x ends, or before
+    __builtin_memcpy(entries, &x, sizeof x);
+    pack_pairs(upper, words);
+    pack_pairs(lower, words + kLowerWords);
+  } else {
+    HalfWords bits;
     __builtin_memcpy(&bits, entries, sizeof bits);
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+    bits = bfloat16_of(bits);
     __builtin_memcpy(entries, &bits, sizeof bits);
-    const Pairs pairs = (Pairs)bits;  // the first entry of a pair is the lower: these CPUs are little-endian
-    const Words packed = __builtin_convertvector(((pairs >> 32) & 0xffff0000) | ((pairs >> 16) & 0xffff), Words);
-    __builtin_memcpy(words, &packed, sizeof packed);
+    pack_pairs(bits, words);
   }
 }
 
@@ -156,7 +180,7 @@ FT_INLINE RowSums pack_entries(const PackTask<T>& task, int64_t source, const do
     const Wide exact = (x * factor - c) * scale;
     float entries[kStep];
     store_wide(entries, exact);
-    round_to_words(entries, step, words + k / kLayout.per_word());
+    round_to_words(entries, step, words_of(words, k));
     const Wide rounded = load_wide(entries);
     square += exact * exact;
     residual += (exact - rounded) * (exact - rounded);
@@ -183,7 +207,7 @@ FT_INLINE double pack_plain_entries(const float* row, double scale, float step, 
     }
     x *= factor;
     rounded = x;
-    round_to_words(reinterpret_cast<float*>(&rounded), step, words + k / kLayout.per_word());
+    round_to_words(reinterpret_cast<float*>(&rounded), step, words_of(words, k));
     if constexpr (kLayout.format != Format::kFloat32)
       residual += (x - rounded) * (x - rounded);  // float32 rounds nothing off
   }

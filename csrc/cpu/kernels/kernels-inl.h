@@ -40,7 +40,7 @@ constexpr RowKernels<T> row_kernels() {
           {pull<Difference, T>, pull<Difference, T>, pull<UnitDifference, T>, pull<Product, T>}};
 }
 
-constexpr ScanKernels kScanKernels = {kHeight, strip, smallest_above, count_below, largest, collect, place};
+constexpr ScanKernels kScanKernels = {kHeight, strip, smallest_above, largest, collect, place};
 
 #ifdef FT_DENSE
 constexpr DenseKernels kDenseKernels = {

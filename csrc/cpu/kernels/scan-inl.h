@@ -73,45 +73,6 @@ inline void smallest_above(const RowOfKeys& row, int64_t step, const float* sure
   }
 }
 
-template <int kCount>
-FT_INLINE void count_below_each(const RowOfKeys& row, const float* ceilings, int64_t* counts) {
-  // Lanes count in float32, exactly up to 2^24 vectors, of which a row has fewer.
-  Lanes ceiling[kCount], below[kCount];
-  const Lanes one = Vec::set1(1.0f), zero = Vec::zero();
-  for (int w = 0; w < kCount; ++w) {
-    ceiling[w] = Vec::set1(ceilings[w]);
-    below[w] = zero;
-  }
-  const Mask all = Vec::at_least(zero, zero);
-  for_each_vector(row, 1, [&](int64_t, Lanes key, Lanes width) FT_INLINE_LAMBDA {
-    const Lanes upper = Vec::add(key, width);
-    const Mask number = Vec::at_least(upper, Vec::set1(-__builtin_inff()));  // not of NaN, a column that is none
-    for (int w = 0; w < kCount; ++w) {
-      const Mask less = Vec::both(Vec::differ(Vec::at_least(upper, ceiling[w]), all), number);
-      below[w] = Vec::add(below[w], Vec::choose(less, one, zero));
-    }
-  });
-  for (int w = 0; w < kCount; ++w) {
-    float lanes[kLanes];
-    Vec::store(lanes, below[w]);
-    counts[w] = 0;
-    for (const float lane : lanes) counts[w] += static_cast<int64_t>(lane);
-  }
-}
-
-inline void count_below(const RowOfKeys& row, const float* ceilings, int count, int64_t* counts) {
-  switch (count) {
-    case 1:
-      return count_below_each<1>(row, ceilings, counts);
-    case 2:
-      return count_below_each<2>(row, ceilings, counts);
-    case 3:
-      return count_below_each<3>(row, ceilings, counts);
-    default:
-      return count_below_each<kWindows>(row, ceilings, counts);
-  }
-}
-
 inline float largest(const RowOfKeys& row) {
   const Lanes infinity = Vec::set1(__builtin_inff());
   Lanes best = infinity;  // of width - key, the smallest
@@ -122,36 +83,55 @@ inline float largest(const RowOfKeys& row) {
   return -smallest_lane(best);
 }
 
-template <int kCount>
-FT_INLINE int64_t collect_each(const RowOfKeys& row, const KeyWindow* windows, int32_t* found) {
-  Lanes floor[kCount], limit[kCount];
+template <int kCount, bool kBelow>
+FT_INLINE int64_t collect_each(const RowOfKeys& row, const KeyWindow* windows, int32_t* found, int64_t* below) {
+  Lanes floor[kCount], limit[kCount], counts[kCount];
+  const Lanes one = Vec::set1(1.0f), zero = Vec::zero();
   for (int w = 0; w < kCount; ++w) {
     floor[w] = Vec::set1(windows[w].floor);
     limit[w] = Vec::set1(windows[w].limit);
+    counts[w] = zero;  // in float32, exactly up to 2^24 vectors, of which a row has fewer
   }
   int64_t count = 0;
   for_each_vector(row, 1, [&](int64_t j, Lanes key, Lanes width) FT_INLINE_LAMBDA {
     const Lanes lower = Vec::subtract(key, width), upper = Vec::add(key, width);
+    const Mask number = Vec::at_least(upper, Vec::set1(-__builtin_inff()));  // not of NaN, a column that is none
     Mask any = Vec::none();
-    for (int w = 0; w < kCount; ++w)
-      any = Vec::either(any, Vec::both(Vec::at_least(upper, floor[w]), Vec::at_least(limit[w], lower)));
+    for (int w = 0; w < kCount; ++w) {
+      const Mask reaches = Vec::at_least(upper, floor[w]);
+      if (kBelow) counts[w] = Vec::add(counts[w], Vec::choose(Vec::except(number, reaches), one, zero));
+      any = Vec::either(any, Vec::both(reaches, Vec::at_least(limit[w], lower)));
+    }
     for (unsigned bits = Vec::bits(any); __builtin_expect(bits != 0, 0); bits &= bits - 1)
       found[count++] = static_cast<int32_t>(j + __builtin_ctz(bits));
   });
+  for (int w = 0; kBelow && w < kCount; ++w) {
+    float lanes[kLanes];
+    Vec::store(lanes, counts[w]);
+    below[w] = 0;
+    for (const float lane : lanes) below[w] += static_cast<int64_t>(lane);
+  }
   return count;
 }
 
-inline int64_t collect(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found) {
+template <bool kBelow>
+FT_INLINE int64_t collect_any(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found,
+                              int64_t* below) {
   switch (count) {
     case 1:
-      return collect_each<1>(row, windows, found);
+      return collect_each<1, kBelow>(row, windows, found, below);
     case 2:
-      return collect_each<2>(row, windows, found);
+      return collect_each<2, kBelow>(row, windows, found, below);
     case 3:
-      return collect_each<3>(row, windows, found);
+      return collect_each<3, kBelow>(row, windows, found, below);
     default:
-      return collect_each<kWindows>(row, windows, found);
+      return collect_each<kWindows, kBelow>(row, windows, found, below);
   }
+}
+
+inline int64_t collect(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found, int64_t* below) {
+  return below == nullptr ? collect_any<false>(row, windows, count, found, below)
+                          : collect_any<true>(row, windows, count, found, below);
 }
 
 static_assert(kTileRows % kHeight == 0, "whoever scans some rows and then the next begins at a tile");

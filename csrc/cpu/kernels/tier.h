@@ -12,18 +12,20 @@
 namespace fasttriplet::cpu {
 
 // What the entries of rows are rounded to. Integers are multiples of a step that each row has for itself
-// (core/bound.h).
-enum class Format { kFloat32, kBfloat16, kInt16, kInt8 };
+// (core/bound.h). Of two bfloat16 an entry is the sum.
+enum class Format { kFloat32, kBfloat16, kBfloat16x2, kInt16, kInt8 };
 
 // How a tier packs rows: panels of `width` rows, in an order of its own (tile_*-inl.h). A word is a float32 entry of a
-// row, or so many neighbouring ones of a narrower format, 32 bits either way.
+// row, both parts of one, or so many neighbouring ones of a narrower format, 32 bits in any case.
 struct Layout {
   Format format;
   int64_t width;       // rows of a panel
   int64_t depth_step;  // words of a row are padded with zeros to a multiple of this
-  int64_t copies;      // 1: the same words serve as rows and as columns of a tile; 2: each has its own
+  int64_t copies;      // 1: the same words serve as rows and as columns of a tile; more: each has its own
 
-  constexpr int64_t per_word() const { return format == Format::kFloat32 ? 1 : format == Format::kInt8 ? 4 : 2; }
+  constexpr int64_t per_word() const {
+    return format == Format::kFloat32 || format == Format::kBfloat16x2 ? 1 : format == Format::kInt8 ? 4 : 2;
+  }
   constexpr bool fixed_point() const { return format == Format::kInt16 || format == Format::kInt8; }
   int64_t depth(int64_t d) const {
     const int64_t words = (d + per_word() - 1) / per_word();
@@ -109,11 +111,10 @@ struct ScanKernels {
   // bounds[w], for `count` <= kWindows floors: the smallest key + width of the columns with key - width >= sure[w], or
   // infinity. A step above 1 looks at that part of the vectors only: a bound still, not the smallest.
   void (*smallest_above)(const RowOfKeys& row, int64_t step, const float* sure, int count, float* bounds);
-  // counts[w], for `count` <= kWindows ceilings: the columns with key + width < ceilings[w].
-  void (*count_below)(const RowOfKeys& row, const float* ceilings, int count, int64_t* counts);
   float (*largest)(const RowOfKeys& row);  // the largest key - width, or -infinity
-  // The columns in at least one of the windows, ascending; `found` has room for all. Returns how many.
-  int64_t (*collect)(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found);
+  // The columns in at least one of `count` <= kWindows windows, ascending; `found` has room for all. Returns how many.
+  // below[w], unless null: the columns with key + width < windows[w].floor.
+  int64_t (*collect)(const RowOfKeys& row, const KeyWindow* windows, int count, int32_t* found, int64_t* below);
   // Places the keys in the window; returns how many. Of `step` as above.
   int64_t (*place)(const RowOfKeys& row, int64_t step, const KeyWindow& window, const ThresholdSteps& thresholds,
                    const PlacedKeys& placed);

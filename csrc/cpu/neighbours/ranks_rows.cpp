@@ -34,37 +34,36 @@ class RowCounter {
   }
 
  private:
-  Neighbour scored(const Query& query, int32_t column) {
-    ++scored_;
+  Neighbour negative(const Query& query, int32_t column) const {
     const Pick pick = picker_.pick_of(query, column);
     return {pick.score, pick.candidate};
   }
-  void count_work(int64_t questions) {
-    picker_.count_work(questions, scored_);
-    scored_ = 0;
-  }
 
-  // Some positives at a time: a pass counts what is surely before each, and one finds what is unsure.
+  // Some positives at a time: a pass counts what is surely before each and finds what is unsure.
   void by_passes(const Query& query, const std::vector<Neighbour>& positives, std::vector<int64_t>& before) {
     const AnchorKeys& keys = query.keys;
+    int64_t scored = 0;
     for (size_t first = 0; first < positives.size(); first += kWindows) {
       const int count = static_cast<int>(std::min<size_t>(kWindows, positives.size() - first));
-      float ceilings[kWindows];
       KeyWindow windows[kWindows];
       for (int w = 0; w < count; ++w) {
         const AnchorKeys::Above above = keys.above(positives[first + w].score);
-        ceilings[w] = above.perhaps;
         windows[w] = {above.perhaps, above.surely};
       }
-      keys.kernels->count_below(keys.row(), ceilings, count, before.data() + first);
-      const int64_t found = keys.kernels->collect(keys.row(), windows, count, query.found.data());
+      const int64_t found =
+          keys.kernels->collect(keys.row(), windows, count, query.found.data(), before.data() + first);
+      scored += found;
+      rows_.resize(found);
+      scores_.resize(found);
+      for (int64_t k = 0; k < found; ++k) rows_[k] = picker_.row_of(query.found[k]);
+      picker_.score_rows(query.anchor, rows_.data(), found, scores_.data());
       for (int64_t k = 0; k < found; ++k) {
-        const Neighbour negative = scored(query, query.found[k]);
+        const Neighbour unsure = {scores_[k], picker_.candidate_of(query.found[k])};
         for (int w = 0; w < count; ++w)
-          before[first + w] += in_window(keys, query.found[k], windows[w]) && negative < positives[first + w];
+          before[first + w] += in_window(keys, query.found[k], windows[w]) && unsure < positives[first + w];
       }
     }
-    count_work(static_cast<int64_t>(positives.size()));
+    picker_.count_work(static_cast<int64_t>(positives.size()), scored);
   }
 
   // Each key finds its place among the positives by equal steps over their range.
@@ -100,14 +99,17 @@ class RowCounter {
     const int64_t placed = keys.kernels->place(
         keys.row(), 1, window, {sure_.data(), step_begin_.data(), low, usable ? per_unit : 0.0f, last, nullptr},
         {query.found.data(), below_.data(), lower_.data(), upper_.data(), nearest_.data()});
+    int64_t scored = 0;
     for (int64_t k = 0; k < placed; ++k) {
       int64_t at = below_[k];
-      if (at < count && upper_[k] >= perhaps_[at])
-        at = positives_before(positives.data(), at, count, scored(query, query.found[k]));
+      if (at < count && upper_[k] >= perhaps_[at]) {
+        at = positives_before(positives.data(), at, count, negative(query, query.found[k]));
+        ++scored;
+      }
       if (at < count) ++before[at];
     }
     for (int64_t at = 1; at < count; ++at) before[at] += before[at - 1];
-    count_work(count);
+    picker_.count_work(count, scored);
   }
 
   // Of distances that overflow: keys say nothing.
@@ -115,20 +117,19 @@ class RowCounter {
     const auto count = static_cast<int64_t>(positives.size());
     for (int32_t column = 0; column < query.keys.count; ++column) {
       if (std::isnan(query.keys.keys[column])) continue;
-      const int64_t at = positives_before(positives.data(), 0, count, scored(query, column));
+      const int64_t at = positives_before(positives.data(), 0, count, negative(query, column));
       if (at < count) ++before[at];
     }
     for (int64_t at = 1; at < count; ++at) before[at] += before[at - 1];
-    scored_ = 0;
   }
 
   static constexpr size_t kPadding = 64;  // the kernels write whole vectors
 
   Picker<T>& picker_;
   const Pairing& pairing_;
-  int64_t scored_ = 0;
   std::vector<float> sure_, perhaps_, lower_, upper_, nearest_;
-  std::vector<int32_t> step_begin_, below_;
+  std::vector<int32_t> step_begin_, below_, rows_;
+  std::vector<double> scores_;
 };
 
 }  // namespace

@@ -89,9 +89,10 @@ Prepared prepare_rows(const Batch<T>& batch, const Tier& tier, const Survey& sur
   if (batch.distance == Distance::kCosine)
     for (int64_t r = 0; r < m; ++r)
       if (survey.factors[source[r]] == 0) prepared.norms[r].half_square += zero_row_half_square(task.scale);
-  const double g = layout.fixed_point()                ? kConversionError
-                   : layout.format == Format::kFloat32 ? accumulation_error_of_parts(batch.d)
-                                                       : accumulation_error(batch.d);
+  const double g = layout.fixed_point()                   ? kConversionError
+                   : layout.format == Format::kFloat32    ? accumulation_error_of_parts(batch.d)
+                   : layout.format == Format::kBfloat16x2 ? accumulation_error_of_bfloat16x2(batch.d)
+                                                          : accumulation_error(batch.d);
   prepared.precision = precision(largest, m == 0 ? 0 : std::sqrt(residual_squares / squares), g);
   prepared.too_coarse =
       layout.format == Format::kInt8 && squares * static_cast<double>(m) > kMostInt8Spread * norms * norms;

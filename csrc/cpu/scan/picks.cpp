@@ -119,7 +119,7 @@ Pick Picker<T>::extreme_positive(Query& query, int sign) {
     } else {
       window.floor = keys.floor(keys.kernels->largest(row));
     }
-    const int64_t found = keys.kernels->collect(row, &window, 1, query.found.data());
+    const int64_t found = keys.kernels->collect(row, &window, 1, query.found.data(), nullptr);
     for (int64_t k = 0; k < found; ++k)
       offer(pick_of(query, gathered.columns.empty() ? first + query.found[k] : gathered.columns[query.found[k]]));
     count_work(1, found);
@@ -141,7 +141,7 @@ void Picker<T>::nearest_negatives(const Query& query, const std::vector<double>&
     for (int w = 0; w < count; ++w) sure[w] = keys.surely_above(thresholds[first + w]);
     keys.kernels->smallest_above(row, row.count < kSampledColumns ? 1 : kSampleStep, sure, count, bounds);
     for (int w = 0; w < count; ++w) windows[w] = {keys.above(thresholds[first + w]).perhaps, keys.limit(bounds[w])};
-    const int64_t found = keys.kernels->collect(row, windows, count, query.found.data());
+    const int64_t found = keys.kernels->collect(row, windows, count, query.found.data(), nullptr);
     for (int w = 0; w < count; ++w) {
       for (int64_t k = 0; k < found; ++k) {
         const int32_t column = query.found[k];
@@ -188,7 +188,7 @@ Pick Picker<T>::farthest_negative(const Query& query) {
   const AnchorKeys& keys = query.keys;
   const RowOfKeys row = keys.row();
   const KeyWindow window = {keys.floor(keys.kernels->largest(row)), std::numeric_limits<float>::infinity()};
-  const int64_t found = keys.kernels->collect(row, &window, 1, query.found.data());
+  const int64_t found = keys.kernels->collect(row, &window, 1, query.found.data(), nullptr);
   Pick best;
   const auto offer = [&](const Pick& pick) {
     if (best.candidate < 0 || goes_before(-pick.score, pick.candidate, -best.score, best.candidate)) best = pick;

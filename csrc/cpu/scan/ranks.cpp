@@ -44,12 +44,6 @@ Bracket sampled_bracket(const RowOfKeys& row, int64_t first, int64_t last) {
   return bracket;
 }
 
-int64_t count_below(const RowOfKeys& row, float floor) {
-  int64_t below = 0;
-  for (int64_t j = 0; j < row.count; ++j) below += row.keys[j] + row.widths[j] < floor;
-  return below;
-}
-
 }  // namespace
 
 template <typename T>
@@ -64,8 +58,7 @@ Ranked ranked_negatives(Picker<T>& picker, Query& query, int64_t skip, int64_t l
   int64_t near = 0;
   const auto collect = [&] {
     const KeyWindow window = {keys.floor(bracket.low), keys.limit(bracket.high)};
-    below = skip > 0 ? count_below(row, window.floor) : 0;
-    near = keys.kernels->collect(row, &window, 1, query.found.data());
+    near = keys.kernels->collect(row, &window, 1, query.found.data(), skip > 0 ? &below : nullptr);
   };
   const auto holds = [&] {  // the first wanted rank is not below the bracket, the last one not above it
     int64_t under = below, within = below;

@@ -31,8 +31,8 @@ using FineEnough = std::function<bool()>;
 template <typename T, typename Attempt>
 void refine(const Batch<T>& batch, const Survey& survey, const Pairing& pairing, Picker<T>& picker, const Tier& first,
             const Parallel& parallel, Attempt&& attempt) {
-  // A screen that leaves this many columns a question is too coarse for these rows. In fixed point it is this share of
-  // the columns where that is more. A score takes the time of some fifty products of rows, and float32 takes those
+  // A screen that leaves this many columns a question, or this share of the columns where that is more, is too coarse
+  // for these rows. A score takes the time of some fifty products of rows, and float32 takes those
   // twice.
   constexpr int64_t kCoarse = 16, kCoarseShare = 128;
   const std::vector<int32_t> rows = pairing.anchor_rows(), columns = pairing.column_rows();
@@ -41,7 +41,7 @@ void refine(const Batch<T>& batch, const Survey& survey, const Pairing& pairing,
     if (scan.prepared().too_coarse) continue;
     const bool may_give_up = tier->finer != nullptr && scan.prepared().scale != 0;
     const int64_t share = static_cast<int64_t>(columns.size()) / kCoarseShare;
-    const int64_t coarse = tier->layout.fixed_point() ? std::max(kCoarse, share) : kCoarse;
+    const int64_t coarse = std::max(kCoarse, share);
     picker.forget_work();
     const FineEnough fine_enough = [&picker, may_give_up, coarse] {
       return !may_give_up || picker.scored() <= coarse * (picker.queries() + 1024);

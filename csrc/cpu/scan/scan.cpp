@@ -15,7 +15,9 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Keys of a strip: 4 MB stay in the outer caches, and a strip of several tiles reads each column's panel once for all.
-constexpr int64_t kStripFloats = 1 << 20;
+// Of Intel's tiles, 32 rows high, two are better than one; more gain nothing.
+constexpr int64_t kStripFloats = 1 << 20, kStripRows = 64;
+static_assert(kStripRows % kTileRows == 0);
 
 }  // namespace
 
@@ -83,19 +85,17 @@ template <typename T>
 bool Scan<T>::run(int64_t first, int64_t last, const Visit& visit) const {
   const int64_t count = last - first;
   if (columns_ == 0 || count <= 0) return true;
-  const int64_t width = tier_.layout.width, height = tier_.scan.height;
+  const int64_t height = tier_.scan.height;
   // With several threads few anchors are cut finer, so that all of them have tasks.
   const int64_t fit = kStripFloats / padded_columns_, share = count / (2 * parallel_.threads());
-  const int64_t rows = std::clamp(std::min(fit, share) / height * height, height, width);
-  const int64_t strips_of_panel = (width + rows - 1) / rows, panels = (count + width - 1) / width;
+  const int64_t rows = std::clamp(std::min(fit, share) / height * height, height, kStripRows);
   const double operations =
       static_cast<double>(count) * static_cast<double>(padded_columns_) * static_cast<double>(prepared_.depth + 16) / 8;
   ScratchPool<ScanScratch> pool;
   std::atomic<bool> refused{false};
-  for_each_task(parallel_, panels * strips_of_panel, operations, [&](int64_t task) {
-    const int64_t panel = first + task / strips_of_panel * width, begin = panel + task % strips_of_panel * rows;
-    const int64_t end = std::min({begin + rows, panel + width, last});
-    if (begin >= end || refused.load(std::memory_order_relaxed)) return;
+  for_each_task(parallel_, (count + rows - 1) / rows, operations, [&](int64_t task) {
+    const int64_t begin = first + task * rows, end = std::min(begin + rows, last);
+    if (refused.load(std::memory_order_relaxed)) return;
     std::unique_ptr<ScanScratch> taken = pool.take([] { return std::make_unique<ScanScratch>(); });
     ScanScratch& scratch = *taken;
     scratch.keys.resize((rows + height - 1) / height * height * padded_columns_);
