@@ -7,8 +7,8 @@
 //   tilestored                      16
 //
 // Four products a step of 32 entries, 64 cycles, need two tiles of rows and two of columns, 4 KB: 32 cycles from the
-// first cache, 64 from the second. So of each task the columns' panel, 64 D bytes, stays in the first cache and the
-// rows stream.
+// first cache, 64 from the second. So of each task the columns' panel, 64 D bytes, twice that of parts, stays in the
+// first cache and the rows stream.
 //
 // The unit wants its operands in two orders, rows as [row, word] and columns as [word, column]. Each panel holds both,
 // as tiles of 1 KB: [depth / 16, 2 halves, 16, 16] words of rows, then as many of columns.

@@ -112,6 +112,7 @@ FT_INLINE HalfWords bfloat16_of(HalfWords bits) { return (bits + 0x7fff + ((bits
 // The packed words of the eight entries from k on. Of two bfloat16 an entry those of the lower parts lie kLowerWords
 // on.
 constexpr int64_t kLowerWords = 16;
+static_assert(kLayout.format != Format::kBfloat16x2 || kLayout.depth_step == 2 * kLowerWords);
 FT_INLINE float* words_of(float* words, int64_t k) {
   if (kLayout.format != Format::kBfloat16x2) return words + k / kLayout.per_word();
   return words + k / (2 * kLowerWords) * (2 * kLowerWords) + k % (2 * kLowerWords) / 2;
@@ -126,7 +127,7 @@ FT_INLINE void pack_pairs(HalfWords halves, float* words) {
 }
 
 // Eight entries as the screen multiplies them: left as they are, or rounded to bfloat16, to the sum of two or to
-// integer multiples of `step`, and packed into 4 words, 8, or 2.
+// integer multiples of `step`, and packed into 8 words, 4, or 2.
 FT_INLINE void round_to_words(float* entries, float step, float* words) {
   typedef float Entries __attribute__((vector_size(32)));
   if constexpr (kLayout.format == Format::kFloat32) {

@@ -9,16 +9,16 @@ namespace fasttriplet::cpu {
 const std::vector<Neighbour>& SortedNeighbours::of(const std::vector<Neighbour>& unsorted) {
   constexpr size_t kFewest = 32;  // below, buckets cost more than they save
   const size_t count = unsorted.size();
+  const bool usable = count >= kFewest && std::all_of(unsorted.begin(), unsorted.end(), [](const Neighbour& neighbour) {
+                        return std::isfinite(neighbour.score);
+                      });
   double least = 0, per_unit = 0;
-  if (count >= kFewest) {
-    const auto by_score = [](const Neighbour& a, const Neighbour& b) { return a.score < b.score; };
-    const auto range = std::minmax_element(unsorted.begin(), unsorted.end(), by_score);
+  if (usable) {
+    const auto range = std::minmax_element(unsorted.begin(), unsorted.end());
     least = range.first->score;
     per_unit = static_cast<double>(count - 1) / (range.second->score - least);
   }
-  const bool numbers = std::all_of(unsorted.begin(), unsorted.end(),
-                                   [](const Neighbour& neighbour) { return std::isfinite(neighbour.score); });
-  if (!numbers || !std::isfinite(per_unit) || per_unit == 0) {
+  if (per_unit == 0 || !std::isfinite(per_unit)) {  // also of a range that is zero or overflows
     sorted_ = unsorted;
     std::sort(sorted_.begin(), sorted_.end());
     return sorted_;

@@ -17,7 +17,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 template <typename T>
 class RowCounter {
  public:
-  RowCounter(Picker<T>& picker, const Pairing& pairing) : picker_(picker), pairing_(pairing) {}
+  explicit RowCounter(Picker<T>& picker) : picker_(picker) {}
 
   // `before` [positives]. Keys must be those of negatives alone.
   void count(const Query& query, const std::vector<Neighbour>& positives, std::vector<int64_t>& before) {
@@ -126,7 +126,6 @@ class RowCounter {
   static constexpr size_t kPadding = 64;  // the kernels write whole vectors
 
   Picker<T>& picker_;
-  const Pairing& pairing_;
   std::vector<float> sure_, perhaps_, lower_, upper_, nearest_;
   std::vector<int32_t> step_begin_, below_, rows_;
   std::vector<double> scores_;
@@ -143,7 +142,7 @@ void rank_by_rows(const Batch<T>& batch, const RankTask& task) {
          [&](const Scan<T>& scan, const FineEnough& fine_enough) {
            return scan.run([&](const Strip& strip) {
              OwnColumns own;
-             RowCounter<T> counter(picker, pairing);
+             RowCounter<T> counter(picker);
              RankedPositives<T> ranked(pairing, score);
              std::vector<int64_t> before;
              for (int64_t r = 0; r < strip.count; ++r) {
