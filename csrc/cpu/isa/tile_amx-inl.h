@@ -1,5 +1,5 @@
 // A tile of dot products by Intel's tile unit: 32 rows x 32 columns as 2 x 2 of its 16 x 16 sums, from bfloat16 pairs.
-// Those are two neighbouring entries, or both parts of one, as FT_FORMAT says.
+// Those are two neighbouring entries, or a part of each of two, as FT_FORMAT says.
 //
 //                                   cycles each (Sapphire Rapids)
 //   tdpbf16ps tmm, tmm, tmm         16: 16 x 16 x 32 products

@@ -16,14 +16,15 @@ namespace fasttriplet::cpu {
 enum class Format { kFloat32, kBfloat16, kBfloat16x2, kInt16, kInt8 };
 
 // How a tier packs rows: panels of `width` rows, in an order of its own (tile_*-inl.h). A word is a float32 entry of a
-// row, both parts of one, or so many neighbouring ones of a narrower format, 32 bits in any case.
+// row, or so many neighbouring ones of a narrower format, 32 bits either way. Of two bfloat16 an entry a word has the
+// upper parts of two entries, or the lower ones.
 struct Layout {
   Format format;
   int64_t width;       // rows of a panel
   int64_t depth_step;  // words of a row are padded with zeros to a multiple of this
-  int64_t copies;      // 1: the same words serve as rows and as columns of a tile; more: each has its own
+  int64_t copies;      // 1: the same words serve as rows and as columns of a tile; 2: each has its own
 
-  constexpr int64_t per_word() const {
+  constexpr int64_t per_word() const {  // entries, in the mean
     return format == Format::kFloat32 || format == Format::kBfloat16x2 ? 1 : format == Format::kInt8 ? 4 : 2;
   }
   constexpr bool fixed_point() const { return format == Format::kInt16 || format == Format::kInt8; }
