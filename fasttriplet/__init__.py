@@ -12,6 +12,7 @@ The map of the package; an arrow is "imports"::
 - :mod:`fasttriplet.distributed`: one batch over the processes of a group.
 - :mod:`fasttriplet.large_batch`: :func:`grad_cache`, large batches on one device.
 - :mod:`fasttriplet.memory`: :class:`CrossBatchMemory`, references from the batches before.
+- :mod:`fasttriplet.sampler`: :class:`PKSampler`, batches of P classes with K rows of each.
 - :mod:`fasttriplet.retrieval`: nearest neighbours, retrieval and verification metrics, hard negatives of a data set,
   re-ranking.
 - :mod:`fasttriplet.miners`: what a miner returns, :class:`MinedTriplets` and :class:`Triplets`.
@@ -71,11 +72,12 @@ from fasttriplet.losses import (
 )
 from fasttriplet.memory import CrossBatchMemory
 from fasttriplet.miners import MinedTriplets, Triplets
+from fasttriplet.sampler import PKSampler
 from fasttriplet.stats import TripletStats
 
 announce_absence()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchAllTripletLoss",
@@ -85,6 +87,7 @@ __all__ = [
     "EngineWarning",
     "KHardestTripletLoss",
     "MinedTriplets",
+    "PKSampler",
     "SemiHardTripletLoss",
     "TripletMarginLoss",
     "TripletStats",
