@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 from typing_extensions import TypedDict, get_original_bases
@@ -121,7 +121,14 @@ class Pairing(BatchPairing, PairingRules, Processes, total=False):
     """What a miner is told about who pairs with whom."""
 
 
-class LossArguments(BatchPairing, PairingRules, Weights, Statistics, Processes, GradientScale, total=False):
+if TYPE_CHECKING:  # LossFunction in fasttriplet/functional/_loss.py has it, since what a loss returns follows from it
+
+    class _StatisticsOfLoss(TypedDict, total=False): ...
+else:
+    _StatisticsOfLoss = Statistics
+
+
+class LossArguments(BatchPairing, PairingRules, Weights, _StatisticsOfLoss, Processes, GradientScale, total=False):
     """What every loss of a batch takes beside its own options."""
 
 

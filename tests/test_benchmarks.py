@@ -27,6 +27,7 @@ from benchmarks import (
     triplet_margin,
     variations,
     worst_cases,
+    worth,
 )
 from fasttriplet import engines
 
@@ -419,3 +420,97 @@ def test_formulas_of_what_travels_are_those_that_are_shown(loss):
         ):
             terms = re.sub(r"(?<=[\dD)]) (?=[(nTD])", " * ", shown[loss])
             assert found.sent == found.received == (ranks - 1) * eval(terms, {"n": n, "D": d, "T": pairs})
+
+
+def test_the_benchmark_beside_an_encoder_runs_and_verifies(capsys, monkeypatch, tmp_path):
+    def in_this_process(n, d, samples_per_class, contender):
+        return peak_memory.added_mib(n, d, samples_per_class, contender)
+
+    written, plan = tmp_path / "worth.md", worth.QUICK
+    monkeypatch.setattr("sys.argv", ["worth", "--quick", "--out", str(written)])
+    monkeypatch.setattr(worth, "added_mib_of_fresh_process", in_this_process)
+    worth.main()
+    printed = capsys.readouterr().out
+    assert printed.strip() in written.read_text() and "**A quick run" in printed
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", printed, flags=re.DOTALL | re.MULTILINE))
+    rows = {title: [line for line in text.splitlines() if line.startswith("| ")] for title, text in sections.items()}
+    assert {title: len(lines) - 1 for title, lines in rows.items()} == {
+        "The loss by itself": len(plan.sizes) * len(plan.dims),
+        "Within a training step": len(plan.steps),
+        "Against a memory": len(plan.memories),
+        "Memory": len(plan.peaks),
+        "Far from the origin": len(worth.OFFSETS),
+    }
+    assert all(line.count("|") == lines[0].count("|") for lines in rows.values() for line in lines)
+    for line in rows["Within a training step"][1:]:
+        assert line.count(" %; saved ") == len(worth.losses()) - 1
+    for line in rows["Far from the origin"][1:]:
+        ours, *others = map(float, line.split("|")[2:-1])
+        assert ours <= 1e-6
+    assert min(others) > 1e-3  # of the last offset, where float32 products have no digits left
+
+
+def test_a_share_of_a_step_is_that_of_its_time():
+    seconds = {"encoder": [2.0, 2.0], worth.OURS: [0.5, 0.5], "slow": [2.0, 2.0], "quick": [0.0, 0.0]}
+    cells = worth.step_cells({name: measure.Timing(values) for name, values in seconds.items()})
+    assert cells[1:] == ["500.0 ms, 20 %", "2000.0 ms, 50 %; saved 38 %", "0.00 ms, below 0.01 %; saved -25 %"]
+
+
+def test_every_loss_of_a_step_is_taken_of_its_embeddings_and_trains_nothing_else():
+    seen = []
+
+    def loss(of):
+        def value(rows, labels):
+            seen.append((of, rows.detach().clone()))
+            result = of * peers.gather(rows, labels)
+            result.register_hook(lambda _: seen.append((of, rows.detach().clone())))
+            return result
+
+        return value
+
+    def weight_after(contenders):
+        network = worth.network_of(worth.HEAD._replace(inputs=(6,)), 4)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+        inputs, labels = torch.randn(16, 6, generator=torch.Generator().manual_seed(1)), torch.arange(16) // 4
+        seconds = worth.seconds_of_step(network, optimizer, inputs, labels, contenders)
+        assert set(seconds) == {"encoder", *contenders} and min(seconds.values()) > 0
+        return network.weight.detach()
+
+    both = weight_after({"three": loss(3.0), "one": loss(1.0)})
+    assert [of for of, _ in seen] == [3.0, 3.0, 1.0, 1.0]
+    assert all(torch.equal(rows, seen[0][1]) for _, rows in seen)
+    assert torch.equal(both, weight_after({"one": loss(1.0)}))  # one step by the last one's gradient
+
+
+def test_an_encoder_that_takes_too_long_is_not_run(monkeypatch):
+    run = []
+
+    def steps(encoder, n, plan, left):
+        run.append((encoder, n))
+        return {name: measure.Timing([2.0 * n]) for name in ("encoder", *worth.losses())}
+
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(worth, "steps", steps)
+    monkeypatch.setattr(worth.time, "perf_counter", lambda: next(clock))
+    small, large = worth.RESNET18, worth.RESNET50
+    plan = worth.QUICK._replace(steps=((small, 4), (large, 8), (small, 8), (large, 4)), seconds=30)
+    lines = [line for line in worth.step_lines(plan) if line.startswith("| ResNet")]
+    assert run == [(small, 4), (large, 8), (large, 4)]  # 16 s are more than the 10 that are left
+    assert ["not run" in line for line in lines] == [False, False, True, False]
+
+
+def test_others_that_are_wrong_are_not_timed_beside_an_encoder(monkeypatch):
+    monkeypatch.setattr(worth, "masks_of_references", lambda rows, *_: rows.sum())
+    with pytest.raises(AssertionError, match="masks computes"):
+        list(worth.memory_bank_lines(worth.QUICK))
+    known = worth.peers.available()
+    monkeypatch.setattr(worth.peers, "available", lambda: known | {"gather": lambda: lambda *a: 2 * peers.gather(*a)})
+    with pytest.raises(AssertionError, match="gather computes"):
+        list(worth.loss_lines(worth.QUICK))
+    right = fasttriplet.batch_hard_triplet_loss
+    monkeypatch.setattr(fasttriplet, "batch_hard_triplet_loss", lambda *a, **k: 1.0001 * right(*a, **k))
+    for lines in (worth.loss_lines, worth.memory_bank_lines):
+        with pytest.raises(AssertionError, match="not close"):
+            list(lines(worth.QUICK))
+    with pytest.raises(AssertionError, match="at 0 fasttriplet computes"):
+        list(worth.offset_lines())

@@ -143,12 +143,6 @@ def test_outputs_are_compared():
             assert_prints("loss 0.52 of 12\n", other, "here")
 
 
-def test_every_public_name_is_in_the_table_of_the_readme():
-    text = PAGES["README.md"].read_text()
-    missing = [name for name in fasttriplet.__all__ if not name.startswith("__") and f"`{name}" not in text]
-    assert not missing
-
-
 def test_every_public_name_is_in_the_api_reference():
     text = "\n".join(path.read_text() for page, path in PAGES.items() if page.startswith("docs/api"))
     documented = set(re.findall(r"^::: fasttriplet\.(\w+)$", text, flags=re.MULTILINE))
@@ -179,6 +173,105 @@ def test_site_builds_and_fetches_nothing(tmp_path):
         )
         text = re.sub(r'<span class="sd">.*?</span>', "", text, flags=re.DOTALL)  # docstrings in shown sources
         assert ":func:" not in text and ":class:" not in text and "``" not in text, path
-    losses = re.sub(r"<[^>]+>", "", (tmp_path / "api" / "losses" / "index.html").read_text())
+    losses = re.sub(r"<[^>]+>", "", (tmp_path / "api" / "losses.html").read_text())
     assert "Unpack" not in losses
     assert losses.count("groups_exclude") >= 3 * 6  # in signature and table of each function, and in its module's
+
+
+def test_every_public_name_is_in_the_table_of_the_api():
+    text = PAGES["docs/api/index.md"].read_text()
+    table = text[text.index("## Names") : text.index("## Arguments in common")]
+    named = set(re.findall(r"\[`(\w+)`\]\[fasttriplet\.(\w+)\]", table))
+    assert all(shown == target for shown, target in named)
+    assert {shown for shown, _ in named} == {name for name in fasttriplet.__all__ if not name.startswith("__")}
+    assert all(f"`{name}`" in table for name in fasttriplet.retrieval.__all__ if name[0].islower())
+
+
+SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
+
+
+@pytest.fixture
+def site():
+    """What MkDocs is to build, with what the hooks add: the configuration, and the files by their place."""
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed (the extra named docs)")
+    from mkdocs.config import load_config
+    from mkdocs.structure.files import get_files
+
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    config = config.plugins.on_config(config)
+    files = config.plugins.on_files(get_files(config), config=config)
+    return config, {file.src_uri: file for file in files}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_is_short_and_has_its_output(script):
+    assert len(script.read_text().splitlines()) <= 80
+    output = ROOT / "examples" / "output" / f"{script.stem}.txt"
+    assert output.is_file() and output.read_text().strip(), f"{output} must have what {script.name} prints"
+
+
+def test_every_script_is_in_the_navigation_and_the_index(site):
+    from build_tools.docs import hooks
+
+    config, files = site
+    (section,) = (entry["Examples"] for entry in config.nav if "Examples" in entry)
+    assert section[0] == "examples/index.md"
+    assert {script.name: f"examples/{script.stem}.md" for script in SCRIPTS}.items() <= {
+        title: place for entry in section[1:] for title, place in entry.items()
+    }.items()
+    table = hooks.table_of_scripts()
+    assert table.count("\n") == len(SCRIPTS) + 1
+    for script in SCRIPTS:
+        page = files[f"examples/{script.stem}.md"].content_string
+        assert script.read_text().rstrip() in page
+        assert (ROOT / "examples" / "output" / f"{script.stem}.txt").read_text().rstrip() in page
+        (row,) = (row for row in table.splitlines() if f"({script.stem}.md)" in row)
+        assert re.search(rf"`(python|torchrun) [^`]*examples/{script.name}[^`]*` \|$", row), row
+    for picture in (ROOT / "examples" / "output").glob("*.png"):
+        assert f"examples/output/{picture.name}" in files
+    assert "# ResNet-50" in files["examples/resnet50/README.md"].content_string
+
+
+def test_a_script_without_output_fails_a_strict_build(site, tmp_path, monkeypatch, caplog):
+    from build_tools.docs import hooks
+
+    (tmp_path / "output").mkdir()
+    (tmp_path / "resnet50").mkdir()
+    script = tmp_path / "some.py"
+    script.write_text('"""Shows ``this``. Run: `python examples/some.py --steps 9` now."""\nprint(1)\n')
+    monkeypatch.setattr(hooks, "EXAMPLES", tmp_path)
+    assert [(each.shows, each.command) for each in hooks.scripts()] == [
+        ("Shows `this`.", "python examples/some.py --steps 9")
+    ]
+    hooks.page_of(hooks.Script.of(script))
+    (warning,) = caplog.records
+    assert "some.py has no examples/output/some.txt" in warning.message
+    assert warning.levelname == "WARNING" and warning.name.startswith("mkdocs.")  # those are what strict counts
+    caplog.clear()
+    (tmp_path / "output" / "some.txt").write_text("printed\n")
+    (tmp_path / "output" / "some_more.png").write_bytes(b"")
+    page = hooks.page_of(hooks.Script.of(script))
+    assert "printed\n" in page and "![some more](output/some_more.png)" in page and not caplog.records
+    script.write_text('"""Shows nothing."""\n')
+    with pytest.raises(Exception, match="must say how to run it"):
+        hooks.scripts()
+
+
+def test_the_site_names_the_version(site):
+    config, _ = site
+    assert fasttriplet.__version__ in config.site_name and fasttriplet.__version__ in config.copyright
+
+
+def test_measured_tables_are_taken_from_the_results(site, tmp_path, monkeypatch):
+    from build_tools.docs import hooks
+
+    marks = [match for path in PAGES.values() for match in hooks.MEASURED.findall(path.read_text())]
+    assert len(marks) >= 5
+    for file, heading in marks:
+        assert "\n| " in hooks.measured(file, heading)
+    monkeypatch.setattr(hooks, "RESULTS", tmp_path)
+    (tmp_path / "some.md").write_text("# Title\n\n## One\n\n| 1 |\n\n## Two\n\n| 2 |\n")
+    assert hooks.measured("some.md", "One") == "| 1 |" and hooks.measured("some.md", "Two") == "| 2 |"
+    with pytest.raises(Exception, match="has no heading 'Three'"):
+        hooks.measured("some.md", "Three")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib.metadata
 import importlib.util
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import fasttriplet
-from build_tools import cpu, cuda
+from build_tools import cpu, cuda, test_wheel
 from fasttriplet import _library
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,7 @@ def test_public_names():
         "EngineWarning",
         "KHardestTripletLoss",
         "MinedTriplets",
+        "PKSampler",
         "SemiHardTripletLoss",
         "TripletMarginLoss",
         "TripletStats",
@@ -493,3 +495,42 @@ def test_source_distribution_and_wheel(tmp_path: Path):
 def test_sources_use_no_syntax_newer_than_python_3_10():
     for path in [ROOT / "setup.py", *PACKAGE.rglob("*.py"), *(ROOT / "build_tools").glob("*.py")]:
         ast.parse(path.read_text(), filename=str(path), feature_version=(3, 10))
+
+
+# What `make test-wheel` tells apart.
+
+
+def tried(code: str) -> str:
+    return test_wheel.check_docstring(doctest.DocTestParser().get_doctest(code, {}, "example", None, 0), fasttriplet)
+
+
+def test_examples_that_fail_fail_the_wheel():
+    assert tried(">>> 1 + 1\n2\n") == ""
+    with pytest.raises(AssertionError, match="Expected:"):
+        tried(">>> 1 + 1\n3\n")
+
+
+def test_only_what_extras_ask_for_may_be_absent(monkeypatch: pytest.MonkeyPatch):
+    assert {"torchmetrics", "lightning", "keras", "sentence_transformers"} <= test_wheel.optional()
+    assert not {"torch", "numpy", "typing_extensions"} & test_wheel.optional()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(test_wheel.Absent, match="torchmetrics is not installed"):
+        tried(">>> from torchmetrics import Metric\n")
+    with pytest.raises(AssertionError, match="ModuleNotFoundError"):
+        tried(">>> import no_such_library\n")
+
+
+def test_modules_that_need_an_absent_library_say_which(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)  # importing it is an ImportError
+    monkeypatch.delitem(sys.modules, "fasttriplet.compat.torchmetrics", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(ImportError, match="pip install torchmetrics"):  # it is there, and does not work
+        test_wheel.import_module("fasttriplet.compat.torchmetrics")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(test_wheel.Absent, match=r"it needs torchmetrics 1\.2 or later"):
+        test_wheel.import_module("fasttriplet.compat.torchmetrics")
+
+
+def test_wheel_is_tried_by_every_block_of_the_readme():
+    text = (ROOT / "README.md").read_text()
+    assert len(test_wheel.BLOCK.findall(text)) == text.count("```python") >= 2

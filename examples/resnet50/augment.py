@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from examples.resnet50.transfer import to_device
+from examples.resnet50.device import to_device
 
 _ROTATION = math.radians(20)
 _SCALING = 0.25

@@ -1,21 +1,32 @@
-"""Embeds the test images and measures retrieval among them."""
+"""Embeds the test images and measures retrieval among them, by the names that ``RetrievalMetrics.as_dict`` gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from examples.resnet50.datasets import ImageSet
-from examples.resnet50.divergence import check_embeddings
-from examples.resnet50.errors import UserError
-from examples.resnet50.measures import AT, RANKS, Metrics
+from examples.resnet50.augment import augment, draw_changes
+from examples.resnet50.datasets import ImageSet, Split
+from examples.resnet50.device import to_device
+from examples.resnet50.errors import Diverged
 from examples.resnet50.model import EmbeddingNet
-from examples.resnet50.transfer import to_device
+from fasttriplet.retrieval import retrieval_metrics
+
+Metrics = dict[str, float]
+
+_AT, _RANKS = (1, 5, 10), 10
+#: Each between 0 and 1, the higher the better.
+MEASURES = (
+    *(f"{name}@{k}" for name in ("hit_rate", "precision", "recall", "map") for k in _AT),
+    *(f"cmc@{k}" for k in range(1, _RANKS + 1)),
+    *("map", "map_at_r", "r_precision", "mrr", "minp"),
+)
+#: In front of the names of those of classes that were not trained on, where there are others too.
+UNSEEN = "unseen_"
 
 _BATCH = 128
 _CALIBRATION_BATCH, _CALIBRATION_BATCHES = 64, 8
@@ -23,56 +34,34 @@ _CALIBRATION_BATCH, _CALIBRATION_BATCHES = 64, 8
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Embeddings [M, D] of the test images, on the CPU for the pictures, and how well they retrieve.
-
-    ``statistics`` are those of batch norm that they were embedded with, by their names in the network's state.
-    """
+    """How well the test images retrieve, with their embeddings [M, D] on the CPU for the pictures."""
 
     embeddings: Tensor
     metrics: Metrics
-    statistics: dict[str, Tensor] = field(default_factory=dict)
+    network: EmbeddingNet | None = None  # a copy as it was measured, in evaluation mode
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, for ``Evaluation(**...)``."""
         return {"embeddings": self.embeddings, "metrics": self.metrics}
 
 
-def _statistics(model: EmbeddingNet) -> dict[str, Tensor]:
-    """A copy of batch norm's, by their names in the network's state."""
-    state = model.state_dict()
-    return {key: value.clone() for key, value in state.items() if "running_" in key or "num_batches" in key}
+@torch.no_grad()
+def calibrated(model: EmbeddingNet, images: ImageSet) -> EmbeddingNet:
+    """A copy of ``model`` in evaluation mode with batch-norm statistics measured on 512 training images.
 
-
-@contextmanager
-def calibrated(model: EmbeddingNet, train: ImageSet) -> Iterator[None]:
-    """Evaluation mode with batch-norm statistics measured on 512 training images; puts back what was there.
-
-    The running statistics lag behind weights that move fast and mean nothing before the first step, so that a short
-    run would be compared with noise. Statistics of the weights as they are, always of the same training images (no
-    test image is looked at), make "before" and "after" comparable.
+    The running statistics lag behind weights that move fast and mean nothing before the first step. Statistics of the
+    weights as they are, always of the same images, none of which is tested, make "before" and "after" comparable.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    saved = _statistics(model)
-    momenta = [norm.momentum for norm in norms]
-    training = {module: module.training for module in model.modules()}
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    batches = chosen[: _CALIBRATION_BATCH * _CALIBRATION_BATCHES].split(_CALIBRATION_BATCH)
-    try:
-        for norm in norms:
+    found = copy.deepcopy(model).train()
+    for norm in found.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the batches
-        model.train()
-        for indices in batches:
-            if len(indices) > 1:  # the variance of one image does not exist
-                model(train.images(indices, model.device))
-        model.eval()
-        yield
-    finally:
-        model.load_state_dict(saved, strict=False)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in training.items():
-            module.training = mode
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    for indices in chosen[: _CALIBRATION_BATCH * _CALIBRATION_BATCHES].split(_CALIBRATION_BATCH):
+        if len(indices) > 1:  # the variance of one image does not exist
+            found(images.images(indices, model.device))
+    return found.eval()
 
 
 @torch.no_grad()
@@ -82,38 +71,68 @@ def embed(model: EmbeddingNet, images: ImageSet) -> Tensor:
     return torch.cat([model(images.images(block, model.device)) for block in blocks])
 
 
-def measured(embeddings: Tensor, labels: Tensor) -> Metrics:
-    """Each row of ``embeddings`` [M, D] queries the others, on its device; fasttriplet is imported on use."""
-    try:
-        from fasttriplet.retrieval import retrieval_metrics
-    except ImportError as error:
-        raise UserError(f"to measure retrieval needs fasttriplet installed: {error}") from error
-    return retrieval_metrics(embeddings, labels, at=AT, max_rank=RANKS).as_dict()
+def measured(embeddings: Tensor, labels: Tensor, trained_on: Tensor) -> Metrics:
+    """Each row of ``embeddings`` [M, D] queries all the others, on its device.
+
+    Where some are of classes that were trained on and some are not, ``trained_on`` [M] bool, the figures are those of
+    the former, and those of the latter stand beside them by names that begin with ``unseen_``.
+    """
+
+    def of(asked: Tensor) -> Metrics:
+        rows = to_device(asked.nonzero()[:, 0], embeddings.device)
+        candidates: dict[str, Any] = {"ref_embeddings": embeddings, "ref_labels": labels, "self_indices": rows}
+        return retrieval_metrics(embeddings[rows], labels[rows], at=_AT, max_rank=_RANKS, **candidates).as_dict()
+
+    if trained_on.all() or not trained_on.any():
+        return of(torch.ones_like(trained_on))
+    return of(trained_on) | {f"{UNSEEN}{name}": value for name, value in of(~trained_on).items()}
 
 
 @torch.no_grad()
-def evaluate(
-    model: EmbeddingNet, train: ImageSet, test: ImageSet, name: str = "the network", step: int = 0
-) -> Evaluation:
-    """Embeds ``test`` and lets each image query the others, on the device of ``model``.
+def evaluate(model: EmbeddingNet, split: Split, name: str = "the network", step: int = 0) -> Evaluation:
+    """Embeds the test images and lets each query the others, on the device of ``model``.
 
     Raises Diverged, which tells of ``name`` and ``step``, where embeddings are not finite: such rows retrieve nothing.
     """
-    with calibrated(model, train):
-        embeddings = embed(model, test)
-        statistics = _statistics(model)
-    check_embeddings(embeddings, name, step)
-    return Evaluation(embeddings.cpu(), measured(embeddings, to_device(test.labels, model.device)), statistics)
+    network = calibrated(model, split.calibration or split.train)
+    embeddings = embed(network, split.test)
+    wrong = ~embeddings.isfinite().all(1)
+    if wrong.any():
+        raise Diverged(
+            f"step {step}: the embeddings of {name} must be finite; got {int(wrong.sum())} of {len(wrong)} rows that "
+            f"are not, the first at {int(wrong.int().argmax())}"
+        )
+    metrics = measured(embeddings, to_device(split.test.labels, model.device), split.trained_on)
+    return Evaluation(embeddings.cpu(), metrics, network)
 
 
-def pixel_metrics(images: ImageSet, device: torch.device) -> Metrics:
-    """Retrieval by the images themselves, at 16 x 16: what no network is needed for. On the digits that is much.
+def pixel_metrics(split: Split, device: torch.device) -> Metrics:
+    """Retrieval among the test images by the images themselves, at 16 x 16: how far one gets without a network.
 
     They are scaled down on the CPU, since MPS divides no size that is not a multiple of 16.
     """
-    blocks = torch.arange(len(images)).split(512)
-    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(images.images(block), 16) for block in blocks])
-    return measured(to_device(small.flatten(1), device), to_device(images.labels, device))
+    test = split.test
+    blocks = torch.arange(len(test)).split(512)
+    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(test.images(block), 16) for block in blocks])
+    return measured(to_device(small.flatten(1), device), to_device(test.labels, device), split.trained_on)
+
+
+def under_nuisance(split: Split) -> Split:
+    """Each test image changed once as training images are in every step, always the same way.
+
+    All that is measured afterwards is measured on these, the pixels for comparison too. So are the training images that
+    batch norm is measured on.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def changed(images: ImageSet) -> ImageSet:
+        changes = draw_changes(len(images), generator, mirror=split.mirrored)
+        blocks = torch.arange(len(images)).split(512)
+        pixels = [(augment(images.images(block), changes[block]) * 255).round().to(torch.uint8) for block in blocks]
+        return replace(images, pixels=torch.cat(pixels))
+
+    measured_on = torch.randperm(len(split.train), generator=generator)[: _CALIBRATION_BATCH * _CALIBRATION_BATCHES]
+    return replace(split, test=changed(split.test), calibration=changed(split.train.subset(measured_on)))
 
 
 def bounded(images: ImageSet, limit: int) -> ImageSet:

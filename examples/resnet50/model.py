@@ -17,6 +17,18 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class PooledShortcut(nn.Conv2d):
+    """In place of a 1 x 1 convolution of stride 2: with its weight, a convolution of the means of 2 x 2 pixels."""
+
+    def __init__(self, strided: nn.Conv2d):
+        super().__init__(strided.in_channels, strided.out_channels, 1, bias=False)
+        self.weight = strided.weight
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, S, S] to [N, C', S/2, S/2], rounded up."""
+        return super().forward(nn.functional.avg_pool2d(features, 2, ceil_mode=True, count_include_pad=False))
+
+
 class EmbeddingNet(nn.Module):
     """Images [N, C, S, S] in 0..1, C = 1 or 3, to unit embeddings [N, D].
 
@@ -25,16 +37,22 @@ class EmbeddingNet(nn.Module):
     stays for long where all distances are equal and the loss is the margin.
 
     A new network also starts with every residual branch at zero (``zero_init_residual``), so that its depth does not
-    scramble the images before the first step; on the digits that alone doubles map_at_r after 200 steps.
+    scramble the images before the first step. It then sees through its shortcuts alone, and where these halve a map
+    they take one pixel in four: of a 32 x 32 image little arrives. ``pooled_shortcuts`` takes the mean of the four, as
+    ResNet-D does (T. He et al., Bag of Tricks for Image Classification, https://arxiv.org/abs/1812.01187), with the
+    same parameters. Pretrained weights were trained without.
     """
 
     mean: Tensor  # [3, 1, 1]
     std: Tensor  # [3, 1, 1]
 
-    def __init__(self, embedding_dim: int = 128):
+    def __init__(self, embedding_dim: int = 128, *, pooled_shortcuts: bool = True):
         super().__init__()
         self.body = load_torchvision().models.resnet50(weights=None, zero_init_residual=True)
         self.body.fc = nn.Identity()
+        if pooled_shortcuts:
+            for layer in (self.body.layer2, self.body.layer3, self.body.layer4):
+                layer[0].downsample[0] = PooledShortcut(layer[0].downsample[0])
         self.head = nn.Sequential(nn.Linear(_POOLED, embedding_dim, bias=False), nn.BatchNorm1d(embedding_dim))
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1))
@@ -90,10 +108,10 @@ def load_weights(model: EmbeddingNet, weights: str) -> None:
         raise UserError(f"--weights {weights} must hold the parameters of torchvision's resnet50: {wrong}") from error
 
 
-def build_model(embedding_dim: int, weights: str | None, seed: int) -> EmbeddingNet:
+def build_model(embedding_dim: int, weights: str | None, seed: int, *, pooled_shortcuts: bool = True) -> EmbeddingNet:
     """A network whose every start value follows from ``seed``."""
     torch.manual_seed(seed)
-    model = EmbeddingNet(embedding_dim)
+    model = EmbeddingNet(embedding_dim, pooled_shortcuts=pooled_shortcuts)
     if weights is not None:
         load_weights(model, weights)
     return model

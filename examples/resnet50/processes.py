@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from examples.resnet50.errors import UserError
+from examples.resnet50.errors import RunError, UserError
 
 #: How long one waits for another. torchrun ends the others at once when one dies, but the first evaluates while they
 #: wait: some minutes on the CPU.
-PATIENCE = timedelta(minutes=30)
+_PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -52,21 +51,9 @@ class Processes:
         dist.all_reduce(rows, group=self.group)  # adds zeros: exact
         return rows
 
-    def mean(self, own: Tensor) -> Tensor:
-        """The mean over the values [n] of all processes, of any number in each. Waits for the others."""
-        if self.size == 1:
-            return own.mean()
-        total = torch.stack([own.sum(), own.new_tensor(len(own))])
-        dist.all_reduce(total, group=self.group)
-        return total[0] / total[1]
-
     def any(self, own: bool) -> bool:
         """Whether one of them says so. Waits for the others, but for no device."""
-        if self.size == 1:
-            return own
-        said = torch.tensor(int(own))
-        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
-        return bool(said)
+        return any(self._told(own))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -79,59 +66,39 @@ class Processes:
             yield
         except Exception as error:
             own = error
-        found: list[Exception | None] = [None] * self.size
-        dist.all_gather_object(found, None if own is None else self._sendable(own), group=self.group)
-        for raised in (own, *found):
+        sent = own
+        if own is not None and not isinstance(own, RunError):  # it might not come through
+            sent = RuntimeError(f"process {self.rank}: {type(own).__name__}: {own}")
+        for raised in (own, *self._told(sent)):
             if raised is not None:
                 raise raised
 
-    def _sendable(self, error: Exception) -> Exception:
-        """The error, or one that tells of it where it would not come through."""
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            return RuntimeError(f"process {self.rank}: {type(error).__name__}: {error}")
-        return error
-
-    def check_alike(self, told: dict[str, object]) -> None:
-        """UserError in all of them where something that is ``told`` by name differs. Waits for the others."""
+    def _told(self, own: Any) -> list[Any]:
+        """What each of them says."""
         if self.size == 1:
-            return
+            return [own]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, told, group=self.group)
-        for name, first in found[0].items():
-            for rank, other in enumerate(found):
-                if other[name] != first:
-                    raise UserError(
-                        f"{name} must be the same in all processes; got {first} in process 0 and {other[name]} in "
-                        f"process {rank}"
-                    )
+        dist.all_gather_object(found, own, group=self.group)
+        return found
 
 
 ALONE = Processes()
 
 
-def _started() -> bool:
-    """Whether torchrun, or what does as it, started several; UserError where the environment says half of it."""
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Those that torchrun, or what does as it, started, or this process alone; UserError where it says half of it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return False
+        yield ALONE
+        return
     missing = [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name not in os.environ]
     if missing:
         raise UserError(
             f"{' and '.join(missing)} must be in the environment beside WORLD_SIZE={os.environ['WORLD_SIZE']}, as "
             "torchrun sets them; got none: use torchrun, or unset WORLD_SIZE"
         )
-    return True
-
-
-@contextmanager
-def joined() -> Iterator[Processes]:
-    """Those that torchrun started, or this process alone."""
-    if not _started():
-        yield ALONE
-        return
     # gloo beside NCCL: what is decided on the CPU then waits for no GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     processes = Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
     try:
         yield processes

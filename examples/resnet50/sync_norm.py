@@ -60,16 +60,13 @@ class CpuSyncBatchNorm(_BatchNorm):
             raise ValueError(f"a channel must have at least 2 values in all processes together; got {int(number)}")
         centred = wide - mean.view(shape)
         variance = _SumOfAll.apply(centred.square().sum(axes), self.group) / number
-        self._track(mean.detach(), variance.detach() * number / (number - 1))
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
-
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance, momentum)
+        self.running_mean.lerp_(mean.detach(), momentum)
+        self.running_var.lerp_(variance.detach() * number / (number - 1), momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
 def _replace(module: nn.Module, group: Any) -> None:

@@ -6,10 +6,11 @@ In one operator where there are no weights and no statistics, else in plain PyTo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Never
 
 from fasttriplet import transforms
 from fasttriplet.arguments import told
@@ -29,15 +30,36 @@ from fasttriplet.distributed.mining import mined_by_all, mined_of_own
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import Batch, Mined, Miner, checked_batch, poison_of
 from fasttriplet.reduction import Options, losses_of, ordered_sum, reduced
-from fasttriplet.stats import stats_of
+from fasttriplet.stats import TripletStats, stats_of
 
 #: A loss, or (loss, :class:`fasttriplet.TripletStats`) with ``return_stats=True``.
 LossResult: TypeAlias = Tensor | Any
 
+_Arguments = ParamSpec("_Arguments")
 _Options = TypeVar("_Options")
 
 #: The farthest positive and the nearest negative.
 HARDEST = Miner(MINERS.index("batch_hard"))
+
+
+class LossFunction(Protocol[_Arguments]):
+    """A loss of a batch as type checkers see it: ``return_stats`` says what it returns."""
+
+    @overload  # first: what torch.compile and functools.partial are taken to be given
+    def __call__(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Tensor: ...
+    @overload  # of a dict[str, Any]: mypy prefers overloads that have ** too, and nothing else is a Never
+    def __call__(self, embeddings: Tensor, labels: Tensor, **arguments: Never) -> Tensor: ...
+    @overload
+    def __call__(
+        self, embeddings: Tensor, labels: Tensor, *, return_stats: Literal[True], **arguments: Any
+    ) -> tuple[Tensor, TripletStats]: ...
+    @overload
+    def __call__(self, embeddings: Tensor, labels: Tensor, *, return_stats: bool, **arguments: Any) -> LossResult: ...
+
+
+def with_stats(function: Callable[_Arguments, LossResult]) -> LossFunction[_Arguments]:
+    """The function itself, under that type."""
+    return function  # type: ignore[return-value]
 
 
 def checked_options(margin: float, distance: str, soft_margin: bool, reduction: str, on_missing: str) -> Options:

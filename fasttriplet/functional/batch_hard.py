@@ -19,12 +19,14 @@ from fasttriplet.functional._loss import (
     is_plain,
     loss_of_mined,
     mined_triplets,
+    with_stats,
 )
 from fasttriplet.miners import MinedTriplets
 from fasttriplet.pairing import widened
 from fasttriplet.trip import away, there_and_back
 
 
+@with_stats
 @takes(LossArguments)
 def batch_hard_triplet_loss(
     embeddings: Tensor,

@@ -18,6 +18,7 @@ from fasttriplet.functional._loss import (
     checked_options,
     mined_distances,
     refuse_missing,
+    with_stats,
 )
 from fasttriplet.pairing import Batch, poison_of
 from fasttriplet.reduction import Losses, Options, losses_of, reduced
@@ -25,6 +26,7 @@ from fasttriplet.stats import TripletStats, stats_of
 from fasttriplet.trip import away, there_and_back
 
 
+@with_stats
 @takes(LossArguments)
 def batch_all_triplet_loss(
     embeddings: Tensor,
@@ -118,6 +120,7 @@ def _batch_all_sums(batch: Batch, options: Options, uniform: bool) -> tuple[Tens
     return BatchAllSums.apply(*batch.arguments, *told, uniform)
 
 
+@with_stats
 @takes(LossArguments)
 def weighted_triplet_loss(
     embeddings: Tensor,

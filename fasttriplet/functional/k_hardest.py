@@ -9,12 +9,20 @@ from typing_extensions import Unpack
 from fasttriplet.arguments import LossArguments, Pairing, takes
 from fasttriplet.check import DISTANCES, MINERS, check_bool, check_choice, check_count, check_fraction
 from fasttriplet.distributed.untransformed import eagerly, wants_eager
-from fasttriplet.functional._loss import LossResult, batch_of, checked_options, loss_of_mined, mined_triplets
+from fasttriplet.functional._loss import (
+    LossResult,
+    batch_of,
+    checked_options,
+    loss_of_mined,
+    mined_triplets,
+    with_stats,
+)
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import Miner
 from fasttriplet.trip import away, there_and_back
 
 
+@with_stats
 @takes(LossArguments)
 def k_hardest_triplet_loss(
     embeddings: Tensor,

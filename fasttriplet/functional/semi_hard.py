@@ -20,6 +20,7 @@ from fasttriplet.functional._loss import (
     loss_of_mined,
     mined_triplets,
     refuse_missing,
+    with_stats,
 )
 from fasttriplet.miners import Triplets
 from fasttriplet.pairing import Batch, Miner
@@ -27,6 +28,7 @@ from fasttriplet.reduction import Losses, Options, reduced
 from fasttriplet.trip import away, there_and_back
 
 
+@with_stats
 @takes(LossArguments)
 def semi_hard_triplet_loss(
     embeddings: Tensor,

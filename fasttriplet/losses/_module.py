@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,21 @@ class TripletLoss(HoldsProcessGroup, nn.Module):
     """A function with the arguments bound that are not of one batch."""
 
     _function: ClassVar[Callable[..., LossResult]]
+
+    if TYPE_CHECKING:  # torch.jit.script reads annotations, and what nn.Module has of these is of any type
+        margin: float
+        distance: str
+        soft_margin: bool
+        reduction: str
+        on_missing: str
+        groups_exclude: str
+        ignore_index: int | None
+        return_stats: bool
+        ref_sharded: bool
+        gradient_scale: str
+
+        # Any, since it is a pair with return_stats=True.
+        def __call__(self, embeddings: Tensor, labels: Tensor, **arguments: Unpack[ForwardArguments]) -> Any: ...
 
     def __init__(self, shared: Mapping[str, object], **options: object) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from typing_extensions import Unpack
 
 from fasttriplet import functional
@@ -75,6 +77,10 @@ otherwise='farthest', reduction='mean', on_missing='skip')
 
     _function = staticmethod(functional.semi_hard_triplet_loss)
 
+    if TYPE_CHECKING:
+        within_margin: bool
+        otherwise: str
+
     @takes(ModuleOptions)
     def __init__(
         self,
@@ -123,6 +129,10 @@ otherwise='farthest', reduction='mean', on_missing='skip')
 
     _function = staticmethod(functional.easy_positive_triplet_loss)
 
+    if TYPE_CHECKING:
+        negatives: str
+        otherwise: str
+
     @takes(ModuleOptions)
     def __init__(
         self,
@@ -170,6 +180,11 @@ skip_fraction=0.0, reduction='mean', on_missing='skip')
     """
 
     _function = staticmethod(functional.k_hardest_triplet_loss)
+
+    if TYPE_CHECKING:
+        k: int
+        kth_only: bool
+        skip_fraction: float
 
     @takes(ModuleOptions)
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,12 @@ reduction='mean')
         self.mining_margin = None if mining_margin is None else check_margin(mining_margin, "mining_margin")
         check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
         self.reduction, self.process_group, self.gradient_scale = reduction, process_group, gradient_scale
+
+    if TYPE_CHECKING:  # nn.Module's takes and returns anything
+
+        def __call__(
+            self, anchor: Tensor, positive: Tensor, negative: Tensor, *, weights: Tensor | None = None
+        ) -> Tensor: ...
 
     @torch.jit.unused  # as in fasttriplet.losses._module
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor, *, weights: Tensor | None = None) -> Tensor:

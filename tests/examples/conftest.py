@@ -13,8 +13,7 @@ from examples.resnet50 import plots
 from examples.resnet50 import trainer as trainer_module
 from examples.resnet50.datasets import ImageSet, Split
 from examples.resnet50.device import choose_device
-from examples.resnet50.evaluate import Evaluation
-from examples.resnet50.measures import MEASURES
+from examples.resnet50.evaluate import MEASURES, Evaluation
 from examples.resnet50.model import EmbeddingNet
 from examples.resnet50.options import complete, parse_options
 from examples.resnet50.processes import ALONE, Processes
@@ -52,15 +51,15 @@ def data_folder() -> Callable[[str], Path]:
     return locate
 
 
-def build_split() -> Split:
-    """48 training images of 3 classes and 24 test images of 2 others, 32 x 32, of no meaning."""
+def build_split(tested: str = "de") -> Split:
+    """48 training images of the classes a, b and c and 24 test images of 2 others, 32 x 32, of no meaning."""
     generator = torch.Generator().manual_seed(0)
 
     def images(number: int, classes: str) -> ImageSet:
         pixels = torch.randint(256, (number, 1, 32, 32), generator=generator, dtype=torch.uint8)
         return ImageSet(pixels, torch.arange(number) % len(classes), tuple(classes))
 
-    return Split(images(48, "abc"), images(24, "de"), unseen=True, mirrored=False)
+    return Split(images(48, "abc"), images(24, tested), mirrored=False)
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ class TinyNet(EmbeddingNet):
         self.to(memory_format=torch.channels_last)
 
 
-def build_tiny(embedding_dim: int = 8, weights: str | None = None, seed: int = 0) -> TinyNet:
+def build_tiny(embedding_dim: int = 8, weights: str | None = None, seed: int = 0, **options: object) -> TinyNet:
     """In the place of ``examples.resnet50.model.build_model``."""
     torch.manual_seed(seed)
     return TinyNet(embedding_dim)

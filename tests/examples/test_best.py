@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from collections.abc import Callable
@@ -15,13 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from examples.resnet50 import train as train_module
 from examples.resnet50 import trainer as trainer_module
 from examples.resnet50.best import BestSoFar, load_best
-from examples.resnet50.checkpoint import load_checkpoint, read_saved
-from examples.resnet50.divergence import Diverged
-from examples.resnet50.errors import UserError
-from examples.resnet50.evaluate import Evaluation, embed, evaluate, measured
-from examples.resnet50.measures import MEASURES, figures
+from examples.resnet50.errors import Diverged, UserError
+from examples.resnet50.evaluate import MEASURES, Evaluation, embed, evaluate, measured
+from examples.resnet50.files import load_checkpoint, read_state
+from examples.resnet50.model import EmbeddingNet
 from examples.resnet50.options import complete, parse_options
-from examples.resnet50.record import Row
+from examples.resnet50.telemetry import Row
 from examples.resnet50.train import main
 from examples.resnet50.trainer import Trainer
 from tests.examples.conftest import build_split
@@ -37,19 +37,16 @@ def planted(monkeypatch: pytest.MonkeyPatch, values: list[float], by: str = "map
     """The next evaluations find these, whatever the network."""
     left = list(values)
 
-    def found(*given: Any) -> Evaluation:
-        metrics = dict.fromkeys(MEASURES, 0.5) | {by: left.pop(0)}
-        return Evaluation(torch.zeros(24, 8), metrics)
+    def found(model: EmbeddingNet, *given: Any) -> Evaluation:
+        metrics = dict.fromkeys((*MEASURES, "queries"), 0.5) | {by: left.pop(0)}
+        return Evaluation(torch.zeros(24, 8), metrics, copy.deepcopy(model))
 
     monkeypatch.setattr(trainer_module, "evaluate", found)
 
 
 def test_the_measures_are_those_of_the_library():
-    found = measured(torch.randn(6, 2), torch.arange(6) // 2)
+    found = measured(torch.randn(6, 2), torch.arange(6) // 2, torch.ones(6, dtype=torch.bool))
     assert found.keys() - set(MEASURES) == {"queries", "queries_without_positive"} and set(MEASURES) <= found.keys()
-    assert figures(dict.fromkeys(MEASURES, 0.25), "mrr") == (
-        "hit_rate@1 0.2500   hit_rate@5 0.2500   map_at_r 0.2500   mrr 0.2500"
-    )
 
 
 NAN = math.nan
@@ -69,17 +66,17 @@ NAN = math.nan
 def test_the_best_of_a_sequence(
     tiny_network: Callable[..., Any], values: list[float], best: int, since: int, ends: int | None
 ):
-    network = tiny_network()
     kept = BestSoFar("mrr", patience=2)
     ended = []
     for step, value in enumerate(values, 1):
+        network = tiny_network()
         torch.nn.init.constant_(network.head[0].weight, step)
         other = dict.fromkeys(MEASURES, step / 10)  # rises always
-        kept.add(step, network, Evaluation(torch.full((1, 1), step), {**other, "mrr": value}))
+        kept.add(step, Evaluation(torch.full((1, 1), step), {**other, "mrr": value}, network))
         ended += [step] if kept.exhausted else []
-    assert kept.best is not None and kept.best.step == best and kept.since == since
+    assert kept.best is not None and kept.best["step"] == best and kept.since == since
     assert kept.value == pytest.approx(values[best - 1], nan_ok=True)
-    assert (kept.best.network["head.0.weight"] == best).all() and kept.best.evaluation.embeddings == best
+    assert (kept.best["network"]["head.0.weight"] == best).all() and kept.best["embeddings"] == best
     assert ended[:1] == ([] if ends is None else [ends])
     assert [row["step"] for row in kept.evaluations] == list(range(1, len(values) + 1))
 
@@ -113,8 +110,10 @@ def test_a_run_ends_early_and_keeps_the_best(new_trainer: NewTrainer, monkeypatc
 
     run.run(ignore, on_evaluation=on_evaluation)
     assert told == [(0.2, True), (0.5, True), (0.4, False), (0.5, False)]
-    assert run.step == 8 == len(run.history) and run.best.best is not None and run.best.best.step == 4
-    assert torch.equal(run.best.best.network["head.0.weight"], weights[4]) and not torch.equal(weights[4], weights[8])
+    assert run.step == 8 == len(run.history) and run.best.best is not None and run.best.best["step"] == 4
+    assert torch.equal(run.best.best["network"]["head.0.weight"], weights[4]) and not torch.equal(
+        weights[4], weights[8]
+    )
 
 
 def test_evaluations_leave_the_training_as_it_was(new_trainer: NewTrainer):
@@ -130,14 +129,14 @@ def test_the_best_network_is_the_one_that_was_measured(new_trainer: NewTrainer, 
     run = new_trainer(*EPOCHS, "--steps=6")
     run.run(ignore)
     assert run.best.best is not None
-    run.best.save(tmp_path / "best.pt", run.options.to_dict())
-    state = read_saved(str(tmp_path / "best.pt"), "it")
+    run.best.save(tmp_path / "best.pt", run.options)
+    state = read_state(str(tmp_path / "best.pt"), "it")
     network = trainer_module.build_model(8, None, seed=5).eval()
     network.load_state_dict(state["network"])
     with torch.no_grad():
         embeddings = embed(network, run.split.test)
-    assert torch.equal(embeddings, run.best.best.evaluation.embeddings)
-    assert measured(embeddings, run.split.test.labels) == state["metrics"]
+    assert torch.equal(embeddings, run.best.best["embeddings"])
+    assert measured(embeddings, run.split.test.labels, run.split.trained_on) == state["metrics"]
     assert not torch.equal(network.body[1].running_mean, run.learners[0].model.body[1].running_mean)
 
 
@@ -182,13 +181,13 @@ def test_a_run_that_ended_early_goes_on_with_more_patience(
         patient = new_trainer(*EPOCHS, "--steps=8", f"--patience={patience}")
         patient.restore(state)
         patient.run(ignore)
-        assert patient.step == 8 and patient.best.best is not None and patient.best.best.step == 8
+        assert patient.step == 8 and patient.best.best is not None and patient.best.best["step"] == 8
 
 
 def test_patience_needs_evaluations():
     with pytest.raises(UserError, match=r"^--patience must be 0 with --evaluate-every 0, .* at the end alone; got 3$"):
         complete(parse_options(["--evaluate-every=0", "--patience=3"])[0])
-    assert complete(parse_options(["--patience=3"])[0]).evaluate_every == 1
+    assert complete(parse_options(["--data=mnist", "--patience=3"])[0]).evaluate_every == 1
     assert complete(parse_options(["--data=omniglot"])[0]).evaluate_every == 5
 
 
@@ -198,7 +197,7 @@ def test_a_network_of_no_numbers_is_not_measured(new_trainer: NewTrainer, tiny_n
     network.head[0].weight.data[0] = torch.nan
     expected = "^step 3: the embeddings of fused must be finite; got 24 of 24 rows that are not, the first at 0$"
     with pytest.raises(Diverged, match=expected):
-        evaluate(network, run.split.train, run.split.test, "fused", 3)
+        evaluate(network, run.split, "fused", 3)
 
 
 def test_load_best_names_what_is_no_network(new_trainer: NewTrainer, tmp_path: Path):
@@ -215,7 +214,8 @@ def test_load_best_names_what_is_no_network(new_trainer: NewTrainer, tmp_path: P
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the command on the tiny data set, of which two batches are an epoch, with results under ``tmp_path``."""
     monkeypatch.setattr(train_module, "read_dataset", lambda *given: build_split())
-    small = ["--loss=fused", "--classes-per-batch=2", "--samples-per-class=12", "--embedding-dim=8", "--device=cpu"]
+    small = ["--loss=fused", "--evaluate-every=1", "--no-nuisance", "--embedding-dim=8", "--device=cpu"]
+    small += ["--classes-per-batch=2", "--samples-per-class=12"]
     return lambda *arguments: main([*small, f"--out={tmp_path}", *arguments])
 
 
@@ -254,7 +254,7 @@ def test_a_run_killed_and_resumed_has_the_same_best(
         capsys.readouterr()
         assert train(f"--resume={folder / 'checkpoint.pt'}", f"--name={resumed.name}") == 0
         assert evaluations(resumed) == evaluations(tmp_path / "whole")
-        best, expected = (read_saved(str(each / "best.pt"), "it") for each in (resumed, tmp_path / "whole"))
+        best, expected = (read_state(str(each / "best.pt"), "it") for each in (resumed, tmp_path / "whole"))
         for key in ("step", "metrics", "network"):
             assert_same(best[key], expected[key])
         said = results(capsys.readouterr().out)

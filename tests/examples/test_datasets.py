@@ -63,8 +63,14 @@ def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], name: str
 
 def test_digits():
     split = read_dataset("digits", None, 32)
-    assert split.unseen and split.train.classes == tuple("0123456") and split.test.classes == tuple("789")
-    assert len(split.train) + len(split.test) == 1797
+    assert split.train.classes == tuple("01234567") and split.test.classes == tuple("0123456789")
+    assert split.trained_on.tolist() == [label < 8 for label in split.test.labels.tolist()]
+    from sklearn.datasets import load_digits
+
+    each = np.bincount(load_digits().target)
+    assert split.test.labels.bincount().tolist() == [-(-n // 3) for n in each]
+    assert split.train.labels.bincount().tolist() == [n - -(-n // 3) for n in each[:8]]
+    assert torch.equal(split.test.pixels, read_dataset("digits", None, 32).test.pixels)
     assert split.train.pixels.shape[1:] == (1, 32, 32) and split.train.pixels.dtype == torch.uint8
     images = split.test.images(slice(0, 5))
     assert images.shape == (5, 1, 32, 32) and images.min() == 0 and 0.9 < images.max() <= 1
@@ -77,7 +83,7 @@ def test_omniglot_from_folders_and_archives_is_the_same(tmp_path: Path):
         zip_folder(tmp_path / "folders" / name).rename(tmp_path / "zips" / f"{name}.zip")
     a, b = (read_dataset("omniglot", str(tmp_path / kind), 16) for kind in ("folders", "zips"))
     assert a.train.classes == b.train.classes == ("A/character01", "A/character02", "B/character01")
-    assert a.test.classes == b.test.classes == ("C/character01", "D/character01") and a.unseen
+    assert a.test.classes == b.test.classes == ("C/character01", "D/character01") and not a.trained_on.any()
     assert torch.equal(a.train.pixels, b.train.pixels) and torch.equal(a.test.labels, b.test.labels)
     assert a.train.pixels[0].unique().tolist() == [255 - 40]  # ink is bright
 
@@ -156,14 +162,15 @@ def test_folder_keeps_the_last_classes_for_the_test(tmp_path: Path):
     write_images(tmp_path, ["a", "b", "c", "d", "e", "f", "g"], size=30)
     split = read_dataset("folder", str(tmp_path), 16)
     assert split.train.classes == ("a", "b", "c", "d", "e") and split.test.classes == ("f", "g")
-    assert split.unseen and split.mirrored and split.train.pixels.shape == (15, 3, 16, 16)
+    assert not split.trained_on.any() and split.mirrored and split.train.pixels.shape == (15, 3, 16, 16)
 
 
 def test_folder_with_train_and_test(tmp_path: Path):
     write_images(tmp_path / "train", ["a", "b"])
     write_images(tmp_path / "test", ["b", "c"])
     split = read_dataset("folder", str(tmp_path), 16)
-    assert not split.unseen and split.train.classes == ("a", "b") and split.test.classes == ("b", "c")
+    assert split.train.classes == ("a", "b") and split.test.classes == ("b", "c")
+    assert split.trained_on.tolist() == [True] * 3 + [False] * 3  # by name: b is 1 in the one and 0 in the other
 
 
 def test_folder_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

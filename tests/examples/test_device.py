@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from examples.resnet50.device import available_devices, choose_device, describe, float64_device
+from examples.resnet50.device import available_devices, choose_device, describe, float64_device, to_device
 from examples.resnet50.errors import UserError
 from examples.resnet50.train import main
-from examples.resnet50.transfer import to_device
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, kind: str | None, number: int = 1, current: int = 0) -> None:

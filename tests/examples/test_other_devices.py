@@ -17,7 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 from examples.resnet50 import device as device_module
 from examples.resnet50 import trainer as trainer_module
-from examples.resnet50.agreement import COPIES_GRADIENT_NORM, COPIES_LOSS, SAME_GRADIENT, SAME_LOSS, compare
+from examples.resnet50.agreement import (
+    COPIES_GRADIENT_NORM,
+    COPIES_LOSS,
+    SAME_GRADIENT,
+    SAME_LOSS,
+    compare_copies,
+    compare_losses,
+)
 from examples.resnet50.augment import augment, augmenting_device
 from examples.resnet50.datasets import ImageSet
 from examples.resnet50.evaluate import embed
@@ -94,11 +101,12 @@ def test_batches_are_drawn_here_and_changed_there(
 
 @pytest.mark.usefixtures("fake")
 def test_losses_are_compared_in_float64_only_where_there_is_any(float64_place: str):
-    numbers = [torch.zeros((), device=DEVICE) for _ in range(4)]
-    result = StepResult(*numbers, torch.zeros(4, 8, device=DEVICE), torch.zeros(4, 8, device=DEVICE))
+    figures = {name: torch.zeros((), device=DEVICE) for name in ("loss", "gradient_norm")}
+    result = StepResult(figures, torch.zeros(4, 8, device=DEVICE), torch.zeros(4, 8, device=DEVICE))
     labels = torch.zeros(4, device=DEVICE)
     with Float64() as float64:
-        found = compare(result, result, lambda x, labels: (x.sum(1) * labels).sum(), labels)
+        found = compare_losses(result, lambda x, labels: (x.sum(1) * labels).sum(), labels)
     assert float64.met == {float64_place}
+    found |= compare_copies(result, result)
     assert found.keys() == {COPIES_LOSS, COPIES_GRADIENT_NORM, SAME_LOSS, SAME_GRADIENT}
     assert {(value.device, value.dtype) for value in found.values()} == {(DEVICE, torch.float32)}

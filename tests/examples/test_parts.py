@@ -1,4 +1,4 @@
-"""Small parts: augmentation, the agreement checks, the schedule, evaluation, the network."""
+"""Small parts: augmentation, the agreement checks, the schedule, the network, what pictures are made of."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from examples.resnet50.agreement import (
     COPIES_LOSS,
     SAME_GRADIENT,
     SAME_LOSS,
-    Disagreement,
     check,
     held_steps,
     relative_difference,
-    statement,
 )
 from examples.resnet50.augment import augment, draw_changes
-from examples.resnet50.datasets import Split
-from examples.resnet50.evaluate import bounded, calibrated, evaluate, pixel_metrics
+from examples.resnet50.errors import Disagreement
+from examples.resnet50.learner import Schedule
 from examples.resnet50.model import EmbeddingNet, build_model
-from examples.resnet50.plots.embeddings import principal_plane
-from examples.resnet50.plots.retrieval import chosen_queries
-from examples.resnet50.schedule import Schedule
+from examples.resnet50.plots.neighbours import chosen_queries
+from examples.resnet50.plots.space import in_two_dimensions
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +64,7 @@ def test_copies_are_held_at_first_only_and_the_same_embeddings_always():
             check(row(step, 1e-8, 1e-8, 1e-3), held)
     check(row(3, 1e-8, 1e-8, 1e-3), 2)
     check(row(2, 1e-8, 1e-8, 1e-3), 1)
+    check({key: value for key, value in row(1, 1e-8, 1e-8, 1).items() if key != COPIES_LOSS}, 2)  # no second copy
     for same_loss, same_gradient in ((2e-4, 0), (0, 2e-4), (math.nan, 0)):
         with pytest.raises(Disagreement, match=r"step 1000: .* the same embeddings"):
             check(row(1000, same_loss, same_gradient, 0), 1)
@@ -76,7 +74,6 @@ def test_copies_are_held_twice_where_nothing_but_float32_rounds():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [held_steps("float32", cpu), held_steps("bfloat16", cpu), held_steps("float32", cuda)] == [2, 1, 1]
     assert [held_steps("float32", cpu, 2), held_steps("float64", cpu, 2), held_steps("float64", cuda)] == [1, 10, 10]
-    assert "in the first 2;" in statement(2) and "in the first step;" in statement(1)
 
 
 def test_schedule():
@@ -96,36 +93,15 @@ def test_network(model: EmbeddingNet):
         assert model(torch.rand(4, 3, 32, 32)).dtype == torch.float32
 
 
-def test_evaluation_leaves_the_network_as_it_was(model: EmbeddingNet, random_split: Split):
-    model.train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    first = evaluate(model, random_split.train, random_split.test)
-    second = evaluate(model, random_split.train, random_split.test)
-    assert torch.equal(first.embeddings, second.embeddings) and first.metrics == second.metrics
-    assert first.metrics["queries"] == len(random_split.test)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert model.training and all(norm.momentum == 0.1 and norm.training for norm in norms)
-    with calibrated(model, random_split.train):
-        assert not model.training and not any(norm.training for norm in norms)
-        assert not torch.equal(model.body.bn1.running_mean, before["body.bn1.running_mean"])
-
-
-def test_bounded_and_pixels(random_split: Split):
-    assert bounded(random_split.test, 24) is random_split.test
-    some = bounded(random_split.test, 10)
-    assert len(some) == 10 and torch.equal(some.pixels, bounded(random_split.test, 10).pixels)
-    assert 0 < pixel_metrics(random_split.test, torch.device("cpu"))["map_at_r"] < 1
-
-
-def test_principal_plane():
-    points = torch.zeros(20, 5)
-    points[:, 3] = torch.arange(20.0)
-    points[:, 1] = torch.tensor([0.5, -0.5] * 10)
-    plane, share = principal_plane(points)
-    assert plane.shape == (20, 2) and share == pytest.approx(1)
-    assert torch.allclose(plane[:, 0].abs(), (points[:, 3] - 9.5).abs().double(), atol=0.2)
-    assert principal_plane(torch.zeros(3, 1))[0].shape == (3, 2)
+def test_neighbours_stay_so_in_two_dimensions():
+    """Three tight groups far apart; the same twice."""
+    groups = torch.arange(30) % 3
+    points = 10 * torch.eye(5)[groups] + 0.1 * torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    plane = torch.from_numpy(in_two_dimensions(points))
+    distances = torch.cdist(plane, plane).fill_diagonal_(torch.inf)
+    assert plane.shape == (30, 2) and torch.equal(groups[distances.argmin(1)], groups)
+    assert (in_two_dimensions(points) == plane.numpy()).all()
+    assert in_two_dimensions(torch.zeros(3, 5)).shape == in_two_dimensions(torch.zeros(3, 1)).shape == (3, 2)
 
 
 def test_queries_take_the_classes_in_turn():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 import torch
 
 from examples.resnet50 import trainer as trainer_module
-from examples.resnet50.checkpoint import load_checkpoint
+from examples.resnet50.device import grad_scaler
 from examples.resnet50.errors import UserError
-from examples.resnet50.losses import loss_function
+from examples.resnet50.files import load_checkpoint
+from examples.resnet50.learner import loss_function
 from examples.resnet50.options import complete, merge_resumed, parse_options
-from examples.resnet50.precision import grad_scaler
 from examples.resnet50.train import main
 from examples.resnet50.trainer import Trainer
 
@@ -42,15 +43,19 @@ def overflowing(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Steps in which the gradients overflow, to be filled."""
     steps: set[int] = set()
     step = 0
-    fused = loss_function("fused", margin=0.3, distance="euclidean", soft_margin=False)
 
-    def loss(embeddings: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-        nonlocal step
-        step += reduction == "mean"  # the other call counts active anchors
-        value = fused(embeddings, labels, reduction=reduction)
-        return _Enlarged.apply(value) if step in steps and reduction == "mean" else value
+    def losses(*arguments: str, **options: Any) -> Callable[..., Any]:
+        inner = loss_function(*arguments, **options)
 
-    monkeypatch.setattr(trainer_module, "loss_function", lambda name, **options: loss)
+        def loss(*given: torch.Tensor, **options: Any) -> Any:
+            nonlocal step
+            step += 1
+            value, stats = inner(*given, **options)
+            return _Enlarged.apply(value) if step in steps else value, stats
+
+        return loss
+
+    monkeypatch.setattr(trainer_module, "loss_function", losses)
     return steps
 
 
@@ -99,13 +104,13 @@ def test_the_network_runs_in_its_precision_and_the_loss_in_float32(new_trainer: 
     learner = run.learners[0]
     seen: dict[str, torch.dtype] = {}
     learner.model.head[0].register_forward_hook(lambda module, args, out: seen.update(head=out.dtype))
-    inner = learner.loss
+    inner = learner.loss_at
 
-    def loss(embeddings: torch.Tensor, labels: torch.Tensor, **options: str) -> torch.Tensor:
+    def loss(embeddings: torch.Tensor, labels: torch.Tensor, **options: bool) -> Any:
         seen["loss"] = embeddings.dtype
-        return inner(embeddings, labels, **options)
+        return inner(1)(embeddings, labels, **options)
 
-    learner.loss = loss
+    learner.loss_at = lambda step: loss
     run.train_step()
     assert seen == {"head": getattr(torch, precision), "loss": torch.float32}
     assert {parameter.dtype for parameter in learner.model.parameters()} == {torch.float32}
@@ -141,6 +146,7 @@ def test_float16_is_refused_where_its_scale_cannot_be_inverted(monkeypatch: pyte
     assert not grad_scaler("bfloat16", torch.device("xpu:0")).is_enabled()
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_the_command_counts_them_and_says_where_it_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     arguments = ["--test-limit=24", "--classes-per-batch=2", "--samples-per-class=2", "--embedding-dim=8", "--steps=12"]
     assert main([*arguments, "--precision=float16", "--loss=both", "--device=cpu", f"--out={tmp_path}"]) == 0
@@ -157,7 +163,7 @@ def test_the_command_counts_them_and_says_where_it_runs(capsys: pytest.CaptureFi
 
 
 def test_a_resumed_run_may_change_its_device_but_not_its_precision():
-    saved = complete(parse_options(["--precision=bfloat16", "--device=cuda:1", "--steps=4"])[0]).to_dict()
+    saved = asdict(complete(parse_options(["--precision=bfloat16", "--device=cuda:1", "--steps=4"])[0]))
     moved = merge_resumed(*parse_options(["--resume=x", "--device=cpu", "--compile", "--steps=9"]), saved)
     assert (moved.device, moved.compile, moved.precision, moved.steps) == ("cpu", True, "bfloat16", 9)
     assert merge_resumed(*parse_options(["--resume=x"]), saved).device == "cuda:1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import re
@@ -17,16 +18,18 @@ import pytest
 import torch
 
 from examples.resnet50 import trainer as trainer_module
-from examples.resnet50.checkpoint import load_checkpoint
+from examples.resnet50.agreement import COPIES_LOSS, SAME_GRADIENT, SAME_LOSS
 from examples.resnet50.datasets import read_dataset
-from examples.resnet50.device import choose_own_device
+from examples.resnet50.device import choose_device
 from examples.resnet50.errors import UserError
-from examples.resnet50.evaluate import Evaluation, evaluate
-from examples.resnet50.measures import MEASURES
+from examples.resnet50.evaluate import MEASURES, Evaluation, evaluate
+from examples.resnet50.files import load_checkpoint
+from examples.resnet50.learner import LossFunction
+from examples.resnet50.model import EmbeddingNet
 from examples.resnet50.options import complete, parse_options
 from examples.resnet50.processes import Processes
-from examples.resnet50.record import Row
-from examples.resnet50.train import main, what_all_share
+from examples.resnet50.telemetry import Row
+from examples.resnet50.train import main
 from examples.resnet50.trainer import Trainer
 from tests.distributed.ranks import Failed, run, whole_results
 from tests.examples.conftest import REPOSITORY, build_tiny, build_trainer
@@ -45,6 +48,8 @@ RUNS = {
     "both": ["--loss=both"],
     "fused": ["--loss=fused", "--soft-margin"],
     "plain": ["--loss=fused", "--no-augment", "--distance=cosine"],
+    "checked": ["--loss=checked", "--start=semi-hard", "--start-steps=3", "--samples-per-class=3"],
+    "all": ["--loss=checked", "--start=batch-all", "--start-steps=6"],
     "frozen": ["--loss=both", "--samples-per-class=12", "--epochs=6", "--freeze-epochs=3"],  # 24 of 48: 2 are one epoch
 }
 
@@ -92,12 +97,35 @@ def interrupted(rank: int, group: Any) -> int:
     return run.step
 
 
-def wrong_reference(rank: int, group: Any) -> None:
-    """The first process alone finds it out, in the first step."""
-    run = trainer(rank, group, "--steps=30", "--loss=both")
+def checked(folder: Path, rank: int, group: Any) -> dict[str, Any]:
+    """In float32, with the second copy in two of five steps, saved after 1 and after 3 of them; the rest of each."""
+    arguments = ["--loss=checked", "--steps=5"]
+    found = {"whole": trained(trainer(rank, group, *arguments))["rows"]}
+    for stop in (1, 3):
+        half = trainer(rank, group, *arguments)
+        half.run(lambda row: None, lambda half=half, stop=stop: half.step < stop)
+        if rank == 0:
+            half.save(folder / f"checked{stop}.pt")
+        with half.processes.together():
+            pass
+        rest = trainer(rank, group, *arguments)
+        rest.restore(load_checkpoint(str(folder / f"checked{stop}.pt")))
+        found[str(stop)] = trained(rest)["rows"]
+        found[f"learners {stop}"] = [learner.name for learner in rest.learners]
+    return found
+
+
+def wrong_reference(wrong: int, rank: int, group: Any) -> None:
+    """The first process alone finds it out, in the step ``wrong``."""
+    run = trainer(rank, group, "--steps=30", "--loss=checked")
+    right = run.loss_at
+
+    def loss_at(engine: str, step: int, group: Any = None) -> LossFunction:
+        reference = right(engine, step, group)
+        return (lambda *given: 1.001 * reference(*given)) if step == wrong else reference
+
     if rank == 0:
-        reference = run.learners[1].loss
-        run.learners[1].loss = lambda *given, **options: 1.001 * reference(*given, **options)
+        run.loss_at = loss_at  # what it checks by; the learners have theirs
     trained(run)
 
 
@@ -149,23 +177,6 @@ def failing_oddly(rank: int, group: Any) -> str:
     return "nothing"
 
 
-def differing(rank: int, group: Any) -> list[str]:
-    """What train.py compares, of one process with other options, data or progress."""
-    said = []
-    for what in ("nothing", "--seed", "labels", "step"):
-        run = trainer(rank, group, *(["--seed=8"] if what == "--seed" and rank == 2 else []))
-        if rank == 2 and what == "labels":
-            run.split.train.labels[:2] = run.split.train.labels[:2].flip(0) + 1
-        if rank == 2 and what == "step":
-            run.step = 3
-        try:
-            run.processes.check_alike(what_all_share(run))
-            said.append("")
-        except UserError as error:
-            said.append(str(error))
-    return said
-
-
 def evaluated(rank: int, group: Any) -> Any:
     """By the first process, after a step; the others only wait for it."""
     run = trainer(rank, group, FLOAT64, "--steps=1")
@@ -179,8 +190,8 @@ def stopping_early(rank: int, group: Any) -> tuple[int, int, bool, bool]:
     run = trainer(rank, group, "--samples-per-class=24", "--evaluate-every=1", "--patience=2", "--steps=30")
     values = [0.4, 0.6, 0.6, 0.5, 0.9]
 
-    def planted(*given: Any) -> Evaluation:
-        return Evaluation(torch.zeros(24, 8), dict.fromkeys(MEASURES, values.pop(0)))
+    def planted(model: EmbeddingNet, *given: Any) -> Evaluation:
+        return Evaluation(torch.zeros(24, 8), dict.fromkeys(MEASURES, values.pop(0)), copy.deepcopy(model))
 
     trainer_module.evaluate = planted
     trained(run)
@@ -206,11 +217,13 @@ def evaluating_what_is_no_number(rank: int, group: Any) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Any]], Path]:
     folder = tmp_path_factory.mktemp("processes")
     asked = (
-        *(interrupted, wrong_reference, diverging, failing, failing_oddly, differing, refused, evaluated),
+        *(interrupted, diverging, failing, failing_oddly, refused, evaluated),
         *(stopping_early, evaluating_what_is_no_number),
     )
     work: dict[str, Any] = {name: partial(in_processes, name) for name in RUNS}
-    work |= {"resumed": partial(resumed, folder), **{each.__name__: each for each in asked}}
+    work |= {"resumed": partial(resumed, folder), "in float32": partial(checked, folder)}
+    work |= {f"wrong reference in {step}": partial(wrong_reference, step) for step in (1, 12)}
+    work |= {each.__name__: each for each in asked}
     return run(RANKS, work), folder
 
 
@@ -232,14 +245,14 @@ def assert_rows(found: list[Row], expected: list[Row]) -> None:
 def test_every_step_is_that_of_one_process(
     found: tuple[dict[str, list[Any]], Path], alone: Callable[..., Trainer], name: str
 ):
-    arguments = [each for each in RUNS[name] if each != "--loss=both"]
+    arguments = [each for each in RUNS[name] if each not in ("--loss=both", "--loss=checked")]
     expected = trained(alone(*length(name), *arguments))
     ranks = whole_results(found[0][name])
     for each in ranks:
         assert_rows(each["rows"], expected["rows"])
         for key, value in expected["model"].items():
             torch.testing.assert_close(each["model"][key], value, rtol=LEARNED, atol=LEARNED)
-    if "--loss=both" in RUNS[name]:
+    if arguments != RUNS[name]:
         for row, other in zip(ranks[0]["rows"], expected["rows"], strict=True):
             assert row["loss_reference"] == pytest.approx(other["loss_fused"], rel=TOLERANCE)
             assert row["copies_loss_difference"] < TOLERANCE and row["same_embeddings_gradient_difference"] < 1e-12
@@ -261,6 +274,19 @@ def figures(rows: list[Row]) -> list[Row]:
     ]
 
 
+def test_the_second_copy_goes_and_the_check_stays(found: tuple[dict[str, list[Any]], Path]):
+    first, *others = whole_results(found[0]["in float32"])
+    for rows in (first["whole"], first["1"], first["3"]):
+        assert [int(row["step"]) for row in rows if COPIES_LOSS in row] == [1, 2]
+        assert all(row[SAME_LOSS] < 1e-5 and row[SAME_GRADIENT] < 1e-5 for row in rows) and len(rows) == 5
+        for row, whole in zip(rows, first["whole"], strict=True):
+            assert row["loss_fused"] == pytest.approx(whole["loss_fused"], rel=1e-2)  # float32 sums of parts
+    assert first["learners 1"] == first["learners 3"] == ["fused"]
+    for each in others:
+        assert SAME_LOSS not in each["whole"][0] and COPIES_LOSS not in each["whole"][0]
+        assert [row["loss_fused"] for row in each["whole"]] == [row["loss_fused"] for row in first["whole"]]
+
+
 def test_one_that_is_interrupted_stops_all_after_the_same_step(found: tuple[dict[str, list[Any]], Path]):
     assert whole_results(found[0]["interrupted"]) == [3, 3, 3]
 
@@ -272,7 +298,8 @@ def test_all_stop_early_after_the_same_step(found: tuple[dict[str, list[Any]], P
 @pytest.mark.parametrize(
     ("name", "kind", "text"),
     [
-        ("wrong_reference", "Disagreement", "step 1: fused and reference differ in the loss on the same embeddings"),
+        ("wrong reference in 1", "Disagreement", "step 1: fused and reference differ in the loss on the same embedd"),
+        ("wrong reference in 12", "Disagreement", "step 12: fused and reference differ in the loss on the same embe"),
         ("diverging", "Diverged", "step 4: the loss of fused must be finite; got nan"),
         ("failing", "UserError", "no room on the disk of the third"),
         (
@@ -290,7 +317,7 @@ def test_what_ends_one_ends_all(found: tuple[dict[str, list[Any]], Path], name: 
 
 def test_what_several_cannot_do_is_refused_by_name(found: tuple[dict[str, list[Any]], Path]):
     for reference, compiled, small in whole_results(found[0]["refused"]):
-        assert reference.startswith("--loss must be fused or both in several processes")
+        assert reference.startswith("--loss must be another in several processes")
         assert compiled.startswith("--compile must be left out in several processes")
         assert small == "--classes-per-batch x --samples-per-class must be at least 5, the processes; got 4"
 
@@ -306,13 +333,12 @@ def test_the_first_evaluates_without_the_others(
 
 def test_each_process_has_a_gpu_or_all_share_the_cpu(monkeypatch: pytest.MonkeyPatch):
     pretend(monkeypatch, "cuda", 2)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [str(choose_own_device(name, 1, 2)) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
-    assert str(choose_own_device("cuda:1", 0, 1)) == "cuda:1"
+    assert [str(choose_device(name, 1, 2)) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    assert str(choose_device("cuda:1", 0, 1)) == "cuda:1"
     with pytest.raises(UserError, match=r"^--device must be cpu or cuda for several .*; got cuda:1$"):
-        choose_own_device("cuda:1", 0, 2)
+        choose_device("cuda:1", 0, 2)
     with pytest.raises(UserError, match=r"^--nproc-per-node must be at most 2, the number of GPUs, .*; got 3$"):
-        choose_own_device("auto", 0, 3)
+        choose_device("auto", 0, 3)
 
 
 SMALL = ["--image-size=16", "--test-limit=10", "--classes-per-batch=3", "--samples-per-class=3", "--embedding-dim=8"]
@@ -407,15 +433,6 @@ def test_an_error_that_cannot_be_sent_is_told_of(found: tuple[dict[str, list[Any
     first, own, third = whole_results(found[0]["failing_oddly"])
     assert own == "OfTwoParts: labels.csv:7"
     assert first == third == "RuntimeError: process 1: OfTwoParts: labels.csv:7"
-
-
-def test_what_differs_between_processes_is_told_before_the_first_step(found: tuple[dict[str, list[Any]], Path]):
-    for same, seed, labels, step in whole_results(found[0]["differing"]):
-        end = "must be the same in all processes; got 0 in process 0 and 3 in process 2"
-        assert same == ""
-        assert seed == "--seed must be the same in all processes; got 0 in process 0 and 8 in process 2"
-        assert labels.startswith("the training labels of --data and --root must be the same in all processes; got ")
-        assert step == f"the step that --resume goes on from {end}"
 
 
 @pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from examples.resnet50 import telemetry
 from examples.resnet50 import trainer as trainer_module
-from examples.resnet50.losses import loss_function
+from examples.resnet50.learner import loss_function
 from examples.resnet50.telemetry import READ_EVERY, Telemetry
 from examples.resnet50.trainer import Trainer
 
@@ -49,15 +49,16 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return numbers
 
 
-@pytest.mark.parametrize("loss", ["fused", "both"])
+@pytest.mark.parametrize(("loss", "start"), [("fused", "batch-hard"), ("fused", "batch-all"), ("both", "batch-all")])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_step_waits_for_nothing(
-    new_trainer: NewTrainer, monkeypatch: pytest.MonkeyPatch, reads: list[int], precision: str, loss: str
+    new_trainer: NewTrainer, monkeypatch: pytest.MonkeyPatch, reads: list[int], precision: str, loss: str, start: str
 ):
     # The plain reference looks at its arguments' values itself; what is asked here is whether the loop does.
-    fused = loss_function("fused", margin=0.3, distance="euclidean", soft_margin=False)
-    monkeypatch.setattr(trainer_module, "loss_function", lambda name, **options: fused)
-    run = new_trainer("--steps=3", f"--precision={precision}", f"--loss={loss}")
+    monkeypatch.setattr(
+        trainer_module, "loss_function", lambda engine, *arguments, **told: loss_function("fused", *arguments, **told)
+    )
+    run = new_trainer("--steps=3", f"--precision={precision}", f"--loss={loss}", f"--start={start}", "--start-steps=3")
     batches = [run._next_batch(slice(None)) for _ in range(3)]  # drawing classes and images is the CPU's own affair
     monkeypatch.setattr(run, "_next_batch", lambda part: batches.pop())
     del reads[:]
@@ -67,9 +68,8 @@ def test_a_step_waits_for_nothing(
     assert waits.met == [] and reads == []
     run.read(lambda row: None)
     columns = len(run.history[0].keys() - {"step", "learning_rate", "images_per_second"})
-    assert reads == [3 * columns] and columns == (3 if loss == "fused" else 10) + (
-        0 if precision != "float16" else 1 if loss == "fused" else 2
-    )
+    each = 5 + (precision == "float16")
+    assert reads == [3 * columns] and columns == (each if loss == "fused" else 2 * each + 4)
 
 
 def test_all_steps_are_read_together_and_the_first_and_the_last_at_once(new_trainer: NewTrainer):

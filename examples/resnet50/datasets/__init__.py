@@ -1,4 +1,4 @@
-"""Data sets by name: each file reads one kind and gives training and test images, in classes that do not overlap."""
+"""Data sets by name: each file reads one kind and gives training and test images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from examples.resnet50.datasets.mnist import read_mnist
 from examples.resnet50.datasets.omniglot import read_omniglot
 from examples.resnet50.errors import UserError
 
-#: name -> reader(root, image_size)
-READERS: dict[str, Callable[[Path, int], Split]] = {
-    "digits": lambda root, image_size: read_digits(image_size),
+__all__ = ["ImageSet", "Split", "default_root", "read_dataset"]
+
+#: Those in files, by ``--data``: (root, image_size) -> the images.
+_READERS: dict[str, Callable[[Path, int], Split]] = {
     "omniglot": read_omniglot,
     "mnist": read_mnist,
     "folder": read_folder,
@@ -32,21 +33,14 @@ def default_root(name: str) -> Path | None:
 
 
 def read_dataset(name: str, root: str | None, image_size: int) -> Split:
-    """Reads the data set ``name``, one of ``READERS``; UserError names the file where one is missing or damaged."""
+    """The data set ``name`` in the folder ``root``; UserError names the file where one is missing or damaged."""
     if name == "digits":
         if root is not None:
             raise UserError(f"--root must not be given with --data digits, which come with scikit-learn; got {root}")
-        folder = Path()
-    elif root is not None:
-        folder = Path(root)
-        if not folder.is_dir():
-            raise UserError(f"--root must be an existing folder; got {root}")
-    else:
-        found = default_root(name)
-        if found is None:
-            raise UserError(f"--root must name the folder that holds the {name} files; got nothing")
-        folder = found
-    return READERS[name](folder, image_size)
-
-
-__all__ = ["READERS", "ImageSet", "Split", "default_root", "read_dataset"]
+        return read_digits(image_size)
+    folder = default_root(name) if root is None else Path(root)
+    if folder is None:
+        raise UserError(f"--root must name the folder that holds the {name} files; got nothing")
+    if not folder.is_dir():
+        raise UserError(f"--root must be an existing folder; got {root}")
+    return _READERS[name](folder, image_size)

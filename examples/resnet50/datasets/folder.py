@@ -20,10 +20,6 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files(folders: list[Path]) -> list[tuple[str, Path]]:
-    return [(folder.name, f) for folder in folders for f in sorted(folder.rglob("*")) if f.suffix.lower() in _SUFFIXES]
-
-
 def _refuse_what_does_not_fit(root: Path, number: int, image_size: int) -> None:
     """All images are held in memory as bytes; better a line now than swapping later."""
     needed = number * 3 * image_size**2
@@ -35,26 +31,25 @@ def _refuse_what_does_not_fit(root: Path, number: int, image_size: int) -> None:
         )
 
 
-def _read(folders: list[Path], what: Path, image_size: int) -> ImageSet:
-    files = _files(folders)
-    _refuse_what_does_not_fit(what, len(files), image_size)
-    arrays = [read_image(str(path), str(path), image_size, grey=False) for _, path in files]
-    return image_set(arrays, [name for name, _ in files], str(what))
+def _read(folders: list[Path], root: Path, image_size: int) -> ImageSet:
+    files = [(folder.name, file) for folder in folders for file in sorted(folder.rglob("*"))]
+    files = [(name, file) for name, file in files if file.suffix.lower() in _SUFFIXES]
+    _refuse_what_does_not_fit(root, len(files), image_size)
+    arrays = [read_image(str(file), str(file), image_size, grey=False) for _, file in files]
+    return image_set(arrays, [name for name, _ in files], str(root))
 
 
 def read_folder(root: Path, image_size: int) -> Split:
-    """Training and test images; see the top of the file for the layout."""
-    train_root, test_root = root / "train", root / "test"
-    if train_root.is_dir() and test_root.is_dir():
-        train = _read(_class_folders(train_root), train_root, image_size)
-        test = _read(_class_folders(test_root), test_root, image_size)
-        return Split(train, test, unseen=not set(train.classes) & set(test.classes), mirrored=True)
+    """See the top of the file."""
+    halves = [root / "train", root / "test"]
+    if all(half.is_dir() for half in halves):
+        train, test = (_read(_class_folders(half), half, image_size) for half in halves)
+        return Split(train, test, mirrored=True)
     folders = _class_folders(root)
     if len(folders) < 3:
         raise UserError(
             f"{root} must hold a folder per class, 3 or more, or train/ and test/ of such; got {len(folders)}"
         )
     number = max(1, int(len(folders) * _TEST_SHARE))
-    train = _read(folders[:-number], root, image_size)
-    test = _read(folders[-number:], root, image_size)
-    return Split(train, test, unseen=True, mirrored=True)
+    train, test = (_read(part, root, image_size) for part in (folders[:-number], folders[-number:]))
+    return Split(train, test, mirrored=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -12,10 +13,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from examples.resnet50.device import to_device
 from examples.resnet50.errors import UserError
-from examples.resnet50.transfer import to_device
-
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -29,24 +28,44 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Tensor | slice, device: torch.device = _CPU) -> Tensor:
+    def images(self, indices: Tensor | slice, device: torch.device | str = "cpu") -> Tensor:
         """[n, C, S, S] float32 in 0..1 on ``device``; bytes travel there, a quarter of the floats."""
-        return to_device(self.pixels[indices], device).float() / 255
+        return to_device(self.pixels[indices], torch.device(device)).float() / 255
 
     def subset(self, indices: Tensor) -> ImageSet:
-        """The images at ``indices`` [n] with the same classes."""
+        """The images at ``indices`` [n], a mask [M] too, with the same classes."""
         return ImageSet(self.pixels[indices], self.labels[indices], self.classes)
+
+    def of_classes(self, kept: Sequence[int]) -> ImageSet:
+        """The images of the classes in these positions, which are numbered anew."""
+        renumbered = torch.full((len(self.classes),), -1)
+        renumbered[list(kept)] = torch.arange(len(kept))
+        labels = renumbered[self.labels]
+        found = labels >= 0
+        return ImageSet(self.pixels[found], labels[found], tuple(self.classes[position] for position in kept))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training and test images; ``unseen`` says whether no test class is among the training classes."""
+    """Training and test images; a class of one name in both was trained on."""
 
     train: ImageSet
     test: ImageSet
-    unseen: bool
     mirrored: bool  # whether a mirror image still belongs to its class: not so for characters
     left_out: int = 0  # training classes that are not used because the test has them
+    calibration: ImageSet | None = None  # that batch norm is measured on before a test, if not the training images
+
+    @property
+    def trained_on(self) -> Tensor:
+        """[M] bool: test images, themselves never trained on, of classes that were."""
+        known = set(self.train.classes)
+        return torch.tensor([name in known for name in self.test.classes])[self.test.labels]
+
+    @property
+    def unseen_classes(self) -> list[str]:
+        """Names of test classes that were not trained on, sorted; none where none of them was."""
+        unseen = set(self.test.classes) - set(self.train.classes)
+        return sorted(unseen) if len(unseen) < len(self.test.classes) else []
 
 
 def image_set(arrays: list[np.ndarray], names: list[str], what: str) -> ImageSet:
@@ -55,16 +74,11 @@ def image_set(arrays: list[np.ndarray], names: list[str], what: str) -> ImageSet
         raise UserError(f"{what} must contain images; found none")
     classes = tuple(sorted(set(names)))
     position = {name: index for index, name in enumerate(classes)}
-    labels = torch.tensor([position[name] for name in names])
-    return ImageSet(torch.from_numpy(np.stack(arrays)), labels, classes)
+    return ImageSet(torch.from_numpy(np.stack(arrays)), torch.tensor([position[name] for name in names]), classes)
 
 
 def read_image(file: IO[bytes] | str, what: str, image_size: int, *, grey: bool) -> np.ndarray:
-    """[C, S, S] uint8: the middle square of the image scaled to ``image_size``; UserError names it as ``what``.
-
-    Pillow reports a damaged file with any of several exceptions (OSError, SyntaxError, ValueError, EOFError), and a
-    member of a damaged archive adds two more.
-    """
+    """[C, S, S] uint8: the middle square of the image scaled to ``image_size``; UserError names it as ``what``."""
     try:
         with Image.open(file) as image:
             image = image.convert("L" if grey else "RGB")  # first: a 1-bit image would be scaled to two levels only
@@ -72,6 +86,7 @@ def read_image(file: IO[bytes] | str, what: str, image_size: int, *, grey: bool)
                 image, (image_size, image_size), Image.Resampling.BOX if grey else Image.Resampling.BICUBIC
             )
             array = np.asarray(image)
+    # Pillow reports a damaged file by any of the first four, and a member of a damaged archive adds two more.
     except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{what} is not a readable image: {error}") from error
     return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
@@ -82,9 +97,3 @@ def scaled(images: np.ndarray, image_size: int) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))[:, None]
     tensor = torch.nn.functional.interpolate(tensor, (image_size, image_size), mode="bilinear", antialias=True)
     return (tensor * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def split_by_class(pixels: Tensor, labels: Tensor, classes: tuple[str, ...], chosen: range) -> ImageSet:
-    """The images whose label is in ``chosen``, with labels that start at 0."""
-    keep = (labels >= chosen.start) & (labels < chosen.stop)
-    return ImageSet(pixels[keep], labels[keep] - chosen.start, classes[chosen.start : chosen.stop])

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from examples.resnet50.datasets.images import Split, scaled, split_by_class
+from examples.resnet50.datasets.images import ImageSet, Split, scaled
 from examples.resnet50.errors import UserError
 
 _CLASSES = tuple("0123456789")
+_TRAINED, _TESTED = range(7), range(7, 10)
 _UNSIGNED_BYTE = 0x08
 
 
@@ -28,7 +28,7 @@ def _locate(root: Path, name: str) -> Path | None:
     return next((p for s in spellings for p in (root / s, root / f"{s}.gz") if p.is_file()), None)
 
 
-def read_idx(path: Path, dimensions: int) -> np.ndarray:
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The array of unsigned bytes in an idx file: two zero bytes, type, rank, sizes as big-endian int32, the values."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -39,34 +39,29 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise UserError(
             f"{path} must be an idx file of unsigned bytes with {dimensions} dimensions; it starts {data[:4]!r}"
         )
-    shape = tuple(int(size) for size in np.frombuffer(data, ">i4", dimensions, offset=4))
-    if min(shape) < 0 or len(data) != header + math.prod(shape):
-        expected = header + math.prod(shape)
-        raise UserError(
-            f"{path} must hold {expected} bytes for shape {list(shape)}; got {len(data)}, perhaps truncated"
-        )
+    shape = [int(size) for size in np.frombuffer(data, ">i4", dimensions, offset=4)]
+    expected = header + math.prod(shape)
+    if min(shape) < 0 or len(data) != expected:
+        raise UserError(f"{path} must hold {expected} bytes for shape {shape}; got {len(data)}, perhaps truncated")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _read_pair(root: Path, prefix: str, image_size: int) -> tuple[Tensor, Tensor] | None:
-    images_path = _locate(root, f"{prefix}-images-idx3-ubyte")
-    labels_path = _locate(root, f"{prefix}-labels-idx1-ubyte")
-    if images_path is None or labels_path is None:
+def _read(root: Path, prefix: str, image_size: int) -> ImageSet | None:
+    paths = [_locate(root, f"{prefix}-{name}-ubyte") for name in ("images-idx3", "labels-idx1")]
+    if paths[0] is None or paths[1] is None:
         return None
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    images, labels = _read_idx(paths[0], 3), _read_idx(paths[1], 1)
     if len(images) != len(labels):
-        raise UserError(f"{labels_path} must hold {len(images)} labels to match {images_path}; got {len(labels)}")
+        raise UserError(f"{paths[1]} must hold {len(images)} labels to match {paths[0]}; got {len(labels)}")
     if labels.size == 0 or labels.max() > 9:
-        raise UserError(f"{labels_path} must hold labels 0 to 9; got {labels.max() if labels.size else 'none'}")
-    return scaled(images / 255, image_size), torch.from_numpy(labels.astype(np.int64))
+        raise UserError(f"{paths[1]} must hold labels 0 to 9; got {labels.max() if labels.size else 'none'}")
+    return ImageSet(scaled(images / 255, image_size), torch.from_numpy(labels.astype(np.int64)), _CLASSES)
 
 
 def read_mnist(root: Path, image_size: int) -> Split:
-    """Digits 0 to 6 to train on, 7 to 9 to retrieve."""
-    test_pair = _read_pair(root, "t10k", image_size)
-    if test_pair is None:
+    """See the top of the file."""
+    test = _read(root, "t10k", image_size)
+    if test is None:
         raise UserError(f"{root} must hold t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzipped or not")
-    train_pair = _read_pair(root, "train", image_size) or test_pair
-    train = split_by_class(*train_pair, _CLASSES, range(0, 7))
-    test = split_by_class(*test_pair, _CLASSES, range(7, 10))
-    return Split(train, test, unseen=True, mirrored=False)
+    train = _read(root, "train", image_size) or test
+    return Split(train.of_classes(_TRAINED), test.of_classes(_TESTED), mirrored=False)

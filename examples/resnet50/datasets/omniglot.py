@@ -13,9 +13,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import torch
-
 from examples.resnet50.datasets.images import ImageSet, Split, image_set, read_image
 from examples.resnet50.errors import UserError
 
@@ -49,34 +46,28 @@ def _files(path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _read(path: Path, image_size: int) -> ImageSet:
-    arrays: list[np.ndarray] = []
-    names: list[str] = []
+    arrays, names = [], []
     for character, what, data in _files(path):
-        ink = 255 - read_image(io.BytesIO(data), what, image_size, grey=True)  # drawn black on white: ink becomes 1
-        arrays.append(ink)
+        arrays.append(255 - read_image(io.BytesIO(data), what, image_size, grey=True))  # black on white: ink becomes 1
         names.append(character)
     return image_set(arrays, names, str(path))
 
 
-def _without_shared(train: ImageSet, test: ImageSet) -> Split:
-    """``train`` without the characters of ``test``, which stays whole."""
+def _read_pair(first: Path, second: Path, image_size: int) -> Split:
+    train, test = _read(first, image_size), _read(second, image_size)
     shared = set(test.classes)
-    keep = [index for index, name in enumerate(train.classes) if name not in shared]
-    if not keep:
+    kept = [index for index, name in enumerate(train.classes) if name not in shared]
+    if not kept:
         raise UserError("the two Omniglot archives must differ; every character of the first is in the second")
-    renumbered = torch.full((len(train.classes),), -1)
-    renumbered[keep] = torch.arange(len(keep))
-    labels = renumbered[train.labels]
-    kept = ImageSet(train.pixels[labels >= 0], labels[labels >= 0], tuple(train.classes[index] for index in keep))
-    return Split(kept, test, unseen=True, mirrored=False, left_out=len(train.classes) - len(keep))
+    return Split(train.of_classes(kept), test, mirrored=False, left_out=len(train.classes) - len(kept))
 
 
 def read_omniglot(root: Path, image_size: int) -> Split:
-    """Characters of the first archive that are not in the second to train on, all of the second to retrieve."""
+    """See the top of the file."""
     for first, second in _PAIRS:
         train, test = _locate(root, first), _locate(root, second)
         if train and test:
-            return _without_shared(_read(train, image_size), _read(test, image_size))
+            return _read_pair(train, test, image_size)
         if train or test:
             raise UserError(
                 f"{root} must hold both {first}.zip and {second}.zip; {first if test else second}.zip is missing"

@@ -1,4 +1,4 @@
-"""loss.png: the loss over the steps, and for two copies how far they are apart."""
+"""loss.png: over the steps the loss, the active share, distances of positives and negatives, and the check of both."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from examples.resnet50.agreement import COPIES_LOSS, SAME_GRADIENT, SAME_LOSS, TOLERANCE
-from examples.resnet50.plots.canvas import FUSED, OTHER, REFERENCE, new_figure, save
-from examples.resnet50.record import Row
+from examples.resnet50.plots.canvas import FUSED, OTHER, REFERENCE, RIGHT, WRONG, new_figure, save
+from examples.resnet50.telemetry import Row
 
 _LEAST = 1e-9  # a difference of 0 has no place on a logarithmic axis: it is drawn here
 
 
 def _column(history: list[Row], key: str) -> np.ndarray:
-    return np.array([row[key] for row in history])
+    """NaN in steps without it, which draws nothing."""
+    return np.array([row.get(key, np.nan) for row in history])
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
@@ -25,46 +26,49 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return sums / counts
 
 
+def _draw(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
+    """Every step pale, and smoothed."""
+    axes.plot(steps, values, linewidth=1, alpha=0.4, color=colour)
+    axes.plot(steps, _smoothed(values), linewidth=2, color=colour, label=label)
+
+
 def _draw_differences(axes: Axes, steps: np.ndarray, history: list[Row], held: int) -> None:
-    for key, label, colour, style in (
-        (COPIES_LOSS, "losses of the two copies", OTHER, "-"),
-        (SAME_LOSS, "loss on the same embeddings", FUSED, "-"),
-        (SAME_GRADIENT, "gradient on the same embeddings", REFERENCE, "-"),
+    for key, label, colour in (
+        (COPIES_LOSS, "losses of two copies", OTHER),
+        (SAME_LOSS, "loss on the same embeddings", FUSED),
+        (SAME_GRADIENT, "gradient on the same embeddings", REFERENCE),
     ):
-        axes.plot(steps, np.maximum(_column(history, key), _LEAST), style, color=colour, label=label, linewidth=1.2)
+        axes.plot(steps, np.maximum(_column(history, key), _LEAST), color=colour, label=label, linewidth=1.2)
     axes.axhline(TOLERANCE, color="red", linestyle=":", label=f"tolerance {TOLERANCE:.0e}")
     axes.axvspan(0.5, held + 0.5, color="red", alpha=0.12, label="steps in which copies must agree")
     axes.set_yscale("log")
     axes.set_ylim(_LEAST / 2, 10)
-    axes.set_ylabel("relative difference")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    axes.grid(alpha=0.3)
+    axes.set_ylabel("fused and reference,\nrelative difference")
 
 
 def plot_loss(history: list[Row], title: str, held: int, path: Path) -> None:
     """Draws ``history``, one row per step and at least one; in the first ``held`` steps two copies had to agree."""
     names = [key.removeprefix("loss_") for key in history[0] if key.startswith("loss_")]
-    both = len(names) == 2
-    steps = _column(history, "step")
-    figure = new_figure(10, 7.5 if both else 6)
-    panels = figure.subplots(3 if both else 2, 1, sharex=True, height_ratios=[3, 1.3, 2.2] if both else [3, 1.3])
-    # The wide pale line below and the thin dashed one on it both show where the two coincide.
-    styles = (("-", 5.0, 0.45, FUSED), ("--", 1.4, 1.0, REFERENCE)) if both else (("-", 1.0, 0.5, FUSED),)
-    for name, (style, width, alpha, colour) in zip(names, styles, strict=True):
-        loss = _column(history, f"loss_{name}")
-        panels[0].plot(steps, loss, style, linewidth=width, alpha=alpha, color=colour, label=name)
-        if not both:
-            panels[0].plot(steps, _smoothed(loss), color=FUSED, linewidth=2.2, label=f"{name}, smoothed")
-        active = 100 * _column(history, f"active_{name}")
-        panels[1].plot(steps, active, style, linewidth=width, alpha=alpha, color=colour)
+    steps, checked = _column(history, "step"), SAME_LOSS in history[0]
+    heights = [2.4, 1.3, 2.0, 2.0][: 4 if checked else 3]
+    figure = new_figure(10, 1.9 + 1.15 * sum(heights))
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    _draw(panels[0], steps, _column(history, f"loss_{names[0]}"), names[0], FUSED)
+    for name in names[1:]:  # on the first, which it covers where the two coincide
+        panels[0].plot(steps, _column(history, f"loss_{name}"), "--", linewidth=1.4, color=REFERENCE, label=name)
     panels[0].set_title(title)
-    panels[0].set_ylabel("batch-hard triplet loss")
-    panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
-    panels[1].set_ylabel("active anchors, %")
+    panels[0].set_ylabel("loss")
+    _draw(panels[1], steps, 100 * _column(history, f"active_{names[0]}"), "with a loss above 0", OTHER)
+    panels[1].set_ylabel("triplets, %")
     panels[1].set_ylim(-4, 104)
-    for axes in panels[:2]:
+    _draw(panels[2], steps, _column(history, f"positive_distance_{names[0]}"), "to mined positives", RIGHT)
+    _draw(panels[2], steps, _column(history, f"negative_distance_{names[0]}"), "to mined negatives", WRONG)
+    panels[2].set_ylabel("mean distance")
+    if checked:
+        _draw_differences(panels[3], steps, history, held)
+    for axes in panels:
         axes.grid(alpha=0.3)
-    if both:
-        _draw_differences(panels[2], steps, history, held)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_xlabel("step")
     save(figure, path)
