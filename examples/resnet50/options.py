@@ -67,9 +67,11 @@ def _int(least: int, default: int | None, letter: str, text: str) -> Any:
 
 def _per_data(key: str) -> str:
     words = {True: "yes", False: "no"}
-    values = ((name, defaults[key]) for name, defaults in DATA_DEFAULTS.items())
-    told = (f"{name} {words[value] if isinstance(value, bool) else value}" for name, value in values)
-    return f"default: {', '.join(told)}"
+    values = {name: defaults[key] for name, defaults in DATA_DEFAULTS.items()}
+    told = {name: words[value] if isinstance(value, bool) else value for name, value in values.items()}
+    if len(set(values.values())) == 1:
+        return f"default: {told['digits']}"
+    return f"default: {', '.join(f'{name} {value}' for name, value in told.items())}"
 
 
 _FLAG = argparse.BooleanOptionalAction
@@ -139,7 +141,8 @@ class Options:
     best_by: str = _option(
         "map_at_r",
         "the metric whose best network is kept in best.pt: map, map_at_r, r_precision, mrr or minp; hit_rate, "
-        "precision, recall or map @1, @5 or @10, as hit_rate@1; cmc@1 to cmc@10",
+        "precision, recall or map @1, @5 or @10, as hit_rate@1; cmc@1 to cmc@10; of classes that were trained on, "
+        "where the test has such and others",
         choices=MEASURES,
         metavar="METRIC",
     )

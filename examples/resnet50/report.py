@@ -208,9 +208,9 @@ def _print_start(trainer: Trainer, folder: Path) -> None:
     if trainer.checks:
         held = "first step" if trainer.held_steps == 1 else f"first {trainer.held_steps} steps"
         print(
-            f"check:   in every step the reference, plain PyTorch in float64, must give the same loss and gradient of "
-            f"the same embeddings, to {TOLERANCE:.0e}; and a copy of the network that it trains the same loss in the "
-            f"{held}, after which training multiplies differences in the last bit"
+            "check:   in every step the reference, plain PyTorch in float64, must give the same loss and gradient, to "
+            f"{TOLERANCE:.0e}; and in the {held} a copy of the network that the reference trains must have the same "
+            "loss (later, rounding parts the two)"
         )
     print(f"test:    {_when_evaluated(trainer)}")
     print(f"results: {folder}/", flush=True)
@@ -260,7 +260,7 @@ def _print_summary(trainer: Trainer, lines: dict[str, Metrics]) -> None:
     if f"{UNSEEN}map_at_r" in pixels:
         names = split.unseen_classes
         few = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        groups = {"": "new images of classes trained on", UNSEEN: f"classes never trained on ({few})"}
+        groups = {"": "new images of classes trained on", UNSEEN: f"images of classes never trained on ({few})"}
     width = max(map(len, lines))
     print()
     for prefix, title in groups.items():
@@ -268,7 +268,7 @@ def _print_summary(trainer: Trainer, lines: dict[str, Metrics]) -> None:
         print(f"{title}, {number} of them: each looks for its like among all {len(split.test)}")
         print(f"  {'':<{width}}  nearest one is right   share of its class found first")
         for name, metrics in lines.items():
-            print(f"  {name:<{width}}  {metrics[f'{prefix}hit_rate@1']:>20.0%}   {metrics[f'{prefix}map_at_r']:>29.0%}")
+            print(f"  {name:<{width}}  {metrics[f'{prefix}hit_rate@1']:>20.0%}   {metrics[f'{prefix}map_at_r']:>30.0%}")
     print('"nearest one is right" is hit_rate@1, papers call it Recall@1; the other is map_at_r, MAP@R')
     if trainer.checks:
         worst = max(max(row[SAME_LOSS], row[SAME_GRADIENT]) for row in trainer.history)

@@ -210,6 +210,21 @@ def test_load_best_names_what_is_no_network(new_trainer: NewTrainer, tmp_path: P
         load_best(str(tmp_path / "no.pt"))
 
 
+@pytest.mark.parametrize(("arguments", "shortcuts"), [([], "pooled"), (["--weights=x.pth"], "strided")])
+def test_load_best_gives_the_network_that_was_kept(tmp_path: Path, arguments: list[str], shortcuts: str):
+    """ResNet-50 with the shortcuts of a run without, and with, pretrained weights."""
+    options = complete(parse_options(["--embedding-dim=8", *arguments])[0])
+    assert options.shortcuts == shortcuts
+    network = EmbeddingNet(8, pooled_shortcuts=shortcuts == "pooled").eval()
+    kept = BestSoFar("map", patience=0)
+    kept.add(3, Evaluation(torch.zeros(2, 8), {"map": 0.25}, network))
+    kept.save(tmp_path / "best.pt", options)
+    found, metrics = load_best(str(tmp_path / "best.pt"))
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(found(images), network(images)) and metrics == {"map": 0.25}
+
+
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the command on the tiny data set, of which two batches are an epoch, with results under ``tmp_path``."""

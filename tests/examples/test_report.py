@@ -43,7 +43,9 @@ def test_which_classes_were_trained_on(said: Callable[..., str], tested: str, re
     output = said(build_split(tested))
     assert f"train 48 images of 3 classes, test 24 other images of {relation} trained on" in output
     both = len(set(tested) & set("abc")) not in (0, len(tested))
-    assert ("classes never trained on (d), 8 of them: each looks for its like among all 24" in output) == both
+    assert (
+        "\nimages of classes never trained on (d), 8 of them: each looks for its like among all 24" in output
+    ) == both
     assert ("unseen classes: " in output) == both
     assert ("\ntest images, 24 of them: each looks for its like among all 24\n" in output) == (not both)
 
@@ -51,7 +53,9 @@ def test_which_classes_were_trained_on(said: Callable[..., str], tested: str, re
 def test_many_unseen_classes_are_not_all_named(said: Callable[..., str]):
     split = build_split()
     test = ImageSet(split.test.pixels, torch.arange(24) % 12, tuple("abcdefghijkl"))
-    assert "\nclasses never trained on (d, e, f, g, h and 4 more), 18 of them: " in said(replace(split, test=test))
+    assert "\nimages of classes never trained on (d, e, f, g, h and 4 more), 18 of them: " in said(
+        replace(split, test=test)
+    )
 
 
 def test_a_class_without_images_is_not_told_of(said: Callable[..., str]):
