@@ -28,7 +28,7 @@ HAS_GPU := $(wildcard /dev/nvidiactl)
 FIRST_CUDA := $(if $(HAS_GPU),$(FASTTRIPLET_CUDA),$(patsubst auto,0,$(FASTTRIPLET_CUDA)))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-distributed test-asan test-shim test-portable test-originals test-aarch64 test-cuda-load lint format bench record-examples docs cuda gpu-bundle native wheel clean help
+.PHONY: demo test test-distributed test-asan test-shim test-portable test-originals test-aarch64 test-cuda-load test-wheel lint format bench record-examples docs cuda gpu-bundle native wheel clean help
 
 demo: $(VENV)/.demo  ## train ResNet-50 on real images with the fused and the reference loss, side by side
 	$(PY) -m examples.resnet50.train
@@ -80,6 +80,10 @@ build/cuda-load/.installed: requirements/cuda_load.txt
 	$(PYTHON) -m venv build/cuda-load/venv
 	$(CUDA_PIP) --requirement requirements/cuda_load.txt
 	@touch $@
+
+# Beside PyTorch 2.10.0 and 2.14.1, which are CUDA builds where pip finds no other, and 2.13.0.
+test-wheel: $(VENV)/.test  ## build the wheel and try it in empty environments beside three versions of PyTorch (16 GB of disk)
+	$(PY) build_tools/test_wheel.py
 
 lint: $(VENV)/.test  ## check style and types
 	$(BIN)/ruff check $(PYTHON_CODE)

@@ -80,7 +80,7 @@ class Trainer:
         self.best = BestSoFar(options.best_by, options.patience)  # by the first learner, in the first process alone
         self.evaluation_seconds = 0.0  # of the time since it was made
         self.checks = options.loss in ("checked", "both")  # the fused loss by the reference, in every step
-        self.held_steps = held_steps(options.precision, device, processes.size)
+        self.held_steps = held_steps(options.precision, device, self.sampler.batch_size, processes.size)
         #: How long the second copy is trained: one step longer than it is held to the first, which shows them part.
         self.twin_steps = {"both": self.total_steps, "checked": self.held_steps + 1}.get(options.loss, 0)
         self.learners = self._build_learners(options.weights if weights_needed else None)

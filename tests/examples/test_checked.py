@@ -21,6 +21,8 @@ from tests.examples.test_trainer import assert_same, history, ignore, stepped
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 NewTrainer = Callable[..., Trainer]
+#: 16 images in a batch: the second copy is held for two steps.
+ENOUGH = ["--samples-per-class=8"]
 
 
 class _WrongGradient(torch.autograd.Function):
@@ -59,14 +61,14 @@ def test_a_wrong_loss_or_gradient_fails_the_run(
         return change(value) if calls == step else value, stats
 
     monkeypatch.setattr(fasttriplet, name, loss)
-    run = new_trainer("--loss=checked", f"--start={start}", "--start-steps=30", "--steps=30")
+    run = new_trainer("--loss=checked", f"--start={start}", "--start-steps=30", "--steps=30", *ENOUGH)
     with pytest.raises(Disagreement, match=rf"^step {step}: fused and reference differ in {what} by "):
         run.run(ignore)
     assert run.history[-1]["step"] == step
 
 
 def test_the_second_copy_is_trained_for_three_steps(new_trainer: NewTrainer):
-    run = new_trainer("--loss=checked", "--steps=5")
+    run = new_trainer("--loss=checked", "--steps=5", *ENOUGH)
     assert [learner.name for learner in run.learners] == ["fused", "reference"]
     run.run(ignore)
     assert [learner.name for learner in run.learners] == ["fused"]
@@ -74,7 +76,7 @@ def test_the_second_copy_is_trained_for_three_steps(new_trainer: NewTrainer):
         here = row["step"] <= 3
         assert (COPIES_LOSS in row) == ("loss_reference" in row) == ("active_reference" in row) == here
         assert row[SAME_LOSS] < 1e-5 and row[SAME_GRADIENT] < 1e-5
-    both, fused = new_trainer("--loss=both", "--steps=5"), new_trainer("--loss=fused", "--steps=5")
+    both, fused = (new_trainer(f"--loss={loss}", "--steps=5", *ENOUGH) for loss in ("both", "fused"))
     for other in (both, fused):
         other.run(ignore)
         assert [row["loss_fused"] for row in other.history] == [row["loss_fused"] for row in run.history]
@@ -83,9 +85,12 @@ def test_the_second_copy_is_trained_for_three_steps(new_trainer: NewTrainer):
     assert SAME_LOSS not in fused.history[0]
 
 
-@pytest.mark.parametrize(("precision", "trained"), [("float32", 3), ("bfloat16", 2), ("float64", 11)])
-def test_it_is_trained_for_a_step_longer_than_it_is_held(new_trainer: NewTrainer, precision: str, trained: int):
-    run = new_trainer("--loss=checked", f"--precision={precision}", "--steps=12")
+@pytest.mark.parametrize(
+    ("arguments", "trained"),
+    [(ENOUGH, 3), ([], 2), ([*ENOUGH, "--precision=bfloat16"], 2), (["--precision=float64"], 11)],
+)
+def test_it_is_trained_for_a_step_longer_than_it_is_held(new_trainer: NewTrainer, arguments: list[str], trained: int):
+    run = new_trainer("--loss=checked", "--steps=12", *arguments)
     run.run(ignore)
     assert [int(row["step"]) for row in run.history if COPIES_LOSS in row] == list(range(1, trained + 1))
     assert run.history[0][COPIES_LOSS] < 1e-4
@@ -93,7 +98,7 @@ def test_it_is_trained_for_a_step_longer_than_it_is_held(new_trainer: NewTrainer
 
 @pytest.mark.parametrize("stop", [2, 3, 4])
 def test_a_resumed_run_is_the_whole_one_across_the_end_of_the_copy(new_trainer: NewTrainer, tmp_path: Path, stop: int):
-    arguments = ("--loss=checked", "--steps=6")
+    arguments = ("--loss=checked", "--steps=6", *ENOUGH)
     whole = new_trainer(*arguments)
     whole.run(ignore)
     interrupted = new_trainer(*arguments)
@@ -139,7 +144,7 @@ def test_the_loss_changes_after_the_first_steps_in_a_resumed_run_too(
 @pytest.mark.parametrize("start", STARTS)
 def test_each_start_trains_and_is_checked(new_trainer: NewTrainer, asked: list[tuple[str, str]], start: str):
     """The checked loss is the one of the step, by both engines."""
-    run = new_trainer("--loss=checked", f"--start={start}", "--start-steps=4", "--steps=6", "--samples-per-class=8")
+    run = new_trainer("--loss=checked", f"--start={start}", "--start-steps=4", "--steps=6", *ENOUGH)
     run.run(ignore)
     assert [mining for engine, mining in asked if engine == "fused"] == [start] * 4 + ["batch-hard"] * 2
     # of a second copy in three steps, and of the check in six

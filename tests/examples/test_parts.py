@@ -72,8 +72,11 @@ def test_copies_are_held_at_first_only_and_the_same_embeddings_always():
 
 def test_copies_are_held_twice_where_nothing_but_float32_rounds():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [held_steps("float32", cpu), held_steps("bfloat16", cpu), held_steps("float32", cuda)] == [2, 1, 1]
-    assert [held_steps("float32", cpu, 2), held_steps("float64", cpu, 2), held_steps("float64", cuda)] == [1, 10, 10]
+    assert [held_steps("float32", cpu, 64), held_steps("float32", cpu, 16), held_steps("float32", cpu, 15)] == [2, 2, 1]
+    assert [held_steps("bfloat16", cpu, 64), held_steps("float32", cuda, 64), held_steps("float32", cpu, 64, 2)] == [
+        1
+    ] * 3
+    assert [held_steps("float64", cpu, 4, 2), held_steps("float64", cuda, 64)] == [10, 10]
 
 
 def test_schedule():

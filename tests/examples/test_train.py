@@ -47,7 +47,7 @@ def table_below(output: str, title: str) -> list[str]:
 
 
 def test_checked_writes_everything(train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Four steps of the default: the second copy is trained in three of them."""
+    """Four steps of the default: the second copy is trained in two of them, for so small a batch."""
     assert train("--steps=4") == 0
     folder = tmp_path / "digits-checked"
     table = rows(folder)
@@ -57,8 +57,8 @@ def test_checked_writes_everything(train: Callable[..., int], tmp_path: Path, ca
         assert float(row["same_embeddings_gradient_difference"]) < 1e-5
         assert float(row["positive_distance_fused"]) > 0 and float(row["negative_distance_fused"]) > 0
     assert float(table[0]["copies_loss_difference"]) < 1e-5
-    assert [row["loss_reference"] != "" for row in table] == [True, True, True, False]
-    assert [row["copies_loss_difference"] != "" for row in table] == [True, True, True, False]
+    assert [row["loss_reference"] != "" for row in table] == [True, True, False, False]
+    assert [row["copies_loss_difference"] != "" for row in table] == [True, True, False, False]
     for name in ("loss.png", "embeddings.png", "retrieval.png", "worst_queries.png", "distances.png"):
         with Image.open(folder / name) as image:
             assert min(image.size) > 300
@@ -66,7 +66,7 @@ def test_checked_writes_everything(train: Callable[..., int], tmp_path: Path, ca
 
     output = capsys.readouterr().out
     assert (
-        "torch 2" in output and "must give the same loss and gradient, to 1e-04; and in the first 2 steps a" in output
+        "torch 2" in output and "must give the same loss and gradient, to 1e-04; and in the first step a copy" in output
     )
     assert "test 24 other images of 10 classes, 8 of them trained on" in output
     assert "test images are turned, scaled, sheared and shifted at random, as training images are" in output

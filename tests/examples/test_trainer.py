@@ -57,7 +57,7 @@ def test_same_seed_same_run(new_trainer: NewTrainer):
 
 
 def test_two_and_two_steps_are_four_bit_for_bit(new_trainer: NewTrainer, tmp_path: Path):
-    """With the second copy, which goes after the third; tests/examples/test_checked.py has more of that."""
+    """With the second copy, which goes after the second; tests/examples/test_checked.py has more of that."""
     whole = new_trainer("--steps=4", "--loss=checked")
     whole.run(ignore)
 
