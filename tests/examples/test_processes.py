@@ -384,7 +384,7 @@ def test_torchrun_prints_the_losses_of_one_process_beside_its_own(
     output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     assert "spread:  2 processes with 4 to 5 images of each batch, batch norm and loss of all 9" in output
-    assert output.count("before training") == output.count("after 4 steps, fused") == 1  # the second is silent
+    assert output.count("\nbefore training ") == output.count("\nafter 4 steps, fused ") == 1  # the second is silent
     printed = re.findall(r"^step +(\d)/4  loss fused in 2 processes ([\d.]+), reference in one ([\d.]+) ", output, re.M)
     assert [step for step, _, _ in printed] == ["1", "2", "3", "4"]
     rows = columns(tmp_path / "two")

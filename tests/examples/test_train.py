@@ -134,8 +134,9 @@ def test_a_name_is_not_overwritten_by_accident(
     assert len(rows(tmp_path / "run")) == 1
 
 
+@pytest.mark.usefixtures("tiny_network")
 def test_interrupt_saves_and_can_be_continued(tmp_path: Path):
-    command = [sys.executable, "-m", "examples.resnet50.train", *TINY, "--threads=1", "--loss=fused"]
+    command = [sys.executable, "-m", "tests.examples.tiny_train", *TINY, "--threads=1"]
     run = subprocess.Popen(
         [*command, "--steps=100000", f"--out={tmp_path}", "--name=run"],
         cwd=REPOSITORY,
