@@ -163,6 +163,8 @@ class PKSampler(Sampler[list[int]]):
         epoch = _at_least(0, "epoch", epoch)
         if batch is not None:
             self._batch = _at_least(0, "batch", batch)
+            if self._batch > len(self):  # perhaps a step that was counted over all epochs
+                warnings.warn(f"batch {batch} is beyond the {len(self)} of an epoch: the pass is empty", stacklevel=2)
         elif self._begun or epoch != self.epoch:
             self._batch = 0
         self.epoch, self._begun, self._finished = epoch, False, False
@@ -177,6 +179,9 @@ class PKSampler(Sampler[list[int]]):
 
         Batches are those it would have made where labels, arguments and the number of ranks are the same.
         """
+        lacking = {"seed", "epoch", "batch", "finished"} - state.keys()
+        if lacking:
+            raise ValueError(f"state must be what state_dict gave; got none of its {sorted(lacking)}")
         self.seed, self.epoch, self._batch = state["seed"], state["epoch"], state["batch"]
         self._begun, self._finished = False, bool(state["finished"])
 

@@ -32,7 +32,7 @@ SUITE = (
 _NOT_PORTABLE = (
     *("native", "examples", "test_benchmarks.py", "test_cuda.py", "test_cuda_driver.py", "test_cuda_library.py"),
     *("test_engines.py", "test_gpu_check.py", "test_gpu_script.py", "test_info.py", "test_packaging.py"),
-    *("scripts", "test_rooms.py", "test_sampler.py", "test_workflows.py", "typing"),
+    *("scripts", "test_rooms.py", "test_sampler.py", "test_sampler_trainers.py", "test_workflows.py", "typing"),
 )
 #: Of a test of the host's processor, of its compiler or of Python: on another engine it would only take the time.
 host_only = pytest.mark.skipif(ENGINE != "cpu", reason="says nothing about another engine")
