@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from examples.resnet50.files import load_checkpoint
 from examples.resnet50.learner import STARTS, LossFunction, loss_function
 from examples.resnet50.options import complete, parse_options
 from examples.resnet50.trainer import Trainer
+from tests.examples.conftest import with_gradient_times
 from tests.examples.test_trainer import assert_same, history, ignore, stepped
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -25,21 +27,9 @@ NewTrainer = Callable[..., Trainer]
 ENOUGH = ["--samples-per-class=8"]
 
 
-class _WrongGradient(torch.autograd.Function):
-    """Hands the loss through and makes its gradient one part in a thousand too large."""
-
-    @staticmethod
-    def forward(ctx: object, loss: torch.Tensor) -> torch.Tensor:
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * 1.001
-
-
 WRONG: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "loss": (lambda loss: 1.001 * loss, "the loss on the same embeddings"),
-    "gradient": (_WrongGradient.apply, "the gradient with respect to the same embeddings"),
+    "gradient": (partial(with_gradient_times, 1.001), "the gradient with respect to the same embeddings"),
 }
 
 

@@ -21,21 +21,14 @@ from examples.resnet50.learner import loss_function
 from examples.resnet50.options import complete, merge_resumed, parse_options
 from examples.resnet50.train import main
 from examples.resnet50.trainer import Trainer
+from tests.examples.conftest import with_gradient_times
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 NewTrainer = Callable[..., Trainer]
 
 
-class _Enlarged(torch.autograd.Function):
-    """Hands the loss through and makes its gradient so large that float16 cannot hold it behind the head."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * 1e20
+#: A loss whose gradient is so large that float16 cannot hold it behind the head.
+ENLARGED = 1e20
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def overflowing(monkeypatch: pytest.MonkeyPatch) -> set[int]:
             nonlocal step
             step += 1
             value, stats = inner(*given, **options)
-            return _Enlarged.apply(value) if step in steps else value, stats
+            return with_gradient_times(ENLARGED, value) if step in steps else value, stats
 
         return loss
 
