@@ -30,7 +30,7 @@ FIRST_CUDA := $(if $(HAS_GPU),$(FASTTRIPLET_CUDA),$(patsubst auto,0,$(FASTTRIPLE
 .DEFAULT_GOAL := help
 .PHONY: demo test test-distributed test-asan test-shim test-portable test-originals test-aarch64 test-cuda-load test-wheel lint format bench record-examples docs cuda gpu-bundle native wheel clean help
 
-demo: $(VENV)/.demo  ## train ResNet-50 on real images with the fused and the reference loss, side by side
+demo: $(VENV)/.demo  ## train ResNet-50 on real images with the fused loss, checked by the reference in every step
 	$(PY) -m examples.resnet50.train
 
 # A test that hangs says where, and ends the run, after a quarter of an hour; processes that it started are left behind.
@@ -113,10 +113,10 @@ record-examples: $(VENV)/.test  ## run the scripts of examples/ whole and keep w
 docs: $(VENV)/.docs  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-cuda: $(VENV)/.test  ## build the CUDA library, an error without nvcc; TORCH_CUDA_ARCH_LIST narrows it
+cuda: $(VENV)/.package  ## build the CUDA library, an error without nvcc; TORCH_CUDA_ARCH_LIST narrows it
 	FASTTRIPLET_CUDA=1 $(PIP) --no-build-isolation --no-deps --editable .
 
-gpu-bundle: $(VENV)/.test  ## build both libraries for a Hopper GPU, to be carried to it: benchmarks/gpu.sh compiles nothing there
+gpu-bundle: $(VENV)/.package  ## build both libraries for a Hopper GPU, to be carried to it: benchmarks/gpu.sh compiles nothing there
 	FASTTRIPLET_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0a $(PY) setup.py build_ext --inplace
 	build_tools/bundle.sh fasttriplet/_C.abi3.so fasttriplet/_cuda.abi3.so
 

@@ -1,11 +1,13 @@
 """Records what the scripts of ``examples/`` print and draw: ``python -m build_tools.record [NAME ...]``.
 
-Each runs with its own settings in a folder of its own, one after the other, and is told as it is. Its output goes to
-``examples/output/NAME.txt``, pictures it made to ``examples/output/NAME*.png``. One that fails is not recorded.
+Each is run by the command in its docstring, in a folder of its own, one after the other. Its output goes to
+``examples/output/NAME.txt``, pictures it made to ``examples/output/NAME.png`` and ``NAME_*.png``, which is where
+``build_tools/docs/hooks.py`` takes them from. Of one that fails what was recorded stays.
 """
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,29 +15,37 @@ import tempfile
 import time
 from pathlib import Path
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-OUTPUT = EXAMPLES / "output"
-#: How a script is started that is more than one process.
-_LAUNCHED = {"distributed": ["-m", "torch.distributed.run", "--nproc-per-node=2"]}
+from build_tools.docs.hooks import Script, scripts
+
+#: By the first word of a command, the program of this environment.
+_PROGRAMS = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
 
 
-def record(name: str) -> None:
-    """Runs ``examples/NAME.py`` and keeps its standard output, with the pictures that it left in its folder."""
-    script = EXAMPLES / f"{name}.py"
+def record(script: Script) -> None:
+    """Keeps the script's standard output, and the pictures that it left in its folder."""
+    program, *words = shlex.split(script.command)
+    words = [str(script.path) if word == f"examples/{script.path.name}" else word for word in words]
     with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
-        command = [sys.executable, *_LAUNCHED.get(name, []), str(script)]
+        command = [*_PROGRAMS[program], *words]
         ended = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
-        OUTPUT.mkdir(exist_ok=True)
-        (OUTPUT / f"{name}.txt").write_text(ended.stdout)
-        for old in OUTPUT.glob(f"{name}*.png"):
+        script.output.parent.mkdir(exist_ok=True)
+        script.output.write_text(ended.stdout)
+        for old in script.pictures:
             old.unlink()
         for picture in sorted(Path(folder).rglob("*.png")):
-            suffix = "" if picture.stem == name else f"_{picture.stem}"
-            shutil.copyfile(picture, OUTPUT / f"{name}{suffix}.png")
-    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+            suffix = "" if picture.stem == script.name else f"_{picture.stem}"
+            shutil.copyfile(picture, script.output.with_name(f"{script.name}{suffix}.png"))
+
+
+def main() -> None:
+    known = {script.name: script for script in scripts()}
+    for name in sys.argv[1:] or known:
+        if name not in known:
+            sys.exit(f"NAME must be one of {', '.join(known)}; got {name}")
+        started = time.monotonic()
+        record(known[name])
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or sorted(path.stem for path in EXAMPLES.glob("[!_]*.py")):
-        record(chosen)
+    main()

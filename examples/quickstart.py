@@ -35,9 +35,7 @@ def warp(images):
     return F.grid_sample(images, grid.to(images), align_corners=False)
 
 
-class Block(nn.Module):
-    """The residual block of ResNet-18."""
-
+class Block(nn.Module):  # the residual block of ResNet-18
     def __init__(self, inputs, outputs, stride):
         super().__init__()
         first, second = nn.Conv2d(inputs, outputs, 3, stride, 1), nn.Conv2d(outputs, outputs, 3, 1, 1)
@@ -48,6 +46,7 @@ class Block(nn.Module):
         return F.relu(self.body(x) + self.skip(x))
 
 
+@torch.no_grad()
 def evaluate(embed, images, labels):
     """Each image ranks all others by distance: the share whose nearest is of its class, and MAP@R."""
     found = retrieval_metrics(embed(images), labels, at=(1,), distance="cosine")

@@ -1,8 +1,8 @@
 """Explicit triplets with one ResNet-50 for anchor, positive and negative, as in Keras's siamese network walk-through.
 
 Squared Euclidean distances, and of each batch only the triplets inside the margin count. First the head is trained on
-the frozen backbone, then layer4 with it: of random weights the head brings most, of ImageNet's layer4 brings more.
-Printed is how many triplets of MNIST's images never trained on are ranked right, the anchor nearer to its positive.
+the frozen backbone, then layer4 with it; weights are random, and the head brings most. Printed is how many triplets of
+MNIST's images never trained on are ranked right, the anchor nearer to its positive than to its negative.
 
     python examples/siamese_resnet50.py
 """

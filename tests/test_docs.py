@@ -258,6 +258,34 @@ def test_a_script_without_output_fails_a_strict_build(site, tmp_path, monkeypatc
         hooks.scripts()
 
 
+def test_a_script_is_recorded_by_the_command_of_its_page(site, tmp_path, monkeypatch):
+    from build_tools import record
+    from build_tools.docs import hooks
+
+    monkeypatch.setattr(hooks, "EXAMPLES", tmp_path)
+    script, output = tmp_path / "some.py", tmp_path / "output"
+    told = '"""Run: `python examples/some.py --steps 9` now."""\nimport pathlib, sys\n'
+    script.write_text(
+        told + "print(*sys.argv[1:])\nfor name in ('some', 'more'): pathlib.Path(f'{name}.png').touch()\n"
+    )
+    monkeypatch.setattr("sys.argv", ["record"])
+    record.main()
+    assert (output / "some.txt").read_text() == "--steps 9\n"
+    assert sorted(path.name for path in output.glob("*.png")) == ["some.png", "some_more.png"]
+    script.write_text(told + "print('anew')\n")
+    (output / "something.png").touch()  # another script's
+    record.main()
+    assert (output / "some.txt").read_text() == "anew\n"
+    assert [path.name for path in output.glob("*.png")] == ["something.png"]
+    script.write_text(told + "print('half'); sys.exit(3)\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        record.main()
+    assert (output / "some.txt").read_text() == "anew\n"
+    monkeypatch.setattr("sys.argv", ["record", "other"])
+    with pytest.raises(SystemExit, match="NAME must be one of some; got other"):
+        record.main()
+
+
 def test_the_site_names_the_version(site):
     config, _ = site
     assert fasttriplet.__version__ in config.site_name and fasttriplet.__version__ in config.copyright
