@@ -7,7 +7,7 @@
 2. *Two copies of the network, the first steps.* They start from the same bits and see the same batches. Their losses
    must agree for ``_HELD`` steps, the second of which has seen an optimiser step. After that no bound holds for any two
    correct losses: hard mining, ReLU, batch norm and Adam (which divides each gradient by its own size) multiply a
-   difference in the last bit about tenfold a step. Measured on the digits: at most 2e-7 in steps 1 and 2, 3e-5 in step
+   difference in the last bit about tenfold a step. Measured on the digits: at most 5e-7 in steps 1 and 2, 3e-5 in step
    3, 5e-4 in step 4. In step 1 only where more is rounded: under autocast (6e-4 in step 2), on any device but the CPU
    (cuDNN convolves float32 in TF32), where several processes train the fused copy (5e-5), and in batches of fewer than
    ``_ENOUGH`` images (4e-4 in those of 4). In float64, where rounding starts at 1e-16, for ``_HELD_IN_FLOAT64`` steps.

@@ -32,11 +32,10 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
         **{"nuisance": False, "start": "batch-hard", "start_steps": 0, "lr": 1e-3},
     },
 }
+#: Options that may differ from machine to machine, and from process to process of a run.
+OF_A_MACHINE = ("root", "device", "threads", "name", "out", "overwrite", "save_every", "resume")
 #: What --resume may change; all else is taken from the checkpoint, or the run would not be the same one.
-_CHANGEABLE = (
-    *("root", "steps", "epochs", "name", "out", "overwrite", "threads", "save_every", "resume"),
-    *("device", "compile", "patience"),
-)
+_CHANGEABLE = (*OF_A_MACHINE, "steps", "epochs", "compile", "patience")
 
 
 def _number(kind: type, least: float, open_below: bool = False) -> Any:

@@ -53,7 +53,11 @@ class Processes:
 
     def any(self, own: bool) -> bool:
         """Whether one of them says so. Waits for the others, but for no device."""
-        return any(self._told(own))
+        if self.size == 1:
+            return own
+        said = torch.tensor(int(own))
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
+        return bool(said)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -72,6 +76,17 @@ class Processes:
         for raised in (own, *self._told(sent)):
             if raised is not None:
                 raise raised
+
+    def check_alike(self, own: dict[str, object]) -> None:
+        """UserError in all of them where something of ``own``, by its name, differs. Waits for the others."""
+        first, *others = self._told(own)
+        for rank, other in enumerate(others, 1):
+            for name, value in first.items():
+                if other[name] != value:
+                    raise UserError(
+                        f"{name} must be the same in all processes; got {value} in process 0 and {other[name]} in "
+                        f"process {rank}"
+                    )
 
     def _told(self, own: Any) -> list[Any]:
         """What each of them says."""

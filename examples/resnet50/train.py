@@ -8,12 +8,13 @@ Under torchrun every process trains; the first leads, and reports besides.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from examples.resnet50.device import choose_device
 from examples.resnet50.errors import Disagreement, Diverged, RunError
 from examples.resnet50.evaluate import bounded, under_nuisance
 from examples.resnet50.files import load_checkpoint
-from examples.resnet50.options import Options, complete, merge_resumed, parse_options
+from examples.resnet50.options import OF_A_MACHINE, Options, complete, merge_resumed, parse_options
 from examples.resnet50.processes import Processes, joined
 from examples.resnet50.report import Report
 from examples.resnet50.trainer import Trainer
@@ -73,6 +74,18 @@ def _prepare(options: Options, given: frozenset[str], processes: Processes) -> T
     return trainer
 
 
+def what_all_share(trainer: Trainer) -> dict[str, object]:
+    """What every process has to have alike for all of them to draw the same batches, by the name of its option."""
+    labels = trainer.split.train.labels.numpy().tobytes()
+    options = asdict(trainer.options).items()
+    shared = {f"--{name.replace('_', '-')}": value for name, value in options if name not in OF_A_MACHINE}
+    return {
+        **shared,
+        "the step that --resume goes on from": trainer.step,
+        "the training labels of --data and --root": hashlib.sha256(labels).hexdigest()[:12],
+    }
+
+
 def _train(trainer: Trainer, report: Report | None, interrupted: Callable[[], bool]) -> None:
     if report is None:
         trainer.run(lambda row: None, lambda: not interrupted())
@@ -89,6 +102,7 @@ def _run(options: Options, given: frozenset[str], processes: Processes) -> int:
     with _interruptible(quiet=not processes.is_first) as interrupted:
         with processes.together():
             trainer = _prepare(options, given, processes)
+        processes.check_alike(what_all_share(trainer))
         report = None
         with processes.together():
             if processes.is_first:

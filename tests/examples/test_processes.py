@@ -29,7 +29,7 @@ from examples.resnet50.model import EmbeddingNet
 from examples.resnet50.options import complete, parse_options
 from examples.resnet50.processes import Processes
 from examples.resnet50.telemetry import Row
-from examples.resnet50.train import main
+from examples.resnet50.train import main, what_all_share
 from examples.resnet50.trainer import Trainer
 from tests.distributed.ranks import Failed, run, whole_results
 from tests.examples.conftest import REPOSITORY, build_tiny, build_trainer
@@ -177,6 +177,23 @@ def failing_oddly(rank: int, group: Any) -> str:
     return "nothing"
 
 
+def differing(rank: int, group: Any) -> list[str]:
+    """What train.py compares, of one process with other options, data or progress."""
+    said = []
+    for what in ("nothing", "--seed", "labels", "step"):
+        run = trainer(rank, group, *(["--seed=8"] if what == "--seed" and rank == 2 else []))
+        if rank == 2 and what == "labels":
+            run.split.train.labels[:2] = run.split.train.labels[:2].flip(0) + 1
+        if rank == 2 and what == "step":
+            run.step = 3
+        try:
+            run.processes.check_alike(what_all_share(run))
+            said.append("")
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
 def evaluated(rank: int, group: Any) -> Any:
     """By the first process, after a step; the others only wait for it."""
     run = trainer(rank, group, FLOAT64, "--steps=1")
@@ -217,7 +234,7 @@ def evaluating_what_is_no_number(rank: int, group: Any) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Any]], Path]:
     folder = tmp_path_factory.mktemp("processes")
     asked = (
-        *(interrupted, diverging, failing, failing_oddly, refused, evaluated),
+        *(interrupted, diverging, failing, failing_oddly, differing, refused, evaluated),
         *(stopping_early, evaluating_what_is_no_number),
     )
     work: dict[str, Any] = {name: partial(in_processes, name) for name in RUNS}
@@ -433,6 +450,15 @@ def test_an_error_that_cannot_be_sent_is_told_of(found: tuple[dict[str, list[Any
     first, own, third = whole_results(found[0]["failing_oddly"])
     assert own == "OfTwoParts: labels.csv:7"
     assert first == third == "RuntimeError: process 1: OfTwoParts: labels.csv:7"
+
+
+def test_what_differs_between_processes_is_told_before_the_first_step(found: tuple[dict[str, list[Any]], Path]):
+    for same, seed, labels, step in whole_results(found[0]["differing"]):
+        end = "must be the same in all processes; got 0 in process 0 and 3 in process 2"
+        assert same == ""
+        assert seed == "--seed must be the same in all processes; got 0 in process 0 and 8 in process 2"
+        assert labels.startswith("the training labels of --data and --root must be the same in all processes; got ")
+        assert step == f"the step that --resume goes on from {end}"
 
 
 @pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
