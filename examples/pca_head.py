@@ -3,7 +3,7 @@
 nn.Linear can do what scikit-learn's PCA does: for features [N, D] and d components Linear(D, d) has weight [d, D], as
 ``components_`` has, and bias [d], which is ``-mean_ @ weight.T``. Whitening divides each row of the weight by the
 standard deviation of its component. Printed is retrieval, by cosine, among images that neither the PCA nor the training
-saw, of the features, their PCA, the whitened PCA, and the head after training with the triplet loss.
+saw, of the features, their PCA, the whitened PCA, and the head after training. Needs scikit-learn and torchvision.
 
     python examples/pca_head.py
 """

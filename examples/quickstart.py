@@ -1,7 +1,8 @@
 """Train a network so that images of the same class lie close together, and measure it on images it never saw.
 
 Batches of P classes with K images each, a small ResNet, batch-hard triplet loss, retrieval metrics before and after, on
-scikit-learn's handwritten digits, turned, scaled and shifted at random, so that comparing pixels does not do.
+scikit-learn's handwritten digits, turned, scaled and shifted at random, so that comparing pixels does not do. Needs
+scikit-learn.
 
     python examples/quickstart.py
 """

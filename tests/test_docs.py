@@ -286,6 +286,21 @@ def test_a_script_is_recorded_by_the_command_of_its_page(site, tmp_path, monkeyp
         record.main()
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/performance/index.md"])
+def test_figures_beside_others_are_the_measured_ones(page):
+    def rows(text):
+        table = re.search(r"^\| N x D \|.*?(?=\n\n|\Z)", text, flags=re.DOTALL | re.MULTILINE)[0]
+        names, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+        return {cells[0]: dict(zip(names, cells, strict=True)) for cells in lines}
+
+    measured = rows((ROOT / "benchmarks" / "results" / "cpu.md").read_text())
+    shown = rows(PAGES[page].read_text())
+    assert len(shown) == 4
+    for shape, cells in shown.items():
+        assert cells.pop("N x D") == shape
+        assert cells == {name: measured[shape][f"{name} / mm"].split(" (")[0] for name in cells}
+
+
 def test_the_site_names_the_version(site):
     config, _ = site
     assert fasttriplet.__version__ in config.site_name and fasttriplet.__version__ in config.copyright

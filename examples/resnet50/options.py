@@ -17,19 +17,19 @@ from examples.resnet50.learner import STARTS
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
         **{"image_size": 32, "classes_per_batch": 8, "samples_per_class": 8, "steps": 150, "evaluate_every": 0},
-        **{"nuisance": True, "start": "batch-hard", "start_steps": 0, "lr": 3e-3},
+        **{"nuisance": True, "lr": 3e-3},
     },
     "omniglot": {
         **{"image_size": 64, "classes_per_batch": 16, "samples_per_class": 4, "steps": 900, "evaluate_every": 5},
-        **{"nuisance": False, "start": "batch-hard", "start_steps": 0, "lr": 1e-3},
+        **{"nuisance": False, "lr": 1e-3},
     },
     "mnist": {
         **{"image_size": 32, "classes_per_batch": 7, "samples_per_class": 8, "steps": 150, "evaluate_every": 1},
-        **{"nuisance": False, "start": "batch-hard", "start_steps": 0, "lr": 1e-3},
+        **{"nuisance": False, "lr": 1e-3},
     },
     "folder": {
         **{"image_size": 128, "classes_per_batch": 8, "samples_per_class": 4, "steps": 500, "evaluate_every": 1},
-        **{"nuisance": False, "start": "batch-hard", "start_steps": 0, "lr": 1e-3},
+        **{"nuisance": False, "lr": 1e-3},
     },
 }
 #: Options that may differ from machine to machine, and from process to process of a run.
@@ -110,11 +110,11 @@ class Options:
     )
     start: str = _option(
         None,
-        f"a gentler loss for the first steps, batch-hard after them; {_per_data('start')}",
+        "a gentler loss for the first steps, batch-hard after them (default: batch-hard)",
         choices=STARTS,
         metavar="|".join(STARTS),
     )
-    start_steps: int = _int(0, None, "N", f"how many; {_per_data('start_steps')}")
+    start_steps: int = _int(0, 0, "N", "how many those are")
     margin: float = _option(0.3, "margin of the hinge", type=_number(float, -math.inf), metavar="M")
     distance: str = _option(
         "euclidean", "between embeddings", choices=("euclidean", "squared_euclidean", "cosine", "inner_product")
@@ -218,14 +218,17 @@ def complete(options: Options) -> Options:
     of_data = DATA_DEFAULTS[options.data]
     defaults = {
         **of_data,
+        "start": "batch-hard",
         "shortcuts": "pooled" if options.weights is None else "strided",
         "fine_tune_lr": (of_data["lr"] if options.lr is None else options.lr) / 10,
     }
     for key, default in defaults.items():
         if values[key] is None and not (key == "steps" and options.epochs is not None):
             values[key] = default
-    if options.start not in (None, "batch-hard") and not values["start_steps"]:
-        raise UserError(f"--start-steps must be above 0 with --start {options.start}; got {values['start_steps']}")
+    if options.start is None and options.start_steps:
+        raise UserError(f"--start must be given with --start-steps {options.start_steps}; got none")
+    if options.start not in (None, "batch-hard") and not options.start_steps:
+        raise UserError(f"--start-steps must be above 0 with --start {options.start}; got {options.start_steps}")
     if values["patience"] and not values["evaluate_every"]:
         raise UserError(
             f"--patience must be 0 with --evaluate-every 0, which evaluates at the end alone; got {options.patience}"

@@ -204,7 +204,8 @@ def _print_start(trainer: Trainer, folder: Path) -> None:
         share = f"{n // number} to {-(-n // number)}" if n % number else n // number
         beside = "; beside them the reference in one process, with whole batches" if trainer.checks else ""
         print(f"spread:  {number} processes with {share} images of each batch, batch norm and loss of all {n}{beside}")
-    print(f"loss:    {_losses(trainer)}; active is the share of triplets with a loss above 0")
+    soft = " (all of them with a soft margin)" if options.soft_margin or options.start == "soft-margin" else ""
+    print(f"loss:    {_losses(trainer)}; active is the share of triplets with a loss above 0{soft}")
     if trainer.checks:
         held = "first step" if trainer.held_steps == 1 else f"first {trainer.held_steps} steps"
         print(

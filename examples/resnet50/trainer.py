@@ -44,7 +44,7 @@ def _sampler(options: Options, split: Split) -> PKSampler:
             return PKSampler(split.train.labels, p, k, seed=options.seed, num_replicas=1, rank=0)
     except ValueError as error:  # of an option, which has the argument's name
         name, _, rest = str(error).partition(" ")
-        raise UserError(f"--{name.replace('_', '-')} {rest}") from error
+        raise UserError(f"--{name.replace('_', '-')} {rest.replace('in labels', 'to train on')}") from error
 
 
 class Trainer:

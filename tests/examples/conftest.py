@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 
 from examples.resnet50 import plots
 from examples.resnet50 import trainer as trainer_module
-from examples.resnet50.datasets import ImageSet, Split
+from examples.resnet50.datasets import ImageSet, Split, default_root
 from examples.resnet50.device import choose_device
 from examples.resnet50.evaluate import MEASURES, Evaluation
 from examples.resnet50.model import EmbeddingNet
@@ -42,11 +41,10 @@ def data_folder() -> Callable[[str], Path]:
     """The folder of a real data set, or a skip that says where it was looked for."""
 
     def locate(name: str) -> Path:
-        parents = [os.environ.get("FASTTRIPLET_DATA"), REPOSITORY.parent / "shared" / "data"]
-        for parent in parents:
-            if parent and (Path(parent) / name).is_dir():
-                return Path(parent) / name
-        pytest.skip(f"no {name} in $FASTTRIPLET_DATA nor in ../shared/data beside the repository")
+        found = default_root(name)
+        if found is None:
+            pytest.skip(f"no {name} in $FASTTRIPLET_DATA nor in ../shared/data beside the repository")
+        return found
 
     return locate
 

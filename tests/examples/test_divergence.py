@@ -79,8 +79,9 @@ def test_a_loss_that_alone_becomes_nan_is_a_disagreement(
     """The embeddings are finite, for the reference has a loss of them: it is no fault of the network."""
     spoil(monkeypatch, step=3, value=math.nan)
     assert main([*ARGUMENTS, "--loss=both", "--steps=9", f"--out={tmp_path}"]) == 1
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.strip()
     assert "step 3: fused and reference differ in the loss on the same embeddings by nan relative" in error
+    assert "\n" not in error and len(list(tmp_path.glob("*/loss.png"))) == 1
 
 
 @pytest.mark.parametrize(("copy", "name"), [(0, "fused"), (1, "reference")])

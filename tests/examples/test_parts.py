@@ -18,7 +18,7 @@ from examples.resnet50.agreement import (
 from examples.resnet50.augment import augment, draw_changes
 from examples.resnet50.errors import Disagreement
 from examples.resnet50.learner import Schedule
-from examples.resnet50.model import EmbeddingNet, build_model
+from examples.resnet50.model import EmbeddingNet, PooledShortcut, build_model
 from examples.resnet50.plots.neighbours import chosen_queries
 from examples.resnet50.plots.space import in_two_dimensions
 
@@ -105,6 +105,19 @@ def test_neighbours_stay_so_in_two_dimensions():
     assert plane.shape == (30, 2) and torch.equal(groups[distances.argmin(1)], groups)
     assert (in_two_dimensions(points) == plane.numpy()).all()
     assert in_two_dimensions(torch.zeros(3, 5)).shape == in_two_dimensions(torch.zeros(3, 1)).shape == (3, 2)
+    assert (in_two_dimensions(torch.ones(30, 5)) == 0).all()
+
+
+def test_pooled_shortcuts_see_the_mean_of_four_pixels():
+    network, strided = EmbeddingNet(8), EmbeddingNet(8, pooled_shortcuts=False)
+    shortcuts = [layer[0].downsample[0] for layer in (network.body.layer2, network.body.layer3, network.body.layer4)]
+    assert sum(isinstance(module, PooledShortcut) for module in network.modules()) == 3
+    assert not any(isinstance(module, PooledShortcut) for module in strided.modules())
+    assert network.state_dict().keys() == strided.state_dict().keys()
+    images = torch.rand(2, 256, 5, 7)
+    means = [[images[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((2, 3)) for x in range(4)] for y in range(3)]
+    seen = torch.stack([torch.stack(row, -1) for row in means], -2)  # [2, 256, 3, 4], at the border of fewer
+    torch.testing.assert_close(shortcuts[0](images), torch.nn.functional.conv2d(seen, shortcuts[0].weight))
 
 
 def test_queries_take_the_classes_in_turn():

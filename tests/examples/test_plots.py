@@ -188,3 +188,16 @@ def test_the_steps_of_a_run_are_drawn(figures: list[Figure], tmp_path: Path, che
         assert list(lines[3]["loss on the same embeddings"]) == [1e-9] * 7  # 0 has no place on the axis
         assert list(lines[3]["gradient on the same embeddings"]) == [1e-7] * 7
     figures[0].canvas.draw()
+
+
+@pytest.mark.parametrize("tested", [range(5), range(600, 659, 7)])
+def test_classes_that_have_test_images_are_drawn(figures: list[Figure], tmp_path: Path, tested: range):
+    """Of many, as --test-limit leaves them."""
+    labels = torch.tensor(list(tested)).repeat_interleave(2)
+    _, evaluation = some(len(labels))
+    test = ImageSet(
+        torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), labels, tuple(f"class{n:03}" for n in range(659))
+    )
+    plot_embeddings(Split(test, test, mirrored=False), evaluation, evaluation, "after", tmp_path / "x.png")
+    drawn = [text.get_text() for text in figures[-1].legends[0].get_texts()]
+    assert drawn == [f"class{n:03}" for n in tested]

@@ -145,6 +145,11 @@ def test_the_command_counts_them_and_says_where_it_runs(capsys: pytest.CaptureFi
     assert main([*arguments, "--precision=float16", "--loss=both", "--device=cpu", f"--out={tmp_path}"]) == 0
     output = capsys.readouterr().out
     assert "\ndevice:  cpu; the network in float16\n" in output
+    for name in ("fused", "reference"):  # the latter is measured at the end as well
+        assert re.search(rf"\nafter 12 steps, {name} +hit_rate@1 ", output)
+    with (tmp_path / "digits-both" / "evaluations.csv").open(encoding="utf-8") as file:
+        measured = [(row["step"], row["network"]) for row in csv.DictReader(file)]
+    assert measured == [("0", "fused"), ("12", "fused"), ("12", "reference")]
     with (tmp_path / "digits-both" / "metrics.csv").open(encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     for name in ("fused", "reference"):

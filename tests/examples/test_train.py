@@ -130,7 +130,9 @@ def test_a_name_is_not_overwritten_by_accident(
     (tmp_path / "run" / "metrics.csv").touch()
     assert train("--loss=fused", "--steps=1", "--name=run") == 2
     assert "--name must be new, or --overwrite given" in capsys.readouterr().err
+    (tmp_path / "run" / "loss.png").touch()
     assert train("--loss=fused", "--steps=1", "--name=run", "--overwrite") == 0
+    assert not (tmp_path / "run" / "loss.png").exists()  # of the other run, and nothing is drawn here
     assert len(rows(tmp_path / "run")) == 1
 
 

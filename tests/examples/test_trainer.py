@@ -115,3 +115,15 @@ def test_options_of_the_loss(new_trainer: NewTrainer, arguments: list[str]):
     run = new_trainer("--loss=both", "--steps=1", *arguments)
     row = stepped(run)
     assert row["same_embeddings_loss_difference"] < 1e-5 and row["same_embeddings_gradient_difference"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--classes-per-batch=4", "--classes-per-batch must be at most 3, the number of classes to train on; got 4"),
+        ("--start-steps=5", "--start must be given with --start-steps 5; got none"),
+    ],
+)
+def test_what_would_not_be_what_was_asked_for_is_refused(new_trainer: NewTrainer, argument: str, told: str):
+    with pytest.raises(UserError, match=f"^{told}$"):
+        new_trainer(argument)

@@ -1,4 +1,4 @@
-"""What ``examples/mnist.py`` prints and writes: every way of mining beats the pixels after an epoch, and is drawn."""
+"""What ``examples/mnist.py`` prints and writes: mining beats the pixels after an epoch, and every way is drawn."""
 
 import re
 

@@ -12,7 +12,7 @@ _TEST_SHARE = 3  # every third image of each digit, in the order of a fixed shuf
 
 
 def read_digits(image_size: int) -> Split:
-    """Two thirds of the images of 0 to 7 to train on; the last third of all ten to retrieve, 8 and 9 among them."""
+    """Two thirds of the images of 0 to 7 to train on; of all ten every third image to retrieve, 8 and 9 among them."""
     from sklearn.datasets import load_digits  # here: importing scikit-learn takes a second
 
     digits = load_digits()

@@ -12,9 +12,9 @@ from examples.resnet50.datasets import ImageSet
 from examples.resnet50.evaluate import Evaluation
 from examples.resnet50.plots.canvas import OTHER, RIGHT, WRONG, draw_image, new_figure, save
 from fasttriplet.retrieval import nearest
+from fasttriplet.retrieval.metrics import query_batch, query_ranks  # what retrieval_metrics makes means of
 
 _QUERIES, _NEIGHBOURS = 8, 6
-_BLOCK = 256  # queries whose whole rankings are held at once
 
 
 def chosen_queries(labels: Tensor) -> Tensor:
@@ -55,13 +55,8 @@ def plot_retrieval(test: ImageSet, before: Evaluation, after: Evaluation, when: 
 
 def average_precisions(embeddings: Tensor, labels: Tensor) -> Tensor:
     """[M] float64 of each image as a query of the others, over its whole ranking; NaN where its class has no other."""
-    found = []
-    for queries in torch.arange(len(labels)).split(_BLOCK):
-        ranking = nearest(embeddings[queries], embeddings, len(labels) - 1, self_indices=queries).indices
-        hits = (labels[ranking] == labels[queries, None]).double()  # [q, M - 1]
-        precisions = hits.cumsum(1) / torch.arange(1, len(labels))
-        found.append((precisions * hits).sum(1) / hits.sum(1))
-    return torch.cat(found)
+    ranks = query_ranks(query_batch("average_precisions", embeddings, labels, {}), 0, (), "error")
+    return ranks.gain / ranks.positives
 
 
 def plot_worst_queries(test: ImageSet, evaluation: Evaluation, when: str, path: Path) -> None:

@@ -24,8 +24,8 @@ def in_two_dimensions(embeddings: Tensor) -> np.ndarray:
     from sklearn.manifold import TSNE  # here: it takes a second
 
     rows = embeddings.double().numpy()
-    if len(rows) < 4 or rows.shape[1] < 2:
-        return np.zeros((len(rows), 2))  # too few to arrange
+    if len(rows) < 4 or rows.shape[1] < 2 or (rows == rows[0]).all():
+        return np.zeros((len(rows), 2))  # too few to arrange, or one point, by which scikit-learn divides
     return TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=0).fit_transform(rows)
 
 
@@ -33,7 +33,8 @@ def plot_embeddings(split: Split, before: Evaluation, after: Evaluation, when: s
     """Each half is arranged by itself; of more than a thousand images every n-th is shown."""
     test, unseen = split.test, split.unseen_classes
     number = len(test.classes)
-    classes = np.unique(np.linspace(0, number - 1, _SHOWN).round()).astype(int)  # evenly over all, which are sorted
+    tested = test.labels.unique().numpy()  # --test-limit may leave none of a class
+    classes = tested[np.unique(np.linspace(0, len(tested) - 1, _SHOWN).round()).astype(int)]  # evenly, by name
     keep = torch.isin(test.labels, torch.from_numpy(classes)).nonzero()[:, 0]
     keep = keep[:: -(-len(keep) // _POINTS)]
     labels = test.labels[keep].numpy()
